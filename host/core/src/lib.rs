@@ -1,0 +1,33 @@
+//! skep's vocabulary and its decisions.
+//!
+//! Everything here is a value or a pure function: no clock, file, environment
+//! variable, socket, random source or async. Time comes in as a [`Moment`],
+//! randomness as an argument. The processes around this crate (primary,
+//! worker, builder) turn the world into arguments and the results into effects.
+#![forbid(unsafe_code)]
+
+mod balance;
+mod exit;
+mod latency;
+mod limits;
+mod moment;
+mod name;
+mod outcome;
+pub mod route;
+mod spec;
+pub mod supervise;
+
+pub use balance::{Appetite, appetite};
+pub use exit::ExitReason;
+pub use latency::{BUCKETS, LatencyCounts, bucket_of};
+pub use limits::{AppLimits, ConnectionLimits, InstancePolicy, SupervisionSettings};
+pub use moment::Moment;
+pub use name::{
+    AppName, Generation, InvalidName, ListenerName, PoolName, Revision, SlotIndex, TenantName,
+    WorkerId,
+};
+pub use outcome::{Outcome, Reply};
+pub use spec::{
+    AppSpec, Dispatch, FleetSpec, ListenAddress, ListenerSpec, LogFormat, LogLevel, LogSpec,
+    PoolSpec, ServerSpec,
+};

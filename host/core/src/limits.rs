@@ -1,0 +1,145 @@
+//! Numbers that may not be exceeded, with their defaults and the reason of
+//! each default.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+const MIB: u64 = 1 << 20;
+
+/// The limits of one app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppLimits {
+    /// Wall time of one request, from its head to the last byte of its
+    /// response.
+    pub timeout: Duration,
+    /// CPU time of one request's guest code.
+    pub cpu: Duration,
+    /// Bytes of linear memories and tables of one instance, all together.
+    pub memory: u64,
+    /// Calls at one time over the pool; each worker gets its share, rounded up.
+    pub concurrency: u32,
+    /// Requests that may wait for a permit over the pool, shared likewise.
+    pub queue: u32,
+    /// Bytes of one request body.
+    pub max_body: u64,
+}
+
+impl Default for AppLimits {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            cpu: Duration::from_secs(1),
+            memory: 128 * MIB,
+            concurrency: 100,
+            queue: 1000,
+            max_body: 10 * MIB,
+        }
+    }
+}
+
+/// How instances of an app are used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstancePolicy {
+    /// Requests that one instance answers before it is thrown away; 1 is a
+    /// fresh sandbox for every request.
+    pub reuse: u32,
+    /// Requests that one instance answers at the same time; more than 1 needs
+    /// a component of WASI 0.3.
+    pub concurrent: u32,
+    /// How long an unused instance is kept for its next request.
+    pub idle: Duration,
+}
+
+impl Default for InstancePolicy {
+    fn default() -> Self {
+        Self {
+            reuse: 1,
+            concurrent: 1,
+            idle: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Limits of the connections on one listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionLimits {
+    /// Time for a whole request head to arrive; also how long a kept-alive
+    /// connection may stay silent.
+    pub header_timeout: Duration,
+    /// Longest pause between two pieces of a request body.
+    pub body_timeout: Duration,
+    /// Longest time during which a client may refuse to take bytes of a
+    /// response.
+    pub write_timeout: Duration,
+    /// Bytes of one request head. 32 KiB is twice what browsers and proxies
+    /// send at their worst.
+    pub max_head: usize,
+    /// Header fields of one request head.
+    pub max_headers: usize,
+    /// Connections that one worker holds at a time.
+    pub max_connections: u32,
+    /// Requests after which a kept-alive connection is ended, so that load can
+    /// move between workers; 0 is no limit.
+    pub max_requests_per_connection: u64,
+    /// Age after which a kept-alive connection is ended, less a jitter of
+    /// 10 %; zero is no limit.
+    pub max_connection_age: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            max_head: 32 << 10,
+            max_headers: 100,
+            max_connections: 10_000,
+            max_requests_per_connection: 0,
+            max_connection_age: Duration::ZERO,
+        }
+    }
+}
+
+/// The settings of DESIGN §6 for one pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupervisionSettings {
+    /// Time from spawn to ready; late means not ready.
+    pub start_timeout: Duration,
+    /// How long a worker must serve to count as stable.
+    pub min_uptime: Duration,
+    /// The window in which crashes are counted.
+    pub crash_window: Duration,
+    /// Crashes in the window that trip the breaker.
+    pub max_crashes: u32,
+    /// First delay before a respawn; doubles up to `backoff_max`, full jitter.
+    pub backoff: Duration,
+    /// Longest delay before a respawn.
+    pub backoff_max: Duration,
+    /// Time without a heartbeat after which a serving worker is killed.
+    pub hang_timeout: Duration,
+    /// Time that a draining worker has for its requests.
+    pub drain_timeout: Duration,
+    /// Time between asking a worker to stop and killing it.
+    pub kill_timeout: Duration,
+    /// How often a tripped pool is probed with one worker.
+    pub probe_interval: Duration,
+}
+
+impl Default for SupervisionSettings {
+    fn default() -> Self {
+        Self {
+            start_timeout: Duration::from_secs(10),
+            min_uptime: Duration::from_secs(10),
+            crash_window: Duration::from_secs(30),
+            max_crashes: 5,
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+            hang_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            kill_timeout: Duration::from_secs(5),
+            probe_interval: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! wasmtime, wrapped: compile, link, limit, and turn one request into one outcome.

@@ -1,0 +1,1 @@
+//! The primary process: owns the sockets, supervises workers, answers the operator.

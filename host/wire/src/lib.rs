@@ -1,0 +1,36 @@
+//! Typed, versioned messages between skep's processes, and their framing.
+//!
+//! No I/O happens here: bytes and counts of file descriptors in, messages out,
+//! and the reverse. One message enum per direction and privilege, so that a
+//! worker cannot say what only a builder may say.
+//!
+//! | channel | to | from |
+//! |---|---|---|
+//! | primary ↔ worker (fd 3) | [`ToWorker`] | [`FromWorker`] |
+//! | primary ↔ builder (fd 3) | [`ToBuilder`] | [`FromBuilder`] |
+//! | CLI ↔ primary (control socket) | [`ControlRequest`] | [`ControlReply`] |
+#![forbid(unsafe_code)]
+
+mod builder;
+mod control;
+mod frame;
+mod status;
+mod worker;
+
+pub use builder::{Flavor, FromBuilder, Refusal, ToBuilder};
+pub use control::{ControlReply, ControlRequest, decode_line, encode_line};
+pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
+pub use status::{
+    AppStatus, BreakerStatus, FleetStatus, LastExit, LatencyStatus, ListenerStatus, PoolStatus,
+    WorkerStatus,
+};
+pub use worker::{FromWorker, ListenerRole, LoadApp, ToWorker};
+
+/// What every message has.
+pub trait Message: serde::Serialize + serde::de::DeserializeOwned {
+    /// The stable name, for logs.
+    fn name(&self) -> &'static str;
+
+    /// How many file descriptors travel with it.
+    fn fds(&self) -> usize;
+}

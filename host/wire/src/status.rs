@@ -1,0 +1,158 @@
+//! The document behind `skep status --json` and `GET /v1/status`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use skep_core::{
+    AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex, TenantName,
+    WorkerId,
+};
+
+/// The state of everything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetStatus {
+    /// skep's version.
+    pub version: String,
+    /// The primary's process.
+    pub pid: u32,
+    /// Seconds since the primary started.
+    pub uptime_seconds: f64,
+    /// The specification in force.
+    pub generation: Generation,
+    /// Whether the primary is shutting down.
+    pub stopping: bool,
+    /// Listening addresses, with the real port where 0 was asked for.
+    pub listeners: Vec<ListenerStatus>,
+    /// Pools.
+    pub pools: Vec<PoolStatus>,
+    /// Workers that live, retirees among them.
+    pub workers: Vec<WorkerStatus>,
+    /// Apps.
+    pub apps: Vec<AppStatus>,
+}
+
+/// One listening address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: ListenerName,
+    /// Where it listens: `http://127.0.0.1:8080` or `unix:PATH`.
+    pub address: String,
+    /// The pool that serves it.
+    pub pool: PoolName,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: PoolName,
+    /// Workers it should have.
+    pub workers: u16,
+    /// Workers that serve.
+    pub serving: u16,
+    /// The breakers, as one word: the worst of the two.
+    pub breaker: BreakerStatus,
+    /// Processes forked for it since the primary started.
+    pub spawns: u64,
+    /// Workers that were replaced since the primary started.
+    pub restarts: u64,
+    /// Exits nobody asked for within the current window.
+    pub crashes_in_window: u32,
+    /// The newest exit.
+    pub last_exit: Option<LastExit>,
+}
+
+/// The state of a pool's breakers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BreakerStatus {
+    /// Workers are replaced as they end.
+    Admitting,
+    /// Too many crashes: nothing is forked until the next probe.
+    Tripped,
+    /// One worker is being tried.
+    Probing,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its process; 0 if it never had one.
+    pub pid: u32,
+    /// Its place.
+    pub slot: SlotIndex,
+    /// Whether we had asked for it.
+    pub voluntary: bool,
+    /// Why it ended.
+    pub reason: ExitReason,
+    /// How long ago, in seconds.
+    pub seconds_ago: f64,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its unique number.
+    pub id: WorkerId,
+    /// Its pool.
+    pub pool: PoolName,
+    /// Its place in the pool.
+    pub slot: SlotIndex,
+    /// Its process.
+    pub pid: u32,
+    /// `starting`, `serving`, `draining`, `stopping` or `killed`.
+    pub state: String,
+    /// Seconds since it was spawned.
+    pub uptime_seconds: f64,
+    /// Milliseconds from exec to ready, once it was ready.
+    pub ready_after_ms: Option<f64>,
+    /// Connections it holds.
+    pub connections: u32,
+    /// Connections it ever accepted.
+    pub accepted: u64,
+    /// Requests it ever read.
+    pub requests: u64,
+    /// Requests it is working on.
+    pub in_flight: u32,
+    /// Requests by outcome, those that occurred.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Time from a request's head to the end of its response.
+    pub latency: Option<LatencyStatus>,
+    /// Resident memory in bytes.
+    pub rss_bytes: u64,
+    /// CPU time in seconds.
+    pub cpu_seconds: f64,
+}
+
+/// Quantiles, each an upper bound within a third of the truth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatencyStatus {
+    /// Median, in milliseconds.
+    pub p50_ms: f64,
+    /// 99th percentile, in milliseconds.
+    pub p99_ms: f64,
+}
+
+/// One app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppStatus {
+    /// Its name.
+    pub name: AppName,
+    /// Its owner.
+    pub tenant: TenantName,
+    /// Its pool.
+    pub pool: PoolName,
+    /// The active artifact.
+    pub revision: Revision,
+    /// `sha256:…` of the component.
+    pub digest: String,
+    /// Where the component came from.
+    pub source: String,
+    /// `wasi:http` 0.2 or 0.3.
+    pub wasi: String,
+    /// What it answers.
+    pub routes: Vec<String>,
+}

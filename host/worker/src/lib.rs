@@ -1,0 +1,1 @@
+//! The worker process: accept, HTTP, route, admit, call, drain.

@@ -1,0 +1,1 @@
+//! Proof on real processes: the harness and the suites that drive the skep binary.
