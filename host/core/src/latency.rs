@@ -20,7 +20,8 @@ pub fn bucket_of(elapsed: Duration) -> usize {
 
 /// The exclusive upper bound of a bucket.
 fn upper_bound(bucket: usize) -> Duration {
-    let next = bucket + 1;
+    // One microsecond has no half: bucket 1 is never used.
+    let next = if bucket == 0 { 2 } else { bucket + 1 };
     let base = 1_u64 << (next / 2);
     let micros = if next % 2 == 1 { base + base / 2 } else { base };
     Duration::from_micros(micros)
