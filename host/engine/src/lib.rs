@@ -1,1 +1,44 @@
-//! wasmtime, wrapped: compile, link, limit, and turn one request into one outcome.
+//! wasmtime, wrapped: compile a component, link it, limit it, and turn one
+//! request into exactly one outcome.
+//!
+//! Nothing outside this crate names a wasmtime type, because wasmtime's
+//! embedding API changes with every release. What is *not* here: sockets,
+//! HTTP framing, routing, admission and configuration (`worker` and `config`).
+//!
+//! A worker has two engines: one without component-model concurrency for
+//! components of WASI 0.2, whose stores are cheaper by about a third, and one
+//! with it for 0.3.
+#![deny(unsafe_code)]
+
+mod body;
+mod call;
+mod compile;
+mod fault;
+mod guest;
+mod handler;
+mod instances;
+mod ledger;
+mod meter;
+mod p2;
+mod p3;
+mod precompiled;
+mod refusal;
+mod runtime;
+mod settings;
+mod stdio;
+
+pub use body::{CutShort, GuestBody};
+pub use call::{Ended, Witness};
+pub use compile::{Compiled, compile, fingerprint};
+pub use handler::{Handler, HandlerSetup, LoadError};
+pub use instances::InstanceCounts;
+pub use refusal::Refusal;
+pub use runtime::{Capacity, Clock, EngineError, Runtime, pooling_available, tick};
+pub use settings::Flavor;
+pub use stdio::{GuestLog, Stream};
+
+/// The body of a request on its way into a guest.
+pub type RequestBody = wasmtime_wasi_http::WasiBody;
+
+/// How reading a request's body can fail, in the terms that guests are told.
+pub use wasmtime_wasi_http::Error as RequestBodyError;

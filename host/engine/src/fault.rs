@@ -1,0 +1,75 @@
+//! From wasmtime's errors to outcomes.
+
+use skep_core::Outcome;
+use wasmtime::{PoolConcurrencyLimitError, Trap};
+use wasmtime_wasi::I32Exit;
+
+use crate::ledger::Ledger;
+use crate::meter::CpuExhausted;
+
+/// How a guest's run ended, and why in words for its owner.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    pub(crate) detail: Option<String>,
+}
+
+impl Verdict {
+    pub(crate) const OK: Self = Self {
+        outcome: Outcome::Ok,
+        detail: None,
+    };
+
+    pub(crate) fn no_response(detail: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::NoResponse,
+            detail: Some(detail.into()),
+        }
+    }
+}
+
+/// What an error of the guest's run means. Total: what we do not know is a
+/// trap.
+pub(crate) fn verdict(error: &wasmtime::Error, ledger: Option<&Ledger>) -> Verdict {
+    let outcome = if error.downcast_ref::<CpuExhausted>().is_some() {
+        Outcome::CpuBudget
+    } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        Outcome::InstancesExhausted
+    } else if ledger.is_some_and(Ledger::refused) {
+        Outcome::MemoryBudget
+    } else {
+        Outcome::Trap
+    };
+    Verdict {
+        outcome,
+        detail: Some(describe(error)),
+    }
+}
+
+fn describe(error: &wasmtime::Error) -> String {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return format!("the guest called exit({})", exit.0);
+    }
+    let cause = error.downcast_ref::<Trap>().map_or_else(
+        || error.root_cause().to_string(),
+        |trap| trap.to_string(),
+    );
+    // The innermost frames say where; the whole backtrace would fill the log.
+    match error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        Some(trace) => {
+            let frames: Vec<_> = trace
+                .frames()
+                .iter()
+                .filter_map(wasmtime::FrameInfo::func_name)
+                .take(4)
+                .map(str::to_owned)
+                .collect();
+            if frames.is_empty() {
+                cause
+            } else {
+                format!("{cause} in {}", frames.join(" < "))
+            }
+        }
+        None => cause,
+    }
+}

@@ -1,0 +1,132 @@
+//! What a store holds for its guest.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use wasmtime::Store;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
+    WasiHttpHooks, WasiHttpView,
+};
+
+use crate::handler::Inner;
+use crate::ledger::Ledger;
+use crate::meter;
+use crate::stdio::{LineStream, Stream};
+
+/// Resources (streams, bodies, fields, …) that one instance may hold at a
+/// time. A handler holds a dozen; each costs the host memory that the ledger
+/// does not see.
+const MAX_RESOURCES: usize = 10_000;
+
+/// Bytes of one set of header fields that a guest may build.
+const MAX_FIELDS: usize = 128 << 10;
+
+/// Random bytes that one call of the guest may ask for.
+const MAX_RANDOM: u64 = 1 << 20;
+
+/// The state of one store.
+pub(crate) struct Guest {
+    handler: Arc<Inner>,
+    request: Arc<str>,
+    /// Made when the guest first asks for something of `wasi:cli`, clocks,
+    /// random or the like: a handler that only speaks HTTP never does.
+    wasi: Option<WasiCtx>,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    table: ResourceTable,
+    pub(crate) ledger: Ledger,
+}
+
+impl Guest {
+    /// A store for one instance of `handler`, first used by `request`.
+    pub(crate) fn store(handler: &Arc<Inner>, request: Arc<str>) -> Store<Self> {
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_FIELDS);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
+        let guest = Self {
+            handler: Arc::clone(handler),
+            request,
+            wasi: None,
+            http,
+            hooks: Hooks,
+            table,
+            ledger: Ledger::new(handler.setup.memory),
+        };
+        let mut store = Store::new(&handler.engine, guest);
+        store.limiter(|guest| &mut guest.ledger);
+        store.epoch_deadline_callback(|_| meter::on_tick());
+        store.set_epoch_deadline(1);
+        store
+    }
+
+    fn make_wasi(&self) -> WasiCtx {
+        let setup = &self.handler.setup;
+        let stream = |stream| {
+            LineStream::new(stream, Arc::clone(&self.request), Arc::clone(&setup.log))
+        };
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .envs(&setup.env)
+            .stdout(stream(Stream::Stdout))
+            .stderr(stream(Stream::Stderr))
+            .max_random_size(MAX_RANDOM)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        builder.build()
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        if self.wasi.is_none() {
+            self.wasi = Some(self.make_wasi());
+        }
+        WasiCtxView {
+            ctx: self.wasi.as_mut().expect("was made above"),
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+/// skep's answers to `wasi:http`.
+struct Hooks;
+
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ),
+    Error,
+>;
+
+impl WasiHttpHooks for Hooks {
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        // The default allocates a closure per header.
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        // No app has a grant for outbound requests yet; absent means denied.
+        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    }
+}

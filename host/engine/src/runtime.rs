@@ -1,0 +1,164 @@
+//! The engines of one worker process.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+};
+
+use crate::compile::chain;
+use crate::settings::{self, Flavor};
+
+/// Engines cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The pooling allocator cannot reserve its address space. Serving without
+    /// it would be ten times slower without a word, so we do not.
+    #[error(
+        "cannot reserve address space for {instances} instances: {reason}; lower `concurrency`, or \
+         lift the limit (`ulimit -v unlimited`, vm.overcommit_memory=0)"
+    )]
+    NoAddressSpace {
+        /// Instances that were asked for.
+        instances: u32,
+        /// What wasmtime said.
+        reason: String,
+    },
+}
+
+/// How much a worker may hold at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Live instances, idle ones included.
+    pub instances: u32,
+}
+
+/// Clocks that the core of this crate may not read by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// CPU time of the calling thread.
+    pub thread_cpu: fn() -> Duration,
+}
+
+/// Linear memory that a slot keeps between instances. 1 MiB holds everything
+/// that a Rust handler touches; it is reset by copying instead of by system
+/// call and page faults.
+const KEEP_RESIDENT: usize = 1 << 20;
+
+/// Table bytes that a slot keeps likewise.
+const KEEP_TABLE: usize = 64 << 10;
+
+/// Core instances per component: interpreters link a dozen modules together.
+const MODULES_PER_COMPONENT: u32 = 16;
+
+/// Elements of one table; `StarlingMonkey` has 20,000 functions or so.
+const TABLE_ELEMENTS: usize = 100_000;
+
+/// The engines of one worker, made when the first app needs them: an engine
+/// that nothing uses costs a megabyte.
+#[derive(Debug)]
+pub struct Runtime {
+    capacity: Capacity,
+    clock: Clock,
+    p2: OnceLock<Engine>,
+    p3: OnceLock<Engine>,
+}
+
+/// The process's runtime, for [`tick`], which runs in a signal handler and
+/// can be given no argument.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// Advances the epoch of all engines: running guests yield at their next loop
+/// or call. Async-signal-safe: atomic loads and increments, nothing else.
+pub fn tick() {
+    if let Some(runtime) = RUNTIME.get() {
+        for engine in [&runtime.p2, &runtime.p3] {
+            if let Some(engine) = engine.get() {
+                engine.increment_epoch();
+            }
+        }
+    }
+}
+
+impl Runtime {
+    /// The runtime of this process. The first call decides; a process has one.
+    pub fn start(capacity: Capacity, clock: Clock) -> &'static Self {
+        RUNTIME.get_or_init(|| Self {
+            capacity,
+            clock,
+            p2: OnceLock::new(),
+            p3: OnceLock::new(),
+        })
+    }
+
+    /// Instances that may live at a time.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn engine(&self, flavor: Flavor) -> Result<&Engine, EngineError> {
+        let cell = match flavor {
+            Flavor::P2 => &self.p2,
+            Flavor::P3 => &self.p3,
+        };
+        if let Some(engine) = cell.get() {
+            return Ok(engine);
+        }
+        let mut config = settings::config(flavor);
+        // Workers never compile; this leaves the compiler's state unmade.
+        config.enable_compiler(false);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(self.capacity)));
+        let engine = Engine::new(&config).map_err(|error| EngineError::NoAddressSpace {
+            instances: self.capacity.instances,
+            reason: chain(&error),
+        })?;
+        Ok(cell.get_or_init(|| engine))
+    }
+}
+
+fn pool(capacity: Capacity) -> PoolingAllocationConfig {
+    let instances = capacity.instances;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(MODULES_PER_COMPONENT))
+        .total_memories(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(4))
+        .total_stacks(instances.saturating_mul(2))
+        .max_core_instances_per_component(MODULES_PER_COMPONENT * 4)
+        .max_memories_per_component(8)
+        .max_tables_per_component(MODULES_PER_COMPONENT)
+        .table_elements(TABLE_ELEMENTS)
+        .max_unused_warm_slots(instances.min(64))
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_TABLE)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// The settings of an engine that compiles but never runs anything.
+pub(crate) fn without_pool(config: &mut Config) {
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+}
+
+/// Whether this machine has the address space for the pooling allocator, for
+/// `skep doctor`.
+///
+/// # Errors
+///
+/// What is missing.
+pub fn pooling_available(capacity: Capacity) -> Result<(), EngineError> {
+    let mut config = settings::config(Flavor::P2);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(capacity)));
+    Engine::new(&config)
+        .map(drop)
+        .map_err(|error| EngineError::NoAddressSpace {
+            instances: capacity.instances,
+            reason: chain(&error),
+        })
+}

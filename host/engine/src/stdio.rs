@@ -1,0 +1,182 @@
+//! A guest's stdout and stderr as log lines.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
+
+/// Which of a guest's streams a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Where a guest's lines go. Must not block: it is called from within calls.
+pub trait GuestLog: Send + Sync {
+    /// Takes one line without its newline. `request` is the request that the
+    /// instance was made for, or empty.
+    fn line(&self, stream: Stream, request: &str, line: &[u8]);
+}
+
+/// The longest line; a longer one is cut into several. Log collectors reject
+/// much longer ones.
+const MAX_LINE: usize = 8 << 10;
+
+/// One stream of one instance.
+#[derive(Clone)]
+pub(crate) struct LineStream {
+    stream: Stream,
+    request: Arc<str>,
+    log: Arc<dyn GuestLog>,
+}
+
+impl LineStream {
+    pub(crate) fn new(stream: Stream, request: Arc<str>, log: Arc<dyn GuestLog>) -> Self {
+        Self {
+            stream,
+            request,
+            log,
+        }
+    }
+}
+
+impl IsTerminal for LineStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LineStream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Lines::new(self.clone()))
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(Lines::new(self.clone()))
+    }
+}
+
+/// Cuts what is written into lines. What has no newline at the end is given
+/// out when the stream goes.
+struct Lines {
+    to: LineStream,
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    fn new(to: LineStream) -> Self {
+        Self {
+            to,
+            partial: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(&bytes[..end]);
+            self.give();
+            bytes = &bytes[end + 1..];
+        }
+        self.partial.extend_from_slice(bytes);
+        while self.partial.len() > MAX_LINE {
+            let rest = self.partial.split_off(MAX_LINE);
+            self.give();
+            self.partial = rest;
+        }
+    }
+
+    fn give(&mut self) {
+        self.to
+            .log
+            .line(self.to.stream, &self.to.request, &self.partial);
+        self.partial.clear();
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !self.partial.is_empty() {
+            self.give();
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Lines {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Lines {
+    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> Result<usize, StreamError> {
+        Ok(MAX_LINE)
+    }
+}
+
+impl AsyncWrite for Lines {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl GuestLog for Kept {
+        fn line(&self, _: Stream, _: &str, line: &[u8]) {
+            self.0
+                .lock()
+                .unwrap()
+                .push(String::from_utf8_lossy(line).into_owned());
+        }
+    }
+
+    #[test]
+    fn writes_become_lines() {
+        let kept = Arc::new(Kept::default());
+        let mut lines = Lines::new(LineStream::new(Stream::Stdout, "".into(), kept.clone()));
+        lines.take(b"one\ntw");
+        lines.take(b"o\n\nthree");
+        lines.take(&vec![b'x'; MAX_LINE]);
+        drop(lines);
+        let kept = kept.0.lock().unwrap();
+        assert_eq!(kept[..3], ["one", "two", ""]);
+        assert_eq!(kept[3].len(), MAX_LINE);
+        assert_eq!(kept[4], "xxxxx");
+    }
+}
