@@ -13,6 +13,7 @@ mod limits;
 mod moment;
 mod name;
 mod outcome;
+mod record;
 pub mod route;
 mod spec;
 pub mod supervise;
@@ -27,6 +28,7 @@ pub use name::{
     WorkerId,
 };
 pub use outcome::{Outcome, Reply};
+pub use record::Record;
 pub use spec::{
     AppSpec, Dispatch, FleetSpec, ListenAddress, ListenerSpec, LogFormat, LogLevel, LogSpec,
     PoolSpec, ServerSpec,
