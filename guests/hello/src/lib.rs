@@ -41,7 +41,10 @@ impl wasip2::exports::http::incoming_handler::Guest for Hello {
         // The body is complete before the response is handed over: the host can
         // send both at once, and nothing here ever has to wait for it.
         let permit = stream.check_write().expect("a new stream is open");
-        assert!(permit >= BODY.len() as u64, "the host takes 14 bytes at once");
+        assert!(
+            permit >= BODY.len() as u64,
+            "the host takes 14 bytes at once"
+        );
         stream.write(BODY).expect("the write is within its permit");
         drop(stream);
         OutgoingBody::finish(body, None).expect("the length is as announced");
