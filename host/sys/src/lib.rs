@@ -1,1 +1,36 @@
 //! Every system call and every unsafe block of skep's host.
+//!
+//! Responsible for turning the kernel's interfaces into owned, typed values:
+//! no raw descriptor crosses a function boundary, every received descriptor is
+//! close-on-exec, and what the kernel refuses is an error, never a panic. Not
+//! responsible for deciding anything: when to fork, whom to signal and what to
+//! accept is said by the callers. Nothing here depends on an async runtime; the
+//! drivers wrap [`Channel`], [`Child`] and [`ExclusiveListener`] in theirs.
+//!
+//! Linux 5.11 or newer (`close_range` with `CLOSE_RANGE_CLOEXEC` is the newest
+//! call that is needed), x86-64 and AArch64.
+#![expect(
+    unsafe_code,
+    reason = "this is the one crate of the host that may: system calls, signal handlers, shared memory"
+)]
+
+mod channel;
+mod exclusive;
+mod holder;
+mod listener;
+mod scoreboard;
+mod spawn;
+
+pub mod clock;
+pub mod confine;
+mod policy;
+pub mod process;
+pub mod ticker;
+
+pub use channel::Channel;
+pub use exclusive::{Accepted, ExclusiveListener, Peer};
+pub use holder::Holder;
+pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix};
+pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
+pub use spawn::{Child, Ended, Signal, Spawn, spawn};
+pub use ticker::Ticker;

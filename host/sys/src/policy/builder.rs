@@ -1,0 +1,190 @@
+//! What a builder may do: compile one component that nobody trusts.
+//!
+//! A builder has one thread, its channel, the component and the artifact, all
+//! open. It computes, allocates, reads and writes those, and ends.
+
+use nix::sys::resource::Resource;
+
+use crate::confine::BuilderLimits;
+use crate::policy::seccomp::{Answer, Policy, Rule, When};
+
+/// Numbers for descriptors: standard ones, channel, polling, and what comes
+/// over the channel.
+const DESCRIPTORS: u64 = 32;
+
+/// Limits with their soft and hard values, and why.
+pub(crate) fn resource_limits(limits: &BuilderLimits) -> [(&'static str, Resource, u64, u64); 6] {
+    let cpu = limits.cpu.as_secs() + u64::from(limits.cpu.subsec_nanos() > 0);
+    [
+        // A component can be made to take for ever to compile. The second
+        // value kills what ignores SIGXCPU.
+        ("cpu", Resource::RLIMIT_CPU, cpu, cpu + 1),
+        // …or all memory there is.
+        ("memory", Resource::RLIMIT_AS, limits.memory, limits.memory),
+        // …or fill the disk with its artifact.
+        (
+            "file size",
+            Resource::RLIMIT_FSIZE,
+            limits.file_size,
+            limits.file_size,
+        ),
+        // It needs few descriptors.
+        (
+            "descriptors",
+            Resource::RLIMIT_NOFILE,
+            DESCRIPTORS,
+            DESCRIPTORS,
+        ),
+        // It starts nothing (root is not held by this one; seccomp holds it).
+        ("processes", Resource::RLIMIT_NPROC, 0, 0),
+        // A tenant's component is nobody else's to read in a core file.
+        ("core size", Resource::RLIMIT_CORE, 0, 0),
+    ]
+}
+
+pub(crate) fn policy() -> Policy {
+    Policy {
+        allowed: ALLOWED,
+        answered: ANSWERED,
+    }
+}
+
+const fn allow(syscall: libc::c_long) -> Rule {
+    Rule {
+        syscall,
+        when: When::Always,
+    }
+}
+
+const ALLOWED: &[Rule] = &[
+    // Its channel, the component and the artifact, all open already.
+    allow(libc::SYS_read),
+    allow(libc::SYS_readv),
+    allow(libc::SYS_pread64),
+    allow(libc::SYS_write),
+    allow(libc::SYS_writev),
+    allow(libc::SYS_pwrite64),
+    allow(libc::SYS_lseek),
+    allow(libc::SYS_ftruncate),
+    allow(libc::SYS_fsync),
+    allow(libc::SYS_fdatasync),
+    allow(libc::SYS_close),
+    allow(libc::SYS_fstat),
+    // Sizes of open files. By a path they tell that a file exists, and no more.
+    allow(libc::SYS_statx),
+    allow(libc::SYS_newfstatat),
+    // Descriptor flags, duplicates, seals and locks.
+    allow(libc::SYS_fcntl),
+    // Messages with descriptors on the channel.
+    allow(libc::SYS_sendmsg),
+    allow(libc::SYS_recvmsg),
+    allow(libc::SYS_sendto),
+    allow(libc::SYS_recvfrom),
+    // The channel's socket is checked for what it is; options cannot connect it.
+    allow(libc::SYS_getsockopt),
+    allow(libc::SYS_shutdown),
+    // Waiting for the channel, directly or in an async runtime.
+    allow(libc::SYS_ppoll),
+    #[cfg(target_arch = "x86_64")]
+    allow(libc::SYS_poll),
+    #[cfg(target_arch = "x86_64")]
+    allow(libc::SYS_epoll_wait),
+    allow(libc::SYS_epoll_pwait),
+    allow(libc::SYS_epoll_ctl),
+    allow(libc::SYS_epoll_create1),
+    allow(libc::SYS_eventfd2),
+    // malloc and mimalloc. Code is made executable only to be inspected: a
+    // component's types are read from a loaded module. It is never entered.
+    allow(libc::SYS_brk),
+    allow(libc::SYS_mmap),
+    allow(libc::SYS_munmap),
+    allow(libc::SYS_mremap),
+    allow(libc::SYS_mprotect),
+    allow(libc::SYS_madvise),
+    // wasmtime makes barriers after it has written code.
+    allow(libc::SYS_membarrier),
+    // Locks, also those that one thread alone takes.
+    allow(libc::SYS_futex),
+    allow(libc::SYS_sched_yield),
+    // Hash seeds and temporary names.
+    allow(libc::SYS_getrandom),
+    // Clocks, where the vDSO does not answer, and sleeps.
+    allow(libc::SYS_clock_gettime),
+    allow(libc::SYS_clock_getres),
+    allow(libc::SYS_gettimeofday),
+    allow(libc::SYS_clock_nanosleep),
+    // Thread pools and allocators ask how many CPUs and which stack there are.
+    allow(libc::SYS_sched_getaffinity),
+    allow(libc::SYS_getcpu),
+    allow(libc::SYS_sysinfo),
+    allow(libc::SYS_uname),
+    allow(libc::SYS_getpid),
+    allow(libc::SYS_gettid),
+    allow(libc::SYS_geteuid),
+    allow(libc::SYS_getuid),
+    allow(libc::SYS_getrusage),
+    // Limits are read (a stack's size); nothing can be raised above them.
+    Rule {
+        syscall: libc::SYS_prlimit64,
+        when: When::Zero { argument: 2 },
+    },
+    #[cfg(target_arch = "x86_64")]
+    allow(libc::SYS_getrlimit),
+    // Naming mappings and threads; the names are shown, nothing else.
+    Rule {
+        syscall: libc::SYS_prctl,
+        when: When::Is {
+            argument: 0,
+            value: libc::PR_SET_VMA as u64,
+        },
+    },
+    Rule {
+        syscall: libc::SYS_prctl,
+        when: When::Is {
+            argument: 0,
+            value: libc::PR_SET_NAME as u64,
+        },
+    },
+    // Signal handlers and their stack: std's overflow guard, wasmtime's traps.
+    allow(libc::SYS_rt_sigaction),
+    allow(libc::SYS_rt_sigprocmask),
+    allow(libc::SYS_rt_sigreturn),
+    allow(libc::SYS_sigaltstack),
+    // abort() signals the process itself, and nobody else.
+    Rule {
+        syscall: libc::SYS_tgkill,
+        when: When::OwnPid { argument: 0 },
+    },
+    // A wait that a stop signal interrupted goes on.
+    allow(libc::SYS_restart_syscall),
+    // The end.
+    allow(libc::SYS_exit),
+    allow(libc::SYS_exit_group),
+];
+
+/// Libraries try these and go on without: they are told no instead of dying.
+const ANSWERED: &[(libc::c_long, Answer)] = &[
+    // Backtraces open the executable, allocators and CPU counts read /proc
+    // and /sys. Landlock forbids it too, where there is Landlock.
+    (libc::SYS_openat, Answer::Denied),
+    (libc::SYS_readlinkat, Answer::Denied),
+    (libc::SYS_faccessat, Answer::Denied),
+    (libc::SYS_faccessat2, Answer::Denied),
+    (libc::SYS_getcwd, Answer::Denied),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Answer::Denied),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_readlink, Answer::Denied),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_access, Answer::Denied),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_stat, Answer::Denied),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_lstat, Answer::Denied),
+    // isatty, for the colour of messages.
+    (libc::SYS_ioctl, Answer::NotATerminal),
+    // A thread cannot be started; who tries is told so.
+    (libc::SYS_clone3, Answer::Denied),
+    // glibc registers it for new threads only; an old kernel has none.
+    (libc::SYS_rseq, Answer::Missing),
+];

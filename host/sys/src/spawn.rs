@@ -1,0 +1,330 @@
+//! The one fork of the program, and the processes that come of it.
+//!
+//! Responsible for a child that inherits nothing but what is named here, and
+//! that is reaped whatever happens. When to fork and what an exit means is the
+//! supervisor's.
+//!
+//! The child is this executable again, told apart by `argv[1]`. It gets
+//! descriptor 3 as its channel, `/dev/null` to read, standard error as both of
+//! its outputs (the data on standard output is the parent's), no environment,
+//! default signal dispositions, an empty signal mask and a process group of its
+//! own, so that a terminal's ^C reaches the parent alone. It gets no
+//! parent-death signal: a worker may outlive its primary.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::pipe2;
+
+use crate::channel::CHANNEL_FD;
+
+/// Signals are numbered from 1 to this on every Linux that we run on.
+const LAST_SIGNAL: libc::c_int = 64;
+
+/// What to spawn.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The hidden subcommand: `argv[1]`.
+    pub role: &'a str,
+    /// What `ps` shows: `argv[0]`.
+    pub title: &'a str,
+    /// The child's end of a channel.
+    pub channel: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+/// What a parent says to its child by signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// `SIGTERM`: finish.
+    Term,
+    /// `SIGQUIT`: finish now.
+    Quit,
+    /// `SIGKILL`: be gone.
+    Kill,
+}
+
+impl Signal {
+    const fn number(self) -> libc::c_int {
+        match self {
+            Self::Term => libc::SIGTERM,
+            Self::Quit => libc::SIGQUIT,
+            Self::Kill => libc::SIGKILL,
+        }
+    }
+}
+
+/// A process that this one has started and not yet reaped.
+///
+/// As a descriptor it is a pidfd: readable once the process has ended.
+/// Dropping it before that kills the process and reaps it.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+    ended: Option<Ended>,
+}
+
+impl Child {
+    /// The process's number.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// How the process ended, or `None` while it runs. The first call after
+    /// the end reaps it, later ones repeat the answer.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else has reaped it, which nothing in skep does.
+    pub fn try_wait(&mut self) -> io::Result<Option<Ended>> {
+        self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+    }
+
+    /// Sends a signal to exactly this process, never to one that got its
+    /// number later. Succeeds for one that has ended and is not yet reaped.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` once it was reaped; `PermissionDenied` when it runs as
+    /// somebody whom we may not signal.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        if self.ended.is_some() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        // SAFETY: pidfd_send_signal takes an open pidfd, a signal number, and
+        // for "as kill(2) does" a null siginfo and no flags; it touches no
+        // memory of ours.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal.number(),
+                ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        match Errno::result(result) {
+            Ok(_) => Ok(()),
+            Err(Errno::ESRCH) => Err(io::ErrorKind::NotFound.into()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn wait(&mut self, flags: WaitPidFlag) -> io::Result<Option<Ended>> {
+        if self.ended.is_none() {
+            self.ended = loop {
+                match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
+                    Ok(WaitStatus::Exited(_, code)) => break Some(Ended::Code(code)),
+                    Ok(WaitStatus::Signaled(_, signal, _)) => {
+                        break Some(Ended::Signal(signal as i32));
+                    }
+                    Ok(_) => break None,
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            };
+        }
+        Ok(self.ended)
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl AsRawFd for Child {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.ended.is_none() && self.signal(Signal::Kill).is_ok() {
+            // The kernel's own time to take a process down is the deadline.
+            let _ = self.wait(WaitPidFlag::WEXITED);
+        }
+    }
+}
+
+/// Starts a process of ours. Returns once the new program runs, or with the
+/// reason why it does not.
+///
+/// # Errors
+///
+/// No processes, memory or descriptors left; a title or role with a NUL; the
+/// executable may not be run.
+pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
+    let title = CString::new(spawn.title)?;
+    let role = CString::new(spawn.role)?;
+    let argv = [title.as_ptr(), role.as_ptr(), ptr::null()];
+
+    // The child moves these to their places with dup2; from above those places
+    // none can be overwritten before its turn.
+    let channel = above_channel(spawn.channel)?;
+    let null = above_channel(File::open("/dev/null")?.into())?;
+    let (report, failure) = pipe2(OFlag::O_CLOEXEC)?;
+    let failure = above_channel(failure)?;
+
+    // No handler of ours may run in the child, which shares our memory's
+    // image but not our threads.
+    let mut mask = SigSet::empty();
+    pthread_sigmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut mask),
+    )?;
+    // SAFETY: fork has no conditions of its own; in a process with threads the
+    // child may only make async-signal-safe calls until it execs. `become_child`
+    // makes nothing but system calls, never returns, and all memory that it
+    // reads was prepared above and lives in this frame.
+    let forked = Errno::result(unsafe { libc::fork() });
+    if let Ok(0) = forked {
+        become_child(&argv, channel.as_fd(), null.as_fd(), failure.as_fd());
+    }
+    let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    debug_assert!(restored.is_ok(), "a mask that was in force is valid");
+    drop((channel, failure));
+
+    let pid = forked?;
+    let mut child = adopt(pid)?;
+    match read_failure(report)? {
+        None => Ok(child),
+        Some(error) => {
+            child.wait(WaitPidFlag::WEXITED)?;
+            Err(error)
+        }
+    }
+}
+
+fn above_channel(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > CHANNEL_FD {
+        return Ok(fd);
+    }
+    let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(CHANNEL_FD + 1))?;
+    // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// The pidfd of a child that nobody has reaped yet, so that its number cannot
+/// mean another process.
+fn adopt(pid: libc::pid_t) -> io::Result<Child> {
+    // SAFETY: pidfd_open takes two integers and touches no memory.
+    let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) });
+    match pidfd {
+        Ok(pidfd) => Ok(Child {
+            pid: pid.unsigned_abs(),
+            // SAFETY: pidfd_open has just made this descriptor for us alone,
+            // close-on-exec.
+            pidfd: unsafe {
+                OwnedFd::from_raw_fd(RawFd::try_from(pidfd).expect("descriptors are ints"))
+            },
+            ended: None,
+        }),
+        Err(errno) => {
+            // Without a pidfd it cannot be supervised: do not leave it behind.
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err(errno.into())
+        }
+    }
+}
+
+/// What the child reports before exec, or `None` when the exec closed its end
+/// of the pipe. The child makes a fixed number of system calls before either,
+/// none of which waits, so neither does this.
+fn read_failure(report: OwnedFd) -> io::Result<Option<io::Error>> {
+    let mut errno = [0; size_of::<i32>()];
+    match File::from(report).read_exact(&mut errno) {
+        Ok(()) => Ok(Some(io::Error::from_raw_os_error(i32::from_ne_bytes(
+            errno,
+        )))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The child's side of the fork: system calls only, no allocation, no lock,
+/// no panic.
+fn become_child(
+    argv: &[*const libc::c_char; 3],
+    channel: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+    failure: BorrowedFd<'_>,
+) -> ! {
+    let errno = match exec(argv, channel, null) {
+        Ok(never) => match never {},
+        Err(errno) => (errno as i32).to_ne_bytes(),
+    };
+    // SAFETY: write reads the four bytes of `errno`, which live in this frame.
+    // _exit ends the process without running what the parent's exit would run.
+    unsafe {
+        libc::write(failure.as_raw_fd(), errno.as_ptr().cast(), errno.len());
+        libc::_exit(127)
+    }
+}
+
+fn exec(
+    argv: &[*const libc::c_char; 3],
+    channel: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+) -> Result<std::convert::Infallible, Errno> {
+    let environment: [*const libc::c_char; 1] = [ptr::null()];
+    // SAFETY: all of these are async-signal-safe system calls. dup2 and setpgid
+    // take integers; the sources are open and lie above every target, so no
+    // dup2 closes what a later one needs. close_range only marks descriptors
+    // close-on-exec. sigaction reads a zeroed sigaction, which is SIG_DFL with
+    // an empty mask, and writes nothing; sigemptyset and sigprocmask work on a
+    // set in this frame. execve gets NUL-terminated strings in arrays that end
+    // in null, all owned by the parent's frame, of which this is a copy.
+    unsafe {
+        Errno::result(libc::setpgid(0, 0))?;
+        Errno::result(libc::dup2(null.as_raw_fd(), 0))?;
+        Errno::result(libc::dup2(2, 1))?;
+        Errno::result(libc::dup2(channel.as_raw_fd(), CHANNEL_FD))?;
+        Errno::result(libc::syscall(
+            libc::SYS_close_range,
+            CHANNEL_FD + 1,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        ))?;
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=LAST_SIGNAL {
+            // Fails for SIGKILL, SIGSTOP and the libc's own: they are default.
+            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        Errno::result(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const none,
+            ptr::null_mut(),
+        ))?;
+        libc::execve(
+            c"/proc/self/exe".as_ptr(),
+            argv.as_ptr(),
+            environment.as_ptr(),
+        );
+    }
+    Err(Errno::last())
+}
