@@ -1,0 +1,121 @@
+//! What operators ask for: pools, sizes, replacements, resets and the end.
+
+use crate::exit::ExitReason;
+use crate::limits::SupervisionSettings;
+use crate::name::{Generation, PoolName, WorkerId};
+use crate::supervise::breaker::BreakerState;
+use crate::supervise::event::{Action, Record, Strength};
+use crate::supervise::pool::Pool;
+use crate::supervise::retiree::Retiree;
+use crate::supervise::slot::Slot;
+use crate::supervise::supervisor::{Phase, Supervisor, ask, kept};
+use crate::supervise::worker::Stage;
+
+impl Supervisor {
+    pub(super) fn add_pool(
+        &mut self,
+        name: &PoolName,
+        workers: u16,
+        settings: &SupervisionSettings,
+        generation: Generation,
+        out: &mut Vec<Action>,
+    ) {
+        match self.pools.get_mut(name) {
+            Some(pool) if generation <= pool.generation => return,
+            Some(pool) => pool.renew(settings, generation),
+            None => {
+                self.pools
+                    .insert(name.clone(), Pool::new(settings, generation));
+            }
+        }
+        self.scale(name, workers, out);
+    }
+
+    pub(super) fn scale(&mut self, name: &PoolName, workers: u16, out: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get_mut(name) else {
+            return;
+        };
+        for worker in pool.resize(workers).into_iter().flat_map(Slot::workers) {
+            self.dismiss(worker, Strength::Drain, out);
+        }
+    }
+
+    pub(super) fn replace(&mut self, old: WorkerId, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get(&old) else {
+            return;
+        };
+        let (name, index) = (worker.pool.clone(), worker.slot);
+        let serves = matches!(worker.stage, Stage::Serving { .. });
+        let Some(pool) = self.pools.get_mut(&name) else {
+            return;
+        };
+        let held = pool
+            .slot(index)
+            .is_some_and(|slot| *slot == Slot::Held { worker: old });
+        if !(serves && held) {
+            return;
+        }
+        if pool.breaker.view() != BreakerState::Admitting {
+            out.push(kept(old, name, index));
+            return;
+        }
+        let new = self.start(&name, index, 1, out);
+        self.put(&name, index, Slot::Replacing { old, new });
+    }
+
+    pub(super) fn reset(&mut self, name: &PoolName, out: &mut Vec<Action>) {
+        if let Some(pool) = self.pools.get_mut(name) {
+            pool.reset(self.now);
+            out.push(Action::Record(Record::Reset { pool: name.clone() }));
+        }
+    }
+
+    pub(super) fn shut_down(&mut self, strength: Strength, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Finished => return,
+            Phase::ShuttingDown { strength: so_far } if strength <= so_far => return,
+            Phase::Running | Phase::ShuttingDown { .. } => {}
+        }
+        self.phase = Phase::ShuttingDown { strength };
+        for pool in self.pools.values_mut() {
+            pool.slots.clear();
+        }
+        let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for worker in workers {
+            self.dismiss(worker, strength, out);
+        }
+    }
+
+    /// Makes a worker a retiree because we want so, or presses one that is.
+    /// Whoever calls has taken it out of its slot.
+    pub(super) fn dismiss(&mut self, id: WorkerId, strength: Strength, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&worker.pool) else {
+            return;
+        };
+        pool.breaker.probe_ended(id, self.now);
+        let strength = match &mut worker.stage {
+            Stage::Retired(retiree) => {
+                if !retiree.escalate(strength, self.now, &pool.settings) {
+                    return;
+                }
+                strength
+            }
+            // Nothing is in flight yet.
+            Stage::Starting { .. } => strength.max(Strength::Stop),
+            Stage::Serving { .. } => strength,
+        };
+        if !matches!(worker.stage, Stage::Retired(_)) {
+            let cause = ExitReason::Requested;
+            let retiree = Retiree::new(cause, strength, self.now, &pool.settings);
+            worker.stage = Stage::Retired(retiree);
+        }
+        worker.since = self.now;
+        out.push(ask(id, strength));
+        if strength == Strength::Drain {
+            out.push(Action::Record(worker.draining(id)));
+        }
+    }
+}

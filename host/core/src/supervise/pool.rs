@@ -1,0 +1,188 @@
+//! One pool: its slots, and which of them is filled next.
+
+use std::time::Duration;
+
+use crate::limits::SupervisionSettings;
+use crate::moment::Moment;
+use crate::name::{Generation, SlotIndex};
+use crate::supervise::breaker::{Breaker, BreakerState};
+use crate::supervise::forks::Forks;
+use crate::supervise::slot::Slot;
+use crate::supervise::view::LastExit;
+
+/// The shortest `min_uptime`, `crash_window` and `probe_interval`. Shorter ones
+/// would make every worker stable or every crash forgotten: with them a
+/// configuration could ask for a fork bomb.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    pub(super) settings: SupervisionSettings,
+    pub(super) generation: Generation,
+    pub(super) workers: u16,
+    pub(super) slots: Vec<Slot>,
+    pub(super) breaker: Breaker,
+    pub(super) forks: Forks,
+    pub(super) spawns: u64,
+    pub(super) restarts: u64,
+    pub(super) last_exit: Option<LastExit>,
+}
+
+/// What a pool wants done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    Start {
+        slot: SlotIndex,
+        attempt: u32,
+    },
+    Probe {
+        slot: SlotIndex,
+        attempt: u32,
+    },
+    /// It is tripped, but no slot is empty.
+    Reset,
+    Nothing,
+}
+
+/// Whether a worker of the pool is starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Starts {
+    Idle,
+    Busy,
+}
+
+impl Pool {
+    pub(super) fn new(settings: &SupervisionSettings, generation: Generation) -> Self {
+        Self {
+            settings: bounded(settings),
+            generation,
+            workers: 0,
+            slots: Vec::new(),
+            breaker: Breaker::new(),
+            forks: Forks::default(),
+            spawns: 0,
+            restarts: 0,
+            last_exit: None,
+        }
+    }
+
+    /// A new generation: what is known of the old one's crashes says nothing
+    /// about it.
+    pub(super) fn renew(&mut self, settings: &SupervisionSettings, generation: Generation) {
+        self.settings = bounded(settings);
+        self.generation = generation;
+        self.breaker = Breaker::new();
+    }
+
+    /// Sets the size. Returns what was in the slots that are no more.
+    pub(super) fn resize(&mut self, workers: u16) -> Vec<Slot> {
+        self.workers = workers;
+        let workers = usize::from(workers);
+        self.slots
+            .resize(self.slots.len().max(workers), Slot::Vacant);
+        self.slots.split_off(workers)
+    }
+
+    /// Counts a fork for a slot that is as it was before.
+    pub(super) fn forked(&mut self, now: Moment, slot: SlotIndex) {
+        self.forks.record(now, &self.settings);
+        self.spawns += 1;
+        if self.slot(slot).is_some_and(|slot| *slot != Slot::Vacant) {
+            self.restarts += 1;
+        }
+    }
+
+    /// Forgets crashes and backoff; empty slots are due at once.
+    pub(super) fn reset(&mut self, now: Moment) {
+        self.breaker = Breaker::new();
+        self.forks.clear();
+        for slot in &mut self.slots {
+            if let Slot::Waiting { attempt, until } = slot {
+                (*attempt, *until) = (1, now);
+            }
+        }
+    }
+
+    pub(super) fn slot(&mut self, index: SlotIndex) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(index.0))
+    }
+
+    /// What to do now.
+    pub(super) fn want(&self, now: Moment, starts: Starts) -> Want {
+        match self.breaker.view() {
+            BreakerState::Probing { .. } => Want::Nothing,
+            BreakerState::Tripped { probe_at, .. } if now < self.probe_at(probe_at) => {
+                Want::Nothing
+            }
+            BreakerState::Tripped { .. } => {
+                self.empty()
+                    .next()
+                    .map_or(Want::Reset, |(slot, attempt, _)| Want::Probe {
+                        slot,
+                        attempt,
+                    })
+            }
+            BreakerState::Admitting => self
+                .empty()
+                .filter(|(_, attempt, until)| {
+                    let retry = starts == Starts::Idle && self.allowed_at() <= now;
+                    *until <= now && (*attempt == 1 || retry)
+                })
+                .min_by_key(|(slot, _, until)| (*until, *slot))
+                .map_or(Want::Nothing, |(slot, attempt, _)| Want::Start {
+                    slot,
+                    attempt,
+                }),
+        }
+    }
+
+    /// When it will want something, if nothing happens before.
+    pub(super) fn deadline(&self, starts: Starts) -> Option<Moment> {
+        match self.breaker.view() {
+            // The probe has deadlines of its own.
+            BreakerState::Probing { .. } => None,
+            BreakerState::Tripped { probe_at, .. } => Some(self.probe_at(probe_at)),
+            BreakerState::Admitting => self
+                .empty()
+                .filter_map(|(_, attempt, until)| match (attempt, starts) {
+                    (1, _) => Some(until),
+                    (_, Starts::Idle) => Some(until.max(self.allowed_at())),
+                    // The one that starts has a deadline of its own.
+                    (_, Starts::Busy) => None,
+                })
+                .min(),
+        }
+    }
+
+    /// A probe is a fork like any other; where no slot is empty there is none.
+    fn probe_at(&self, planned: Moment) -> Moment {
+        match self.empty().next() {
+            Some(_) => planned.max(self.allowed_at()),
+            None => planned,
+        }
+    }
+
+    fn allowed_at(&self) -> Moment {
+        self.forks.allowed_at(&self.settings, self.workers)
+    }
+
+    fn empty(&self) -> impl Iterator<Item = (SlotIndex, u32, Moment)> {
+        (0..)
+            .zip(&self.slots)
+            .filter_map(|(index, slot)| match slot {
+                Slot::Vacant => Some((SlotIndex(index), 1, Moment::ORIGIN)),
+                Slot::Waiting { attempt, until } => Some((SlotIndex(index), *attempt, *until)),
+                Slot::Held { .. } | Slot::Replacing { .. } => None,
+            })
+    }
+}
+
+fn bounded(settings: &SupervisionSettings) -> SupervisionSettings {
+    SupervisionSettings {
+        min_uptime: settings.min_uptime.max(SHORTEST),
+        crash_window: settings.crash_window.max(SHORTEST),
+        probe_interval: settings.probe_interval.max(SHORTEST),
+        max_crashes: settings.max_crashes.max(1),
+        ..settings.clone()
+    }
+}

@@ -1,0 +1,252 @@
+//! The machine itself: events in, actions out.
+
+use std::collections::BTreeMap;
+
+use crate::exit::ExitReason;
+use crate::moment::Moment;
+use crate::name::{PoolName, SlotIndex, WorkerId};
+use crate::supervise::backoff::SplitMix64;
+use crate::supervise::event::{Action, Event, Record, Strength};
+use crate::supervise::pool::{Pool, Starts, Want};
+use crate::supervise::slot::Slot;
+use crate::supervise::view::{PoolView, WorkerView};
+use crate::supervise::worker::{Stage, Worker};
+
+/// Decides which workers run. See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    pub(super) random: SplitMix64,
+    pub(super) phase: Phase,
+    pub(super) pools: BTreeMap<PoolName, Pool>,
+    /// Those in slots and retirees, until their exit.
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) next: WorkerId,
+    pub(super) now: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Running,
+    ShuttingDown { strength: Strength },
+    Finished,
+}
+
+impl Supervisor {
+    /// A supervisor without pools; `seed` is that of the jitter.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: SplitMix64::new(seed),
+            phase: Phase::Running,
+            pools: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            next: WorkerId(1),
+            now: Moment::ORIGIN,
+        }
+    }
+
+    /// Takes one event and returns what to do about it, in order.
+    ///
+    /// Of what time alone brings about, only what the event asks for happens
+    /// here; the rest waits for [`Event::Timer`]. Time that runs backwards
+    /// stands still.
+    #[must_use]
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        self.now = self.now.max(now);
+        let mut out = Vec::new();
+        self.take(event, &mut out);
+        match self.phase {
+            Phase::Running => self.fill(&mut out),
+            Phase::ShuttingDown { .. } if self.workers.is_empty() => {
+                self.phase = Phase::Finished;
+                out.push(Action::Finished);
+            }
+            Phase::ShuttingDown { .. } | Phase::Finished => {}
+        }
+        out
+    }
+
+    /// When [`Event::Timer`] must be delivered next; changes with every step.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        let workers = self
+            .workers
+            .values()
+            .filter_map(|worker| Some(worker.due(&self.pools.get(&worker.pool)?.settings).0));
+        let pools = self
+            .pools
+            .iter()
+            .filter(|_| self.phase == Phase::Running)
+            .filter_map(|(name, pool)| pool.deadline(self.starts(name)));
+        workers.chain(pools).min()
+    }
+
+    /// All pools, by name.
+    pub fn pools(&self) -> impl Iterator<Item = PoolView> {
+        self.pools.iter().map(|(name, pool)| PoolView {
+            name: name.clone(),
+            generation: pool.generation,
+            workers: pool.workers,
+            serving: self.serving(name),
+            breaker: pool.breaker.view(),
+            spawns: pool.spawns,
+            restarts: pool.restarts,
+            crashes_in_window: pool.breaker.crashes(self.now, &pool.settings),
+            last_exit: pool.last_exit.clone(),
+        })
+    }
+
+    /// All workers that have not exited, oldest first.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
+        self.workers
+            .iter()
+            .map(|(id, worker)| WorkerView::of(*id, worker))
+    }
+
+    fn take(&mut self, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Spawned { worker } => self.spawned(worker, out),
+            Event::SpawnFailed { worker, message } => {
+                self.gone(worker, ExitReason::SpawnFailed { message }, out);
+            }
+            Event::Ready { worker } => self.ready(worker, out),
+            Event::Unfit { worker, message } => {
+                let cause = ExitReason::ValidationFailed { message };
+                self.fail(worker, cause, Strength::Stop, self.now, out);
+            }
+            Event::Beat { worker, at, served } => self.beat(worker, at, served),
+            Event::Drained { worker } => self.drained(worker),
+            Event::Exited { worker, status } => self.gone(worker, status.unasked(), out),
+            Event::Timer => self.fire(out),
+            Event::Shutdown { strength } => self.shut_down(strength, out),
+            Event::PoolAdded { .. }
+            | Event::Replace { .. }
+            | Event::Scale { .. }
+            | Event::Reset { .. }
+                if self.phase != Phase::Running => {}
+            Event::PoolAdded {
+                pool,
+                workers,
+                settings,
+                generation,
+            } => self.add_pool(&pool, workers, &settings, generation, out),
+            Event::Replace { worker } => self.replace(worker, out),
+            Event::Scale { pool, workers } => self.scale(&pool, workers, out),
+            Event::Reset { pool } => self.reset(&pool, out),
+        }
+    }
+}
+
+/// How slots are filled.
+impl Supervisor {
+    fn fill(&mut self, out: &mut Vec<Action>) {
+        let names: Vec<PoolName> = self.pools.keys().cloned().collect();
+        for name in &names {
+            loop {
+                let starts = self.starts(name);
+                let Some(pool) = self.pools.get_mut(name) else {
+                    break;
+                };
+                match pool.want(self.now, starts) {
+                    Want::Nothing => break,
+                    Want::Reset => self.reset(name, out),
+                    Want::Start { slot, attempt } => {
+                        let worker = self.start(name, slot, attempt, out);
+                        self.put(name, slot, Slot::Held { worker });
+                    }
+                    Want::Probe { slot, attempt } => {
+                        let pool = name.clone();
+                        out.push(Action::Record(Record::Probing { pool }));
+                        let worker = self.start(name, slot, attempt, out);
+                        self.put(name, slot, Slot::Held { worker });
+                        if let Some(pool) = self.pools.get_mut(name) {
+                            pool.breaker.probe(worker);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Creates a worker; the caller gives it the slot.
+    pub(super) fn start(
+        &mut self,
+        name: &PoolName,
+        slot: SlotIndex,
+        attempt: u32,
+        out: &mut Vec<Action>,
+    ) -> WorkerId {
+        let id = self.next;
+        self.next = WorkerId(id.0 + 1);
+        let pool = self
+            .pools
+            .get_mut(name)
+            .expect("callers start workers of pools they hold");
+        pool.forked(self.now, slot);
+        let generation = pool.generation;
+        self.workers.insert(
+            id,
+            Worker {
+                pool: name.clone(),
+                slot,
+                generation,
+                attempt,
+                asked_at: self.now,
+                spawned_at: None,
+                ready_at: None,
+                served: false,
+                stage: Stage::Starting {
+                    ready_by: self.now + pool.settings.start_timeout,
+                },
+                since: self.now,
+            },
+        );
+        out.push(Action::Spawn {
+            worker: id,
+            pool: name.clone(),
+            slot,
+            generation,
+            attempt,
+        });
+        id
+    }
+
+    pub(super) fn put(&mut self, name: &PoolName, index: SlotIndex, slot: Slot) {
+        if let Some(place) = self.pools.get_mut(name).and_then(|pool| pool.slot(index)) {
+            *place = slot;
+        }
+    }
+
+    fn starts(&self, name: &PoolName) -> Starts {
+        let starting = |worker: &&Worker| matches!(worker.stage, Stage::Starting { .. });
+        match self.of(name).find(starting) {
+            Some(_) => Starts::Busy,
+            None => Starts::Idle,
+        }
+    }
+
+    fn serving(&self, name: &PoolName) -> u16 {
+        let serving = self
+            .of(name)
+            .filter(|worker| matches!(worker.stage, Stage::Serving { .. }));
+        u16::try_from(serving.count()).unwrap_or(u16::MAX)
+    }
+
+    fn of<'a>(&'a self, name: &'a PoolName) -> impl Iterator<Item = &'a Worker> {
+        self.workers
+            .values()
+            .filter(move |worker| worker.pool == *name)
+    }
+}
+
+pub(super) const fn ask(worker: WorkerId, strength: Strength) -> Action {
+    match strength {
+        Strength::Drain => Action::Drain { worker },
+        Strength::Stop => Action::Stop { worker },
+        Strength::Kill => Action::Kill { worker },
+    }
+}
+
+pub(super) const fn kept(worker: WorkerId, pool: PoolName, slot: SlotIndex) -> Action {
+    Action::Record(Record::Kept { worker, pool, slot })
+}
