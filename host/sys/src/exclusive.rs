@@ -1,14 +1,28 @@
 //! One process's share of a listening socket that several processes accept
 //! from.
 //!
-//! Responsible for waking only who is asked to and for a fair order. Whether
-//! to accept is the worker's decision. The listener sits in an epoll instance
-//! of its own, whose descriptor an async runtime can watch.
+//! Responsible for waking one process per connection, in turn. Whether to
+//! accept is the worker's decision, and waiting is its async runtime's.
+//!
+//! Runtimes register sockets without `EPOLLEXCLUSIVE`, so each connection
+//! would wake every process. Two arrangements avoid that:
+//!
+//! ```text
+//! apart    runtime's epoll ──▶ our epoll ──exclusive──▶ socket
+//! joined   runtime's epoll ─────────────────exclusive──▶ socket
+//! ```
+//!
+//! A listener begins *apart*, which works with any runtime. But the kernel
+//! counts an exclusive wake-up as spent only on a process that sleeps in the
+//! very epoll that holds the socket; through a second one, all processes wake
+//! after all, and the fastest wins instead of the next in turn. So, once it is
+//! registered, the listener [joins](ExclusiveListener::join) the runtime's own
+//! epoll, under the runtime's own token.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -16,6 +30,8 @@ use nix::sys::socket::{SockFlag, SockaddrStorage, accept4, getpeername, setsocko
 
 use crate::channel::socket_domain;
 use crate::listener::socket_address;
+
+mod registration;
 
 /// Who connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +54,37 @@ pub struct Accepted {
 
 /// A listening socket that is shared with other processes.
 ///
-/// As a descriptor it is readable while connections wait and it is not paused.
+/// As a descriptor it is what a runtime registers, edge-triggered or not: it is
+/// readable while connections wait and the listener is not paused.
 #[derive(Debug)]
 pub struct ExclusiveListener {
-    // Dropped before the socket, so that the registration ends first: other
-    // processes keep the socket open, and it would stay registered.
-    epoll: Epoll,
-    polled: AtomicBool,
+    state: Mutex<State>,
+    /// Our epoll while apart, and a duplicate of the socket once joined: the
+    /// number stays the same, as the runtime knows us by it.
+    watched: OwnedFd,
     socket: OwnedFd,
     unix: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    place: Place,
+    polling: Polling,
+}
+
+/// Which epoll holds the socket.
+#[derive(Debug)]
+enum Place {
+    /// Our own one, which is a duplicate of `watched`.
+    Apart(Epoll),
+    /// The runtime's, where the socket goes by this token.
+    Joined { runtime: Epoll, token: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Polling {
+    Active,
+    Paused,
 }
 
 impl ExclusiveListener {
@@ -58,14 +96,46 @@ impl ExclusiveListener {
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         let unix = socket_domain(socket.as_fd())? == libc::AF_UNIX;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let watched = epoll.0.try_clone()?;
         let listener = Self {
-            epoll,
-            polled: AtomicBool::new(false),
+            state: Mutex::new(State {
+                place: Place::Apart(epoll),
+                polling: Polling::Active,
+            }),
+            watched,
             socket,
             unix,
         };
-        listener.resume()?;
+        listener.add(&listener.lock().place, Polling::Active)?;
         Ok(listener)
+    }
+
+    /// Moves into the epoll in which this listener has been registered, so
+    /// that waking is exclusive and in turn. Called once, after registering it
+    /// (tokio: `AsyncFd::with_interest(listener, Interest::READABLE)`, then
+    /// `get_ref().join()`), and before `/proc` is given up.
+    ///
+    /// From then on the listener is used through that registration, as long as
+    /// that lives. After the runtime has given it up (`into_inner`), waiting is
+    /// over: `rotate`, `pause` and `resume` fail with `NotConnected`.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` when it is registered nowhere; `/proc` is not there; no
+    /// descriptors left. The listener then stays apart and works.
+    pub fn join(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        if matches!(state.place, Place::Joined { .. }) {
+            return Ok(());
+        }
+        let (runtime, token) = registration::find(self.watched.as_raw_fd())?;
+        // Nobody but this thread's runtime polls its epoll, so it misses
+        // nothing in between: adding tells of connections that wait already.
+        runtime.delete(&self.watched)?;
+        registration::replace(&self.watched, &self.socket)?;
+        let polling = state.polling;
+        state.place = Place::Joined { runtime, token };
+        self.add(&state.place, polling)
     }
 
     /// Accepts one connection, or `None` when none waits (another process may
@@ -123,45 +193,34 @@ impl ExclusiveListener {
     ///
     /// # Errors
     ///
-    /// The kernel's memory for registrations is exhausted; the listener is
-    /// then paused.
+    /// `NotConnected` when the runtime has given the listener up; otherwise the
+    /// kernel's memory for registrations is exhausted.
     pub fn rotate(&self) -> io::Result<()> {
-        if self.pause()? {
-            self.resume()?;
+        let state = self.lock();
+        match state.polling {
+            Polling::Active => self.register(&state.place, Polling::Active),
+            Polling::Paused => Ok(()),
         }
-        Ok(())
     }
 
-    /// Stops waiting for connections; returns whether it did wait. They queue
-    /// up for the other processes, or for [`resume`](Self::resume).
+    /// Stops waiting for connections; they queue up for the other processes,
+    /// or for [`resume`](Self::resume). Does nothing while paused.
     ///
     /// # Errors
     ///
-    /// None that the kernel documents for a registered socket.
-    pub fn pause(&self) -> io::Result<bool> {
-        let polled = self.polled.swap(false, Ordering::Relaxed);
-        if polled {
-            self.epoll.delete(&self.socket)?;
-        }
-        Ok(polled)
+    /// As [`rotate`](Self::rotate).
+    pub fn pause(&self) -> io::Result<()> {
+        self.change(Polling::Paused)
     }
 
-    /// Waits for connections again; those that wait already count. Returns
-    /// whether it was paused.
+    /// Waits for connections again; those that wait already count. Does
+    /// nothing unless paused.
     ///
     /// # Errors
     ///
-    /// The kernel's memory for registrations is exhausted.
-    pub fn resume(&self) -> io::Result<bool> {
-        let polled = self.polled.swap(true, Ordering::Relaxed);
-        if !polled {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE, 0);
-            if let Err(errno) = self.epoll.add(&self.socket, event) {
-                self.polled.store(false, Ordering::Relaxed);
-                return Err(errno.into());
-            }
-        }
-        Ok(!polled)
+    /// As [`rotate`](Self::rotate).
+    pub fn resume(&self) -> io::Result<()> {
+        self.change(Polling::Active)
     }
 
     /// Gives up this process's share. The connections that wait stay with the
@@ -169,17 +228,75 @@ impl ExclusiveListener {
     pub fn close(self) {
         drop(self);
     }
+
+    fn change(&self, polling: Polling) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.polling != polling {
+            self.register(&state.place, polling)?;
+            state.polling = polling;
+        }
+        Ok(())
+    }
+
+    fn register(&self, place: &Place, polling: Polling) -> io::Result<()> {
+        let deleted = match place {
+            Place::Apart(epoll) => epoll.delete(&self.socket),
+            Place::Joined { runtime, .. } => runtime.delete(&self.watched),
+        };
+        match deleted {
+            Ok(()) => self.add(place, polling),
+            // The runtime has deleted it, and with it the meaning of the token:
+            // adding it again would hand the runtime a token that it has freed.
+            Err(Errno::ENOENT) => Err(io::ErrorKind::NotConnected.into()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn add(&self, place: &Place, polling: Polling) -> io::Result<()> {
+        let flags = match polling {
+            Polling::Active => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
+            // Registered for nothing, so that a deletion still tells whether
+            // the registration lives.
+            Polling::Paused => EpollFlags::empty(),
+        };
+        match place {
+            Place::Apart(epoll) => epoll.add(&self.socket, EpollEvent::new(flags, 0))?,
+            Place::Joined { runtime, token } => {
+                // Runtimes expect edges.
+                let flags = flags | EpollFlags::EPOLLET;
+                runtime.add(&self.watched, EpollEvent::new(flags, *token))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing between lock and unlock panics, and the state is whole at
+        // every step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ExclusiveListener {
+    fn drop(&mut self) {
+        // Other processes keep the socket open, so closing our descriptors
+        // does not end the registration. It may be gone already.
+        let _ = match &self.lock().place {
+            Place::Apart(epoll) => epoll.delete(&self.socket),
+            Place::Joined { runtime, .. } => runtime.delete(&self.watched),
+        };
+    }
 }
 
 impl AsFd for ExclusiveListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.watched.as_fd()
     }
 }
 
 impl AsRawFd for ExclusiveListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.epoll.0.as_raw_fd()
+        self.watched.as_raw_fd()
     }
 }
 
