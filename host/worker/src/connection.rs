@@ -1,0 +1,115 @@
+//! The life of one connection.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use skep_core::ConnectionLimits;
+use skep_sys::Peer;
+
+use crate::desk::Desk;
+use crate::service::Service;
+use crate::socket::{Pulse, Socket, WatchedSocket};
+
+/// Requests that one HTTP/2 connection may have open at a time; what browsers
+/// and proxies expect at least.
+const MAX_STREAMS: u32 = 128;
+
+/// Sets up what all connections of a listener share.
+pub(crate) fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // Watched by our own socket, with one timer for all requests.
+        .header_read_timeout(None)
+        .max_buf_size(limits.max_head.max(8 << 10))
+        .max_headers(limits.max_headers)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(limits.max_head).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(
+    desk: Arc<Desk>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    limits: Arc<ConnectionLimits>,
+    socket: Socket,
+    peer: Peer,
+) {
+    let _open = Open(Arc::clone(&desk));
+    let pulse = Pulse::new();
+    let io = TokioIo::new(WatchedSocket::new(socket, &limits, Arc::clone(&pulse)));
+    let client = match peer {
+        Peer::Tcp(address) => HeaderValue::from_str(&address.ip().to_string()).ok(),
+        Peer::Unix => None,
+    };
+    let mut draining = desk.draining();
+    let service = Arc::new(Service {
+        desk,
+        pulse: Arc::clone(&pulse),
+        client,
+        body_timeout: limits.body_timeout,
+    });
+    let answer = service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(io, answer));
+    let mut recycle = pin!(recycle(&limits, &pulse));
+    tokio::select! {
+        biased;
+        // How a connection fails is the client's affair: it has hung up, been
+        // too slow, or sent what no message begins with.
+        _ = connection.as_mut() => return,
+        _ = draining.wait_for(|draining| *draining) => {}
+        () = recycle.as_mut() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+/// Ends when the connection has served enough, so that load can move to other
+/// workers.
+async fn recycle(limits: &ConnectionLimits, pulse: &Pulse) {
+    let age = limits.max_connection_age;
+    let requests = limits.max_requests_per_connection;
+    if age.is_zero() && requests == 0 {
+        return std::future::pending().await;
+    }
+    // Less up to a tenth, by the low bits of what the clock says, so that
+    // connections that came together do not leave together.
+    let jitter = age / 10 * (u32::from(std::process::id().to_le_bytes()[0]) % 16) / 16;
+    let age = if age.is_zero() { Duration::MAX } else { age - jitter };
+    let mut check = tokio::time::interval(RECYCLE_CHECK);
+    loop {
+        check.tick().await;
+        if pulse.age() >= age || (requests > 0 && pulse.requests.load(Relaxed) >= requests) {
+            return;
+        }
+    }
+}
+
+/// How often a connection that may grow old looks at itself.
+const RECYCLE_CHECK: Duration = Duration::from_millis(100);
+
+/// Counts an open connection.
+struct Open(Arc<Desk>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.cell().connection_closed();
+        self.0.something_ended();
+    }
+}

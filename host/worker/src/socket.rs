@@ -1,0 +1,253 @@
+//! One accepted connection as hyper sees it: framing watched, stalls ended.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use skep_core::ConnectionLimits;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
+
+use crate::strict::Framing;
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What the connection's task, its socket and its requests know of each other.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    began: Instant,
+    /// Requests that are being answered.
+    in_flight: AtomicU32,
+    /// Requests that were ever read.
+    pub(crate) requests: AtomicU64,
+    /// Microseconds from `began` to the end of the newest request.
+    idle_since: AtomicU64,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn request_began(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.idle_since.store(now, Relaxed);
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.began + Duration::from_micros(self.idle_since.load(Relaxed))
+    }
+}
+
+/// A request line that no parser accepts: hyper answers it with 400 and
+/// closes, after the responses to what came before.
+const POISON: &[u8] = b"\0\r\n\r\n";
+
+/// The socket, its framing and its timeouts.
+pub(crate) struct WatchedSocket {
+    socket: Socket,
+    framing: Framing,
+    pulse: Arc<Pulse>,
+    head_timeout: Duration,
+    write_timeout: Duration,
+    /// Bytes that were read but not yet given to hyper.
+    poison: &'static [u8],
+    refused: bool,
+    /// When the current head began, or the connection.
+    head_since: Instant,
+    blocked_since: Option<Instant>,
+    /// One timer for the life of the connection. It is moved only when it
+    /// fires: a timer per request would cost more than the request's parsing.
+    alarm: Pin<Box<Sleep>>,
+    alarm_set: bool,
+}
+
+impl WatchedSocket {
+    pub(crate) fn new(socket: Socket, limits: &ConnectionLimits, pulse: Arc<Pulse>) -> Self {
+        let now = Instant::now();
+        let first = now + limits.header_timeout.min(limits.write_timeout);
+        Self {
+            socket,
+            framing: Framing::new(limits.max_head.saturating_mul(2)),
+            pulse,
+            head_timeout: limits.header_timeout,
+            write_timeout: limits.write_timeout,
+            poison: b"",
+            refused: false,
+            head_since: now,
+            blocked_since: None,
+            alarm: Box::pin(tokio::time::sleep_until(first.into())),
+            alarm_set: false,
+        }
+    }
+
+    /// When the client has been silent, or has refused to take bytes, for too
+    /// long; `None` while neither is its fault.
+    fn patience_ends(&self) -> Option<Instant> {
+        let head = if self.framing.is_within_head() {
+            Some(self.head_since + self.head_timeout)
+        } else if self.pulse.in_flight.load(Relaxed) == 0 {
+            let since = self.pulse.idle_since().max(self.head_since);
+            Some(since + self.head_timeout)
+        } else {
+            None
+        };
+        let write = self.blocked_since.map(|since| since + self.write_timeout);
+        match (head, write) {
+            (Some(head), Some(write)) => Some(head.min(write)),
+            (head, write) => head.or(write),
+        }
+    }
+
+    /// Makes sure that this task wakes up when patience may have ended, and
+    /// says whether it has.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.alarm_set && !self.alarm.is_elapsed() {
+            return Ok(());
+        }
+        loop {
+            if self.alarm.as_mut().poll(cx).is_pending() {
+                self.alarm_set = true;
+                return Ok(());
+            }
+            let now = Instant::now();
+            let next = match self.patience_ends() {
+                Some(end) if end <= now => return Err(io::ErrorKind::TimedOut.into()),
+                Some(end) => end,
+                None => now + self.head_timeout.min(self.write_timeout),
+            };
+            self.alarm.as_mut().reset(next.into());
+        }
+    }
+
+    fn give_poison(&mut self, buf: &mut ReadBuf<'_>) {
+        let fits = self.poison.len().min(buf.remaining());
+        buf.put_slice(&self.poison[..fits]);
+        self.poison = &self.poison[fits..];
+    }
+}
+
+impl AsyncRead for WatchedSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.refused {
+            this.give_poison(buf);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = match &mut this.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        };
+        if read.is_pending() {
+            return match this.watch(cx) {
+                Ok(()) => Poll::Pending,
+                Err(late) => Poll::Ready(Err(late)),
+            };
+        }
+        if buf.filled().len() > before {
+            if this.framing.is_between() {
+                this.head_since = Instant::now();
+            }
+            if let Err((good, _)) = this.framing.take(&buf.filled()[before..]) {
+                buf.set_filled(before + good);
+                this.refused = true;
+                this.poison = POISON;
+                this.give_poison(buf);
+            }
+        }
+        read
+    }
+}
+
+impl WatchedSocket {
+    /// Notes whether the client takes bytes.
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.blocked_since = None;
+            return written;
+        }
+        if self.blocked_since.is_none() {
+            self.blocked_since = Some(Instant::now());
+        }
+        match self.watch(cx) {
+            Ok(()) => Poll::Pending,
+            Err(late) => Poll::Ready(Err(late)),
+        }
+    }
+}
+
+impl AsyncWrite for WatchedSocket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Socket::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        };
+        self.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bytes),
+            Socket::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bytes),
+        };
+        self.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Sockets have no buffer of their own to flush.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Socket::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}
