@@ -1,0 +1,17 @@
+//! One file per kind of value.
+
+pub(crate) mod address;
+pub(crate) mod choice;
+pub(crate) mod component;
+pub(crate) mod config;
+pub(crate) mod count;
+pub(crate) mod duration;
+pub(crate) mod env;
+pub(crate) mod flag;
+pub(crate) mod instance;
+pub(crate) mod name;
+pub(crate) mod path;
+pub(crate) mod require;
+pub(crate) mod route;
+pub(crate) mod size;
+pub(crate) mod workers;

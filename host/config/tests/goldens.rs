@@ -1,0 +1,102 @@
+//! Every file in `tests/invalid` gives exactly the text beside it, every file
+//! in `tests/valid` exactly the specification beside it. `SKEP_BLESS=1`
+//! rewrites what is beside them; read the difference like code.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::path::{Path, PathBuf};
+
+use skep_config::parse;
+
+mod world;
+
+use world::World;
+
+fn cases(folder: &str) -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(folder);
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .collect();
+    cases.sort();
+    cases
+}
+
+fn run(folder: &str, extension: &str, produce: impl Fn(&Path, &str) -> String) -> usize {
+    let bless = std::env::var_os("SKEP_BLESS").is_some();
+    let mut different = Vec::new();
+    let cases = cases(folder);
+    for path in &cases {
+        let text = std::fs::read_to_string(path).unwrap();
+        // Problems name the file alone, so that goldens do not depend on where
+        // the repository is.
+        let found = produce(Path::new(path.file_name().unwrap()), &text);
+        let beside = path.with_extension(extension);
+        if bless {
+            std::fs::write(&beside, &found).unwrap();
+        } else if std::fs::read_to_string(&beside).unwrap_or_default() != found {
+            different.push(format!("{}:\n{found}", path.display()));
+        }
+    }
+    assert!(
+        different.is_empty(),
+        "{} of {} differ; SKEP_BLESS=1 accepts what was found:\n\n{}",
+        different.len(),
+        cases.len(),
+        different.join("\n")
+    );
+    cases.len()
+}
+
+#[test]
+fn broken_files_give_their_problems() {
+    let cases = run("invalid", "err", |path, text| {
+        match parse(path, text, &World) {
+            Ok(_) => panic!("{} is valid", path.display()),
+            Err(problems) => {
+                assert_columns_agree(&problems);
+                problems.render(false)
+            }
+        }
+    });
+    assert!(cases >= 45, "only {cases} broken files");
+}
+
+#[test]
+fn good_files_give_their_specification() {
+    let cases = run("valid", "json", |path, text| {
+        match parse(path, text, &World) {
+            Ok(checked) => {
+                let mut json = serde_json::to_string_pretty(&checked.spec).unwrap();
+                json.push('\n');
+                json
+            }
+            Err(problems) => panic!("{problems}"),
+        }
+    });
+    assert!(cases >= 5, "only {cases} good files");
+}
+
+/// What programs read and what people read must name the same place.
+fn assert_columns_agree(problems: &skep_config::Problems) {
+    for problem in problems {
+        let (Some(path), Some((line, column))) = (problem.path(), problem.position()) else {
+            continue;
+        };
+        let text = problem.render(false);
+        let place = format!("{}:{line}:{column}\n", path.display());
+        assert!(text.contains(&place), "{place} is not in\n{text}");
+        let json = problem.to_json();
+        assert_eq!(json["line"], line);
+        assert_eq!(json["column"], column);
+        assert!(json["end_column"].is_u64());
+        // Colours change nothing but colours.
+        let coloured = problem.render(true);
+        assert!(coloured.contains('\u{1b}') && !text.contains('\u{1b}'));
+    }
+}
