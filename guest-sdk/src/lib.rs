@@ -2,7 +2,7 @@
 //! of `wasi:http` 0.2 with streaming bodies and trailers, and the names that
 //! skep gives a handler.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! use skep_guest::{Request, Response};
 //!
 //! skep_guest::handler!(handle);

@@ -1,5 +1,5 @@
-//! The attack: recursion without end, in frames that need none of the guest's
-//! own stack, so that it is the host's stack that must hold.
+//! The attack: recursion without end, in frames that take less of the guest's
+//! own stack than of the host's, so that it is the host's that must hold.
 //!
 //! The outcome: `trap` (call stack exhausted), 500.
 

@@ -1,6 +1,6 @@
 //! The attack: asks `wasi:cli/exit` to end the process, before there is a
-//! response: with success under `/`, with the code N under `/N`, and under
-//! `/late` after the headers.
+//! response: with success under `/`, with the code N under `/N` (of which WASI
+//! 0.2 tells the host only whether it is 0), and under `/late` after the headers.
 //!
 //! The outcome: `trap`, 500 (`/late`: cut off, the connection closed). It is
 //! the instance that ends, whatever its code; the worker does not.
