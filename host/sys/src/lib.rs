@@ -4,8 +4,8 @@
 //! no raw descriptor crosses a function boundary, every received descriptor is
 //! close-on-exec, and what the kernel refuses is an error, never a panic. Not
 //! responsible for deciding anything: when to fork, whom to signal and what to
-//! accept is said by the callers. Nothing here depends on an async runtime; the
-//! drivers wrap [`Channel`], [`Child`] and [`ExclusiveListener`] in theirs.
+//! accept is said by the callers. Nothing here is async; [`watch`]
+//! registers [`Channel`], [`Child`] and [`ExclusiveListener`] with tokio.
 //!
 //! Linux 5.11 or newer (`close_range` with `CLOSE_RANGE_CLOEXEC` is the newest
 //! call that is needed), x86-64 and AArch64.
@@ -20,6 +20,7 @@ mod holder;
 mod listener;
 mod scoreboard;
 mod spawn;
+mod watch;
 
 pub mod clock;
 pub mod confine;
@@ -34,3 +35,4 @@ pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix};
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};
 pub use ticker::Ticker;
+pub use watch::{Watched, watch};

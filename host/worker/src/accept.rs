@@ -25,7 +25,7 @@ const EXHAUSTION: Duration = Duration::from_millis(20);
 
 /// Accepts until this worker drains.
 pub(crate) async fn accept(desk: Arc<Desk>, socket: OwnedFd, limits: ConnectionLimits) {
-    let listener = match ExclusiveListener::new(socket).and_then(AsyncFd::register) {
+    let listener = match ExclusiveListener::new(socket).and_then(skep_sys::watch) {
         Ok(listener) => listener,
         Err(error) => return complain(&desk, "cannot watch the listener", &error),
     };

@@ -25,7 +25,7 @@ impl Link {
     pub(crate) fn inherited() -> anyhow::Result<Self> {
         let channel = Channel::inherited().context("this process was not started by skep")?;
         Ok(Self {
-            channel: AsyncFd::register(channel)?,
+            channel: skep_sys::watch(channel)?,
             decoder: Decoder::default(),
             ready: VecDeque::new(),
         })
