@@ -16,8 +16,8 @@
 //! counts an exclusive wake-up as spent only on a process that sleeps in the
 //! very epoll that holds the socket; through a second one, all processes wake
 //! after all, and the fastest wins instead of the next in turn. So, once it is
-//! registered, the listener [joins](ExclusiveListener::join) the runtime's own
-//! epoll, under the runtime's own token.
+//! registered, the listener joins the runtime's own epoll, under the runtime's
+//! own token: [`watch`](crate::watch) sees to it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -110,32 +110,25 @@ impl ExclusiveListener {
         Ok(listener)
     }
 
-    /// Moves into the epoll in which this listener has been registered, so
-    /// that waking is exclusive and in turn. Called once, after registering it
-    /// (tokio: `AsyncFd::with_interest(listener, Interest::READABLE)`, then
-    /// `get_ref().join()`), and before `/proc` is given up.
+    /// Moves into the epoll in which this listener has just been registered,
+    /// so that waking is exclusive and in turn.
     ///
-    /// From then on the listener is used through that registration, as long as
-    /// that lives. After the runtime has given it up (`into_inner`), waiting is
-    /// over: `rotate`, `pause` and `resume` fail with `NotConnected`.
+    /// From then on it is used through that registration, for as long as that
+    /// lives. After the runtime has given it up (`into_inner`), waiting is over
+    /// until it is registered and joins again.
     ///
     /// # Errors
     ///
     /// `NotConnected` when it is registered nowhere; `/proc` is not there; no
-    /// descriptors left. The listener then stays apart and works.
-    pub fn join(&self) -> io::Result<()> {
+    /// descriptors left.
+    pub(crate) fn join(&self) -> io::Result<()> {
         let mut state = self.lock();
-        if matches!(state.place, Place::Joined { .. }) {
-            return Ok(());
-        }
         let (runtime, token) = registration::find(self.watched.as_raw_fd())?;
-        // Nobody but this thread's runtime polls its epoll, so it misses
-        // nothing in between: adding tells of connections that wait already.
+        // Nothing is missed in between: adding tells of connections that wait.
         runtime.delete(&self.watched)?;
         registration::replace(&self.watched, &self.socket)?;
-        let polling = state.polling;
         state.place = Place::Joined { runtime, token };
-        self.add(&state.place, polling)
+        self.add(&state.place, state.polling)
     }
 
     /// Accepts one connection, or `None` when none waits (another process may

@@ -15,24 +15,39 @@ use crate::{Channel, Child, ExclusiveListener};
 /// A type that owns one descriptor for all of its life and always names it.
 pub trait Watched: AsRawFd + sealed::Sealed {}
 
+impl<T: AsRawFd + sealed::Sealed> Watched for T {}
+
 mod sealed {
-    pub trait Sealed {}
+    use std::io;
+
+    pub trait Sealed {
+        /// Called once the descriptor is registered, by nobody else.
+        fn registered(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 }
 
-macro_rules! watched {
-    ($($type:ty),*) => {$(
-        impl sealed::Sealed for $type {}
-        impl Watched for $type {}
-    )*};
-}
+impl sealed::Sealed for Channel {}
+impl sealed::Sealed for Child {}
+impl sealed::Sealed for OwnedFd {}
 
-watched!(Channel, Child, ExclusiveListener, OwnedFd);
+impl sealed::Sealed for ExclusiveListener {
+    fn registered(&self) -> io::Result<()> {
+        self.join()
+    }
+}
 
 /// Registers `inner` with the current runtime's event loop.
 ///
+/// An [`ExclusiveListener`] joins that loop here, so that connections wake one
+/// process each, in turn. It is found through `/proc`: register listeners
+/// before that is given up.
+///
 /// # Errors
 ///
-/// The kernel cannot watch this kind of descriptor, or has no room.
+/// The kernel cannot watch this kind of descriptor, or has no room; for a
+/// listener, `/proc` is not there.
 ///
 /// # Panics
 ///
@@ -41,6 +56,9 @@ pub fn watch<T: Watched>(inner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `register` demands that the descriptor is open and stays the
     // same while `inner` lives. `Watched` is sealed: its types own their
     // descriptor in a field that is set when they are made and closed when
-    // they are dropped, and `as_raw_fd` reads that field.
-    unsafe { AsyncFd::register(inner) }.map_err(io::Error::from)
+    // they are dropped, and `as_raw_fd` reads that field. (A listener lets the
+    // number refer to another file when it joins, and registers that itself.)
+    let watched = unsafe { AsyncFd::register(inner) }.map_err(io::Error::from)?;
+    watched.get_ref().registered()?;
+    Ok(watched)
 }

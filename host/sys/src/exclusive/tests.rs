@@ -39,7 +39,6 @@ fn runtime(listener: &ExclusiveListener, arrangement: Arrangement) -> Epoll {
     outer.add(listener, event).unwrap();
     if arrangement == Arrangement::Joined {
         listener.join().unwrap();
-        listener.join().unwrap();
     }
     outer
 }

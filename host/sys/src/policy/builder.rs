@@ -101,6 +101,9 @@ const ALLOWED: &[Rule] = &[
     allow(libc::SYS_mremap),
     allow(libc::SYS_mprotect),
     allow(libc::SYS_madvise),
+    // Anonymous files, for the initial memory of a module that is loaded to be
+    // inspected.
+    allow(libc::SYS_memfd_create),
     // wasmtime makes barriers after it has written code.
     allow(libc::SYS_membarrier),
     // Locks, also those that one thread alone takes.
@@ -181,6 +184,10 @@ const ANSWERED: &[(libc::c_long, Answer)] = &[
     (libc::SYS_stat, Answer::Denied),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_lstat, Answer::Denied),
+    // std's copy between files tries these first.
+    (libc::SYS_copy_file_range, Answer::Missing),
+    (libc::SYS_sendfile, Answer::Missing),
+    (libc::SYS_splice, Answer::Missing),
     // isatty, for the colour of messages.
     (libc::SYS_ioctl, Answer::NotATerminal),
     // A thread cannot be started; who tries is told so.
