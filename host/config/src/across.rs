@@ -2,7 +2,7 @@
 //! there may be only one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skep_core::{FleetSpec, ListenAddress, ListenerSpec, PoolName};
 
@@ -136,15 +136,14 @@ fn check_served(app: &DeclaredApp, served: &BTreeSet<&str>, report: &Report) {
 }
 
 fn check_addresses(listeners: &[DeclaredListener], report: &Report) {
-    let mut seen: Vec<(&DeclaredListener, &Spanned<ListenAddress>)> = Vec::new();
+    let mut claimed: BTreeMap<Claim, (&DeclaredListener, &Spanned<ListenAddress>)> =
+        BTreeMap::new();
     for listener in listeners {
         let Some(address) = &listener.address else {
             continue;
         };
-        let clash = seen
-            .iter()
-            .find(|(_, earlier)| overlap(&earlier.value, &address.value));
-        if let Some((earlier, first)) = clash {
+        let (conflicting, claims) = claims(&address.value);
+        if let Some((earlier, first)) = conflicting.iter().find_map(|claim| claimed.get(claim)) {
             let message = format!(
                 "listeners `{}` and `{}` both listen on {}",
                 earlier.name,
@@ -156,22 +155,47 @@ fn check_addresses(listeners: &[DeclaredListener], report: &Report) {
                 .also(&first.span, "first here")
                 .report();
         }
-        seen.push((listener, address));
+        for claim in claims {
+            claimed.entry(claim).or_insert((listener, address));
+        }
     }
 }
 
-/// Whether the system would refuse the second of two addresses.
-fn overlap(a: &ListenAddress, b: &ListenAddress) -> bool {
-    let covers = |a: &SocketAddr, b: &SocketAddr| {
-        a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && a.ip().is_unspecified()
+/// What a listening socket takes from those that come after it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// This address.
+    Exact(ListenAddress),
+    /// The wildcard address of a family, at this port.
+    Wildcard { port: u16, ipv4: bool },
+}
+
+/// The claims that an address conflicts with, and those that it makes.
+fn claims(address: &ListenAddress) -> (Vec<Claim>, Vec<Claim>) {
+    let exact = Claim::Exact(address.clone());
+    let ListenAddress::Tcp(tcp) = address else {
+        return (vec![exact.clone()], vec![exact]);
     };
-    match (a, b) {
-        // Port 0 is a free port, another one each time.
-        (ListenAddress::Tcp(a), ListenAddress::Tcp(b)) => {
-            a.port() != 0 && a.port() == b.port() && (covers(a, b) || covers(b, a))
-        }
-        (a, b) => a == b,
+    // Port 0 is a free port, another one each time.
+    if tcp.port() == 0 {
+        return (Vec::new(), Vec::new());
     }
+    let wildcard = Claim::Wildcard {
+        port: tcp.port(),
+        ipv4: tcp.is_ipv4(),
+    };
+    if tcp.ip().is_unspecified() {
+        return (vec![wildcard.clone()], vec![wildcard, exact]);
+    }
+    let any = match tcp.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let any = ListenAddress::Tcp(SocketAddr::new(any, tcp.port()));
+    (
+        vec![exact.clone(), Claim::Exact(any)],
+        vec![wildcard, exact],
+    )
 }
 
 fn check_routes(apps: &[DeclaredApp], report: &Report) {
@@ -252,7 +276,10 @@ mod tests {
             ("unix:a", "unix:b", false),
         ] {
             let parse = |text| parse_address(text, Path::new("")).unwrap();
-            assert_eq!(overlap(&parse(a), &parse(b)), expected, "{a} {b}");
+            let (_, earlier) = claims(&parse(a));
+            let (conflicting, _) = claims(&parse(b));
+            let clash = conflicting.iter().any(|claim| earlier.contains(claim));
+            assert_eq!(clash, expected, "{a} {b}");
         }
     }
 }

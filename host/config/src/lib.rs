@@ -11,8 +11,8 @@
 //! for printing: callers print what [`Problems::render`] returns. The world
 //! comes in through [`Environment`], so that tests need none.
 //!
-//! [`elements`] holds one file per kind of value, [`sections`] one per table;
-//! both read through [`document`] and write into a [`report`].
+//! `elements` holds one file per kind of value, `sections` one per table;
+//! both read through `document` and write into a `report`.
 #![forbid(unsafe_code)]
 
 mod across;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::document::{Entry, Schema, Spanned, quotable};
+use crate::document::{Entry, Schema, quotable};
 use crate::elements::path;
 use crate::environment::{Environment, reason};
 use crate::report::Reported;
@@ -166,26 +166,4 @@ fn without_nul(entry: &Entry<'_>, value: String) -> Result<String, Reported> {
             .report());
     }
     Ok(value)
-}
-
-impl Env {
-    /// Whether a required variable is missing or empty; `None` if it is
-    /// faulty, which was reported.
-    pub(crate) fn lacks(&self, name: &Spanned<&str>) -> Option<Lack> {
-        if self.faulty.iter().any(|faulty| faulty == name.value) {
-            return None;
-        }
-        match self.resolved.iter().find(|(known, _)| known == name.value) {
-            None => Some(Lack::Missing),
-            Some((_, value)) if value.is_empty() => Some(Lack::Empty),
-            Some(_) => None,
-        }
-    }
-}
-
-/// What is wrong with a required variable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lack {
-    Missing,
-    Empty,
 }

@@ -1,7 +1,9 @@
 //! Variables that an app cannot do without.
 
-use crate::document::{Entry, Spanned, quotable};
-use crate::elements::env::{Env, Lack};
+use std::collections::BTreeMap;
+
+use crate::document::{Entry, quotable};
+use crate::elements::env::Env;
 
 const EXAMPLE: &str = "[\"DATABASE_URL\"]";
 
@@ -11,6 +13,13 @@ pub(crate) fn read(entry: &Entry<'_>, env: &Env) -> Vec<String> {
         entry.wrong_type("an array of names", EXAMPLE);
         return Vec::new();
     };
+    let resolved = env
+        .resolved
+        .iter()
+        .map(|(name, value)| (name.as_str(), Some(value)));
+    // Faulty ones were reported; that they are required adds nothing.
+    let faulty = env.faulty.iter().map(|name| (name.as_str(), None));
+    let known: BTreeMap<&str, Option<&String>> = resolved.chain(faulty).collect();
     let mut names = Vec::new();
     for element in &elements {
         let Some(value) = element.as_str() else {
@@ -21,13 +30,8 @@ pub(crate) fn read(entry: &Entry<'_>, env: &Env) -> Vec<String> {
             continue;
         };
         let shown = quotable(value);
-        let name = Spanned {
-            value,
-            span: element.span.clone(),
-        };
-        match env.lacks(&name) {
-            None => {}
-            Some(Lack::Missing) => {
+        match known.get(value) {
+            None => {
                 element
                     .problem(format!("the required variable `{shown}` is not in `env`"))
                     .hint(format!(
@@ -35,11 +39,12 @@ pub(crate) fn read(entry: &Entry<'_>, env: &Env) -> Vec<String> {
                     ))
                     .report();
             }
-            Some(Lack::Empty) => {
+            Some(Some(value)) if value.is_empty() => {
                 element
                     .problem(format!("the required variable `{shown}` is empty"))
                     .report();
             }
+            Some(_) => {}
         }
         names.push(value.to_owned());
     }

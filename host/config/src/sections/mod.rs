@@ -114,3 +114,29 @@ fn header(kind: &str) -> String {
         kind => format!("[{kind}.web]"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_shows_every_key_and_none_that_is_unavailable() {
+        let reference = include_str!("../../../../config/reference.toml");
+        for schema in [
+            &app::SCHEMA,
+            &pool::SCHEMA,
+            &listener::SCHEMA,
+            &server::SCHEMA,
+        ] {
+            let header = format!("\n{}", schema.title.trim_end_matches("NAME]"));
+            let (_, section) = reference.split_once(&header).unwrap();
+            let (section, _) = section.split_once("\n# ---").unwrap_or((section, ""));
+            for key in schema.keys {
+                assert!(section.contains(&format!("\n{key} = ")), "{key}");
+            }
+            for (key, _) in schema.unavailable {
+                assert!(!section.contains(&format!("\n{key} = ")), "{key}");
+            }
+        }
+    }
+}
