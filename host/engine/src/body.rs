@@ -34,8 +34,17 @@ pub struct GuestBody<W: Witness> {
     witness: Option<W>,
 }
 
+/// What becomes of a guest that goes on when its response is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterBody {
+    /// It finishes what it does, within its limits, and only then has ended.
+    Finish,
+    /// Its instance has other calls and goes on anyway; this one has ended.
+    Leave,
+}
+
 enum Progress {
-    Running(Run),
+    Running(Run, AfterBody),
     Ended(Ended),
     Told,
 }
@@ -88,12 +97,13 @@ impl<W: Witness> GuestBody<W> {
         stream: WasiBody,
         expected: Option<u64>,
         run: Run,
+        after: AfterBody,
         witness: W,
     ) -> Self {
         Self {
             ready: VecDeque::new(),
             stream: Some(stream),
-            run: Progress::Running(run),
+            run: Progress::Running(run, after),
             expected,
             delivered: 0,
             witness: Some(witness),
@@ -112,10 +122,17 @@ impl<W: Witness> GuestBody<W> {
     /// The response is whole but the guest has more to do: it does that
     /// without a client, within its limits.
     fn detach(&mut self) {
-        if let Progress::Running(run) = std::mem::replace(&mut self.run, Progress::Told)
+        if let Progress::Running(run, after) = std::mem::replace(&mut self.run, Progress::Told)
             && let Some(witness) = self.witness.take()
         {
-            tokio::spawn(async move { witness.ended(run.await) });
+            match after {
+                AfterBody::Finish => drop(tokio::spawn(async move { witness.ended(run.await) })),
+                AfterBody::Leave => witness.ended(Ended {
+                    outcome: Outcome::Ok,
+                    detail: None,
+                    cpu: std::time::Duration::ZERO,
+                }),
+            }
         }
     }
 
@@ -150,7 +167,7 @@ impl<W: Witness> Body for GuestBody<W> {
         if let Some(frame) = this.ready.pop_front() {
             return this.deliver(frame);
         }
-        if let Progress::Running(run) = &mut this.run
+        if let Progress::Running(run, _) = &mut this.run
             && let Poll::Ready(ended) = Pin::new(run).poll(cx)
         {
             this.run = Progress::Ended(ended);
@@ -196,7 +213,7 @@ impl<W: Witness> Body for GuestBody<W> {
                         return this.cut(outcome);
                     }
                     Progress::Ended(_) => this.tell(),
-                    Progress::Running(_) => this.detach(),
+                    Progress::Running(..) => this.detach(),
                     Progress::Told => {}
                 }
                 this.stream = None;
@@ -225,7 +242,7 @@ impl<W: Witness> Drop for GuestBody<W> {
         // length is reached. Otherwise the client has gone, and the witness is
         // dropped with the guest.
         match &self.run {
-            Progress::Running(_) if self.is_whole() => self.detach(),
+            Progress::Running(..) if self.is_whole() => self.detach(),
             Progress::Ended(ended) if ended.outcome != Outcome::Ok || self.is_whole() => {
                 self.tell();
             }

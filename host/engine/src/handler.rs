@@ -13,12 +13,13 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::{WasiBody, p2 as http2, p3 as http3};
 
-use crate::body::GuestBody;
+use crate::body::{AfterBody, GuestBody};
 use crate::call::{Run, Witness};
 use crate::compile::chain;
 use crate::guest::Guest;
 use crate::instances::{InstanceCounts, Instances};
 use crate::meter::Meter;
+use crate::p3_shared::Shared;
 use crate::runtime::{Clock, EngineError, Runtime};
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
@@ -104,6 +105,7 @@ pub(crate) enum Kind {
     P3 {
         pre: http3::bindings::ServicePre<Guest>,
         instances: Instances<http3::bindings::Service>,
+        shared: Shared,
     },
 }
 
@@ -111,7 +113,7 @@ pub(crate) struct Inner {
     pub(crate) engine: Engine,
     pub(crate) setup: HandlerSetup,
     pub(crate) kind: Kind,
-    clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// An app's revision, loaded in this worker. Cheap to clone.
@@ -153,6 +155,7 @@ impl Handler {
             Linked::P3(pre) => Kind::P3 {
                 pre,
                 instances: Instances::new(policy),
+                shared: Shared::default(),
             },
         };
         Ok(Self(Arc::new(Inner {
@@ -195,6 +198,10 @@ impl Handler {
         let meter = Meter::new(self.0.clock, setup.cpu);
         let mut run = Run::new(work, meter, setup.timeout);
         let mut witness = Some(witness);
+        let after = match &self.0.kind {
+            Kind::P3 { .. } if setup.instance.concurrent > 1 => AfterBody::Leave,
+            _ => AfterBody::Finish,
+        };
 
         std::future::poll_fn(move |cx| {
             let ended = match Pin::new(&mut run).poll(cx) {
@@ -226,7 +233,7 @@ impl Handler {
                         Some(ended) => GuestBody::ended(stream, expected, ended, witness, cx),
                         None => {
                             let run = std::mem::replace(&mut run, Run::finished());
-                            GuestBody::running(stream, expected, run, witness)
+                            GuestBody::running(stream, expected, run, after, witness)
                         }
                     };
                     Poll::Ready(Ok(Response::from_parts(head, body)))

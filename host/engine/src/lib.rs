@@ -21,6 +21,7 @@ mod ledger;
 mod meter;
 mod p2;
 mod p3;
+mod p3_shared;
 mod precompiled;
 mod refusal;
 mod runtime;

@@ -69,6 +69,11 @@ impl Meter {
         }
     }
 
+    /// Starts to count from nothing.
+    pub(crate) fn renew(&mut self) {
+        self.used = Duration::ZERO;
+    }
+
     /// CPU time used so far.
     pub(crate) fn used(&self) -> Duration {
         self.used
