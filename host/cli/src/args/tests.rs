@@ -1,0 +1,187 @@
+use clap::CommandFactory as _;
+
+use super::*;
+
+fn typed(line: &str) -> Result<Args, Stopped> {
+    parse(
+        std::iter::once("skep")
+            .chain(line.split_whitespace())
+            .map(OsString::from),
+    )
+}
+
+fn command(line: &str) -> Command {
+    typed(line)
+        .unwrap_or_else(|stop| panic!("{line}: {}", stop.0))
+        .command
+}
+
+fn complaint(line: &str) -> String {
+    let Stopped(error) = typed(line).unwrap_err();
+    assert!(error.use_stderr());
+    error.render().to_string()
+}
+
+#[test]
+fn clap_finds_no_fault_with_the_definition() {
+    LowArgs::command().debug_assert();
+}
+
+#[test]
+fn serve_takes_a_file_or_a_component_or_neither() {
+    let serve = |source, overrides| Command::Serve {
+        source,
+        overrides,
+        leash: Leash::Off,
+    };
+    assert_eq!(
+        command("serve"),
+        serve(Source::DefaultFile, Overrides::default())
+    );
+    assert_eq!(
+        command("serve -c other.toml"),
+        serve(Source::File("other.toml".into()), Overrides::default())
+    );
+    assert_eq!(
+        command("serve a.wasm --listen 127.0.0.1:0 --workers 4"),
+        serve(
+            Source::Component("a.wasm".into()),
+            Overrides {
+                listen: Some(ListenAddress::Tcp(([127, 0, 0, 1], 0).into())),
+                workers: Some(4),
+            }
+        )
+    );
+    assert!(complaint("serve a.wasm -c b.toml").contains("cannot be used with"));
+    assert!(complaint("serve a.wasm --workers 0").contains("0 is not in 1..=65535"));
+    assert!(matches!(
+        command("serve a.wasm --until-stdin-ends"),
+        Command::Serve {
+            leash: Leash::Stdin,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn the_other_commands_resolve() {
+    assert_eq!(command("build"), Command::Build { dir: ".".into() });
+    assert_eq!(
+        command("dev guests/hello --listen :9000"),
+        Command::Dev {
+            target: "guests/hello".into(),
+            listen: Some(ListenAddress::Tcp(([127, 0, 0, 1], 9000).into())),
+        }
+    );
+    assert_eq!(
+        command("check --json"),
+        Command::Check {
+            source: Source::DefaultFile,
+            format: Format::Json
+        }
+    );
+    assert_eq!(
+        command("status"),
+        Command::Status {
+            format: Format::Text
+        }
+    );
+    assert_eq!(
+        command("stop"),
+        Command::Stop {
+            strength: Strength::Drain
+        }
+    );
+    assert_eq!(
+        command("stop --now"),
+        Command::Stop {
+            strength: Strength::Now
+        }
+    );
+    assert_eq!(
+        command("reset default"),
+        Command::Reset {
+            pool: "default".into()
+        }
+    );
+    assert_eq!(
+        command("doctor --json"),
+        Command::Doctor {
+            format: Format::Json
+        }
+    );
+    assert_eq!(
+        command("new hello --template rust-p3"),
+        Command::New {
+            path: "hello".into(),
+            template: Template::RustP3
+        }
+    );
+}
+
+#[test]
+fn global_options_stand_on_either_side() {
+    for line in [
+        "--control /x --color never status",
+        "status --control /x --color never",
+    ] {
+        let args = typed(line).unwrap();
+        assert_eq!(args.control, Some("/x".into()));
+        assert_eq!(args.color, ColorChoice::Never);
+    }
+}
+
+#[test]
+fn what_is_not_there_yet_is_recognised_whatever_follows() {
+    for (line, name) in [
+        ("deploy hello a.wasm --canary 10% --detach", "deploy"),
+        ("logs -f --help", "logs"),
+        ("upgrade", "upgrade"),
+        ("scale default 4", "scale"),
+    ] {
+        assert_eq!(command(line), Command::NotYet(name));
+    }
+    let help = LowArgs::command().render_long_help().to_string();
+    assert!(!help.contains("deploy"), "{help}");
+}
+
+#[test]
+fn mistyped_words_get_a_suggestion() {
+    assert!(complaint("serv").contains("'serve'"));
+    assert!(complaint("statsu").contains("'status'"));
+    assert!(complaint("status --jsn").contains("'--json'"));
+    assert!(complaint("new x --template rst").contains("rust"));
+}
+
+#[test]
+fn help_is_an_answer_and_nothing_at_all_is_not() {
+    assert!(!typed("--help").unwrap_err().0.use_stderr());
+    assert!(!typed("--version").unwrap_err().0.use_stderr());
+    assert!(typed("").unwrap_err().0.use_stderr());
+}
+
+#[test]
+fn addresses_are_read_as_people_type_them() {
+    let tcp = |text: &str| Ok(ListenAddress::Tcp(text.parse().unwrap()));
+    assert_eq!(listen_address("0.0.0.0:80"), tcp("0.0.0.0:80"));
+    assert_eq!(listen_address("[::]:8080"), tcp("[::]:8080"));
+    assert_eq!(listen_address(":8080"), tcp("127.0.0.1:8080"));
+    assert_eq!(listen_address("8080"), tcp("127.0.0.1:8080"));
+    assert_eq!(listen_address("localhost:1"), tcp("127.0.0.1:1"));
+    assert_eq!(
+        listen_address("unix:/run/a"),
+        Ok(ListenAddress::Unix("/run/a".into()))
+    );
+    for bad in [
+        "",
+        ":",
+        "70000",
+        "unix:",
+        "127.0.0.1",
+        "example.com:80",
+        "::1",
+        "1.2.3.4:99999",
+    ] {
+        assert!(listen_address(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,82 @@
+//! `skep check`: every problem of the configuration and of the components it
+//! names, in one go. Nothing is started but builders.
+
+use serde_json::json;
+use skep_config::Problems;
+
+use super::source::{Loaded, Unusable};
+use crate::args::{Format, Overrides, Source};
+use crate::control::chain;
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+use crate::table::count;
+
+/// Checks, and says what was found.
+pub(crate) fn run(source: &Source, format: Format, printer: Printer) -> Result<(), Failure> {
+    let found = find(source);
+    match (format, found) {
+        (Format::Text, Ok(loaded)) => printer.data(&summary(&loaded)),
+        (Format::Json, Ok(_)) => printer.data(&document(source, &Problems::default())),
+        (Format::Json, Err(Unusable::Problems(problems))) => {
+            printer.data(&document(source, &problems))?;
+            Err(Failure::said(Exit::Configuration))
+        }
+        (_, Err(unusable)) => Err(unusable.told(printer)),
+    }
+}
+
+fn find(source: &Source) -> Result<Loaded, Unusable> {
+    let loaded = Loaded::read(source, Overrides::default())?;
+    let refused = skep_primary::check_components(loaded.spec()).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("the components cannot be checked: {}", chain(&error)),
+        )
+    })?;
+    if refused.is_empty() {
+        return Ok(loaded);
+    }
+    Err(Unusable::Problems(loaded.component_problems(&refused)))
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let spec = loaded.spec();
+    format!(
+        "{}: ok ({}, {}, {})\n",
+        loaded.path().display(),
+        count(spec.apps.len(), "app"),
+        count(spec.pools.len(), "pool"),
+        count(spec.listeners.len(), "listener"),
+    )
+}
+
+fn document(source: &Source, problems: &Problems) -> String {
+    let json = json!({
+        "path": source.path().display().to_string(),
+        "ok": problems.is_empty(),
+        "problems": problems.to_json(),
+    });
+    format!("{json:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_config::Problem;
+
+    use super::*;
+
+    #[test]
+    fn programs_get_a_document_either_way() {
+        let source = Source::DefaultFile;
+        let read = |problems| -> serde_json::Value {
+            serde_json::from_str(&document(&source, &problems)).unwrap()
+        };
+        assert_eq!(
+            read(Problems::default()),
+            json!({ "path": "skep.toml", "ok": true, "problems": [] })
+        );
+        let broken = read(Problem::without_place("it is empty".into(), None).into());
+        assert_eq!(broken["ok"], false);
+        assert_eq!(broken["problems"][0]["message"], "it is empty");
+    }
+}

@@ -1,0 +1,251 @@
+//! `skep dev`: build, serve, watch, build again, swap.
+//!
+//! The primary is a `skep serve` of its own process, held by its stdin: when
+//! we are gone, for whatever reason, it drains and ends. A new component is
+//! checked while the old one serves, and only a good one takes its place.
+//!
+//! ```text
+//! Building ──built──▶ Checking ──good──▶ Swapping ──▶ Watching
+//!     ▲    ──broken─────────┴──refused──────────────────▶ │
+//!     └──────────────────────change───────────────────────┘
+//! ```
+
+mod serving;
+mod watch;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use skep_core::ListenAddress;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+use crate::project::{Built, Project};
+use serving::{Commands, Serving};
+use watch::Watch;
+
+/// Serves a project or a component until a signal comes.
+pub(crate) async fn run(
+    target: &Path,
+    listen: Option<ListenAddress>,
+    control: Option<&Path>,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let mut dev = Dev::new(target, listen, control, printer)?;
+    let ended = tokio::select! {
+        ended = dev.work() => ended,
+        () = signals.next() => Ok(()),
+    };
+    if let Some(mut serving) = dev.serving.take() {
+        printer.note("stopping; once more to stop at once");
+        tokio::select! {
+            () = serving.drain() => {}
+            () = signals.next() => serving.cut().await,
+        }
+    }
+    ended
+}
+
+/// What makes the component.
+#[derive(Debug)]
+enum Origin {
+    /// We build it.
+    Project(Project),
+    /// Somebody else does.
+    Component(PathBuf),
+}
+
+#[derive(Debug)]
+struct Dev {
+    origin: Origin,
+    commands: Commands,
+    watch: Watch,
+    serving: Option<Serving>,
+    /// SHA-256 of the component that was checked last.
+    seen: Option<[u8; 32]>,
+    printer: Printer,
+}
+
+impl Dev {
+    fn new(
+        target: &Path,
+        listen: Option<ListenAddress>,
+        control: Option<&Path>,
+        printer: Printer,
+    ) -> Result<Self, Failure> {
+        let origin = if target.is_file() {
+            Origin::Component(absolute(target)?)
+        } else {
+            Origin::Project(Project::find(target)?)
+        };
+        let (home, watch) = match &origin {
+            Origin::Project(project) => (project.dir(), Watch::sources()),
+            Origin::Component(file) => (
+                file.parent().unwrap_or_else(|| Path::new("/")),
+                Watch::file(file.clone()),
+            ),
+        };
+        let commands = Commands::new(
+            home,
+            listen.map(fixed).transpose()?,
+            control.map(absolute).transpose()?,
+        )?;
+        Ok(Self {
+            watch: watch.map_err(|error| {
+                Failure::new(Exit::Failed, format!("cannot watch for changes: {error}"))
+                    .hint("fs.inotify.max_user_watches and max_user_instances limit it")
+            })?,
+            origin,
+            commands,
+            serving: None,
+            seen: None,
+            printer,
+        })
+    }
+
+    /// Never ends well: only a signal does that, or the primary's own end.
+    async fn work(&mut self) -> Result<(), Failure> {
+        loop {
+            if let Err(failure) = self.refresh().await {
+                if !matches!(failure.exit(), Exit::Failed | Exit::Configuration) {
+                    return Err(failure);
+                }
+                self.printer.failure(&failure);
+                self.printer.note(if self.serving.is_some() {
+                    "still serving what was built before; waiting for a change"
+                } else {
+                    "waiting for a change"
+                });
+            }
+            let Some(serving) = &mut self.serving else {
+                self.watch.changed().await;
+                continue;
+            };
+            tokio::select! {
+                () = self.watch.changed() => {}
+                exit = serving.ended() => {
+                    self.serving = None;
+                    return match exit {
+                        Exit::Done => Ok(()),
+                        exit => Err(Failure::said(exit)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Builds, checks and swaps, as far as there is anything new.
+    async fn refresh(&mut self) -> Result<(), Failure> {
+        let built = match &self.origin {
+            Origin::Project(project) => {
+                self.printer
+                    .note(&format!("building {}", project.dir().display()));
+                // Watched already while it is built for the first time.
+                self.watch.add(&[project.dir().to_owned()]);
+                project.build(self.printer).await?
+            }
+            Origin::Component(file) => Built {
+                component: file.clone(),
+                sources: Vec::new(),
+            },
+        };
+        self.watch.add(&built.sources);
+        let digest = digest(&built.component)?;
+        if self.seen == Some(digest) {
+            self.printer.note("nothing has changed in the component");
+            return Ok(());
+        }
+        self.commands.check(&built.component).await?;
+        if let Some(mut old) = self.serving.take() {
+            self.printer.note("swapping");
+            old.make_room().await;
+        }
+        self.serving = Some(self.commands.serve(&built.component)?);
+        self.seen = Some(digest);
+        Ok(())
+    }
+}
+
+fn digest(component: &Path) -> Result<[u8; 32], Failure> {
+    let bytes = std::fs::read(component).map_err(|error| cannot("read", component, &error))?;
+    Ok(Sha256::digest(&bytes).into())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| cannot("find", path, &error))
+}
+
+/// An address that stays the same from one primary to the next, whatever
+/// directory that runs in.
+fn fixed(address: ListenAddress) -> Result<ListenAddress, Failure> {
+    match address {
+        ListenAddress::Tcp(any) if any.port() == 0 => TcpListener::bind(any)
+            .and_then(|socket| socket.local_addr())
+            .map(|address: SocketAddr| ListenAddress::Tcp(address))
+            .map_err(|error| {
+                Failure::new(Exit::Unavailable, format!("no free port at {any}: {error}"))
+            }),
+        ListenAddress::Unix(path) => Ok(ListenAddress::Unix(absolute(&path)?)),
+        other => Ok(other),
+    }
+}
+
+fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        format!("cannot {verb} '{}': {error}", path.display()),
+    )
+}
+
+/// The signals that end us.
+#[derive(Debug)]
+struct Signals([Signal; 4]);
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Exit::Failed, format!("cannot listen to signals: {error}"))
+            })
+        };
+        Ok(Self([
+            on(SignalKind::interrupt())?,
+            on(SignalKind::terminate())?,
+            on(SignalKind::quit())?,
+            on(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, quit, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = quit.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_outlive_one_primary() {
+        let any = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+        let ListenAddress::Tcp(address) = fixed(any).unwrap() else {
+            panic!("a TCP address stays one");
+        };
+        assert_ne!(address.port(), 0);
+        let same = ListenAddress::Tcp(address);
+        assert_eq!(fixed(same.clone()).unwrap(), same);
+        let ListenAddress::Unix(path) = fixed(ListenAddress::Unix("a.sock".into())).unwrap() else {
+            panic!("a path stays one");
+        };
+        assert!(path.is_absolute());
+    }
+}

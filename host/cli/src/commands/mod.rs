@@ -1,0 +1,54 @@
+//! One file per command: calls the crate that does the work and says what
+//! came of it.
+
+mod build;
+mod check;
+mod dev;
+mod new;
+mod reset;
+mod serve;
+mod source;
+mod status;
+mod stop;
+
+use crate::args::{Args, Command};
+use crate::control::Control;
+use crate::doctor;
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+
+/// Does what the command line asks for.
+pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
+    let control = args.control;
+    match args.command {
+        Command::Serve {
+            source,
+            overrides,
+            leash,
+        } => serve::run(&source, overrides, leash, control, printer),
+        Command::Check { source, format } => check::run(&source, format, printer),
+        Command::Build { dir } => wait(build::run(&dir, printer)),
+        Command::Dev { target, listen } => {
+            wait(dev::run(&target, listen, control.as_deref(), printer))
+        }
+        Command::Status { format } => status::run(&Control::find(control), format, printer),
+        Command::Stop { strength } => stop::run(&Control::find(control), strength, printer),
+        Command::Reset { pool } => reset::run(&Control::find(control), &pool, printer),
+        Command::Doctor { format } => wait(doctor::run(format, printer)),
+        Command::New { path, template } => new::run(&path, template, printer),
+        Command::NotYet(name) => Err(Failure::new(
+            Exit::Refused,
+            format!("`skep {name}` is not available in this version"),
+        )
+        .hint("`skep help` lists what is")),
+    }
+}
+
+/// Runs a command that waits for more than one thing at a time.
+fn wait<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?
+        .block_on(command)
+}

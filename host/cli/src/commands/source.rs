@@ -1,0 +1,326 @@
+//! What `serve` and `check` work on: a configuration, or a component without
+//! one, turned into a specification, and the words for what is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use skep_config::{Checked, Problem, Problems, ProcessEnvironment};
+use skep_core::FleetSpec;
+use skep_primary::ComponentRefused;
+
+use crate::args::{Overrides, Source};
+use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR};
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+
+/// A specification without problems of its own; its components may have some.
+#[derive(Debug)]
+pub(crate) enum Loaded {
+    /// It was read from a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        checked: Box<Checked>,
+    },
+    /// It was made for one component.
+    Component {
+        /// The component.
+        path: PathBuf,
+        /// One app with every default.
+        spec: Box<FleetSpec>,
+    },
+}
+
+/// Why there is nothing to serve.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// What was read, or was to be, has problems.
+    Problems(Problems),
+    /// Something else.
+    Failure(Failure),
+}
+
+impl Unusable {
+    fn problem(message: String, hint: impl Into<String>) -> Self {
+        Self::Problems(Problem::without_place(message, Some(hint.into())).into())
+    }
+
+    /// As the user reads it.
+    pub(crate) fn told(self, printer: Printer) -> Failure {
+        match self {
+            Self::Problems(problems) => {
+                Failure::report(Exit::Configuration, problems.render(printer.color()))
+            }
+            Self::Failure(failure) => failure,
+        }
+    }
+}
+
+impl From<Problems> for Unusable {
+    fn from(problems: Problems) -> Self {
+        Self::Problems(problems)
+    }
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl Loaded {
+    /// Reads a source.
+    ///
+    /// # Errors
+    ///
+    /// All problems of the file, or why the component cannot be read.
+    pub(crate) fn read(source: &Source, overrides: Overrides) -> Result<Self, Unusable> {
+        let path = match source {
+            Source::Component(component) => return Self::alone(component, overrides),
+            Source::DefaultFile => Path::new(DEFAULT_FILE),
+            Source::File(path) => path,
+        };
+        if *source == Source::DefaultFile && !path.exists() {
+            return Err(Unusable::problem(
+                format!("there is no {DEFAULT_FILE} in this directory"),
+                "name a configuration with -c, or a component: `skep serve hello.wasm`; `skep dev` \
+                 builds and serves a project",
+            ));
+        }
+        let mut checked = skep_config::load(path, &ProcessEnvironment)?;
+        override_file(&mut checked.spec, overrides)?;
+        Ok(Self::File {
+            path: path.to_owned(),
+            checked: Box::new(checked),
+        })
+    }
+
+    fn alone(component: &Path, overrides: Overrides) -> Result<Self, Unusable> {
+        let shown = component.display();
+        if component.is_dir() {
+            return Err(Unusable::problem(
+                format!("`{shown}` is a directory, not a component"),
+                format!(
+                    "`skep dev {shown}` builds and serves a project, `skep build {shown}` builds it"
+                ),
+            ));
+        }
+        if !component.exists() {
+            let hint = similar(component).map_or_else(
+                || "`skep build DIR` makes one and prints its path".to_owned(),
+                |other| format!("did you mean `{}`?", other.display()),
+            );
+            return Err(Unusable::problem(
+                format!("there is no component `{shown}`"),
+                hint,
+            ));
+        }
+        let spec = skep_config::for_component(
+            component,
+            overrides.listen,
+            overrides.workers,
+            DEFAULT_STATE_DIR.into(),
+            &ProcessEnvironment,
+        )?;
+        Ok(Self::Component {
+            path: component.to_owned(),
+            spec: Box::new(spec),
+        })
+    }
+
+    /// The specification.
+    pub(crate) fn spec(&self) -> &FleetSpec {
+        match self {
+            Self::File { checked, .. } => &checked.spec,
+            Self::Component { spec, .. } => spec,
+        }
+    }
+
+    /// What was read, for people.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::File { path, .. } | Self::Component { path, .. } => path,
+        }
+    }
+
+    /// What the primary says about components, each where it is named.
+    pub(crate) fn component_problems(&self, refused: &[ComponentRefused]) -> Problems {
+        refused
+            .iter()
+            .map(|refused| self.component_problem(refused))
+            .collect()
+    }
+
+    fn component_problem(&self, refused: &ComponentRefused) -> Problem {
+        let ComponentRefused { app, problem, hint } = refused;
+        match self {
+            Self::File { checked, .. } => {
+                checked.component_problem(app, format!("app {app}: {problem}"), hint.clone())
+            }
+            Self::Component { path, .. } => Problem::without_place(
+                format!("cannot serve `{}`: {problem}", path.display()),
+                hint.clone(),
+            ),
+        }
+    }
+}
+
+/// `--listen` and `--workers` say which listener and which pool they mean only
+/// where there is one.
+fn override_file(spec: &mut FleetSpec, overrides: Overrides) -> Result<(), Failure> {
+    let ambiguous = |option: &str, what: &str, count: usize| {
+        Failure::new(
+            Exit::Usage,
+            format!("{option} says not which of the {count} {what} it means"),
+        )
+        .hint("change the configuration instead")
+    };
+    if let Some(address) = overrides.listen {
+        let count = spec.listeners.len();
+        match spec.listeners.values_mut().next() {
+            Some(listener) if count == 1 => listener.address = address,
+            _ => return Err(ambiguous("--listen", "listeners", count)),
+        }
+    }
+    if let Some(workers) = overrides.workers {
+        let count = spec.pools.len();
+        match spec.pools.values_mut().next() {
+            Some(_) if workers > skep_config::MAX_WORKERS => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("a pool has at most {} workers", skep_config::MAX_WORKERS),
+                ));
+            }
+            Some(pool) if count == 1 => pool.workers = workers,
+            _ => return Err(ambiguous("--workers", "pools", count)),
+        }
+    }
+    Ok(())
+}
+
+/// How alike two file names must be, from 0 to 1, for one to be offered in
+/// place of the other. As clap has it for commands.
+const ALIKE: f64 = 0.7;
+
+/// A component with a similar name beside the missing one, or the only one.
+fn similar(component: &Path) -> Option<PathBuf> {
+    let dir = component.parent().unwrap_or_else(|| Path::new(""));
+    let listed = if dir == Path::new("") {
+        Path::new(".")
+    } else {
+        dir
+    };
+    let wanted = component.file_name()?.to_str()?;
+    let mut names: Vec<_> = listed
+        .read_dir()
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".wasm"))
+        .collect();
+    names.sort();
+    if let [only] = names.as_slice() {
+        return Some(dir.join(only));
+    }
+    names
+        .into_iter()
+        .map(|name| (strsim::jaro(&name, wanted), name))
+        .filter(|(alike, _)| *alike > ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, name)| dir.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_core::AppName;
+
+    use super::*;
+
+    fn read(source: &Source) -> Result<Loaded, Unusable> {
+        Loaded::read(source, Overrides::default())
+    }
+
+    fn problem(source: &Source) -> Problem {
+        match read(source).unwrap_err() {
+            Unusable::Problems(problems) => problems.iter().next().unwrap().clone(),
+            Unusable::Failure(failure) => panic!("{failure}"),
+        }
+    }
+
+    #[test]
+    fn a_missing_component_is_sought_nearby() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(similar(&at("hello.wasm")), None);
+        std::fs::write(at("helo.wasm"), "").unwrap();
+        assert_eq!(similar(&at("other.wasm")), Some(at("helo.wasm")));
+        std::fs::write(at("echo.wasm"), "").unwrap();
+        assert_eq!(similar(&at("hello.wasm")), Some(at("helo.wasm")));
+        assert_eq!(similar(&at("zzz.txt")), None);
+
+        let problem = problem(&Source::Component(at("hello.wasm")));
+        assert!(problem.hint().unwrap().starts_with("did you mean"));
+    }
+
+    #[test]
+    fn a_directory_is_for_dev() {
+        let dir = tempfile::tempdir().unwrap();
+        let problem = problem(&Source::Component(dir.path().to_owned()));
+        assert!(
+            problem
+                .message()
+                .ends_with("is a directory, not a component")
+        );
+        assert!(problem.hint().unwrap().contains("skep dev"));
+    }
+
+    #[test]
+    fn options_change_the_only_listener_and_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("skep.toml");
+        std::fs::write(dir.path().join("a.wasm"), "").unwrap();
+        let text = "[pool.default]\nworkers = 1\n[app.a]\ncomponent = \"a.wasm\"\n";
+        std::fs::write(&file, text).unwrap();
+        let overrides = Overrides {
+            listen: Some(skep_core::ListenAddress::Unix("/x".into())),
+            workers: Some(3),
+        };
+        let source = Source::File(file.clone());
+        let loaded = Loaded::read(&source, overrides.clone()).unwrap();
+        let listener = loaded.spec().listeners.values().next().unwrap();
+        assert_eq!(listener.address.to_string(), "unix:/x");
+        assert_eq!(loaded.spec().pools.values().next().unwrap().workers, 3);
+
+        let two =
+            "[listener.a]\naddress = \"127.0.0.1:1\"\n[listener.b]\naddress = \"127.0.0.1:2\"\n";
+        std::fs::write(&file, format!("{text}{two}")).unwrap();
+        let Err(Unusable::Failure(failure)) = Loaded::read(&source, overrides) else {
+            panic!("which listener is meant?");
+        };
+        assert_eq!(failure.exit(), Exit::Usage, "{failure}");
+    }
+
+    #[test]
+    fn problems_stand_where_the_component_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("skep.toml");
+        let component = dir.path().join("a.wasm");
+        std::fs::write(&component, "").unwrap();
+        std::fs::write(&file, "[app.a]\ncomponent = \"a.wasm\"\n").unwrap();
+        let refused = ComponentRefused {
+            app: AppName::new("a").unwrap(),
+            problem: "it is empty".into(),
+            hint: Some("build it".into()),
+        };
+        let problem = read(&Source::File(file))
+            .unwrap()
+            .component_problem(&refused);
+        assert_eq!(problem.position().map(|(line, _)| line), Some(2));
+        assert_eq!(problem.message(), "app a: it is empty");
+
+        let problem = read(&Source::Component(component))
+            .unwrap()
+            .component_problem(&refused);
+        assert!(problem.message().ends_with("a.wasm`: it is empty"));
+        assert_eq!(problem.hint(), Some("build it"));
+    }
+}

@@ -1,0 +1,307 @@
+//! `skep status`: the fleet as tables for people or as the document itself.
+
+use skep_wire::{BreakerStatus, FleetStatus, LastExit, PoolStatus, WorkerStatus};
+
+use crate::args::Format;
+use crate::control::Control;
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+use crate::table::{Align, NOTHING, Table, bytes, count, duration, milliseconds};
+
+/// Asks the primary and prints what it says.
+pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result<(), Failure> {
+    let status = control
+        .connect()?
+        .status()
+        .map_err(|error| control.failed(error))?;
+    match format {
+        Format::Text => printer.data(&render(&status)),
+        Format::Json => {
+            let mut json = serde_json::to_string_pretty(&status).map_err(|error| {
+                Failure::new(
+                    Exit::Bug,
+                    format!("the status is not representable: {error}"),
+                )
+            })?;
+            json.push('\n');
+            printer.data(&json)
+        }
+    }
+}
+
+fn render(status: &FleetStatus) -> String {
+    let state = if status.stopping { ", stopping" } else { "" };
+    let mut text = format!(
+        "skep {}, pid {}, up {}, generation {}{state}\n",
+        status.version,
+        status.pid,
+        duration(status.uptime_seconds),
+        status.generation,
+    );
+    for listener in &status.listeners {
+        text.push_str(&format!(
+            "  {} to pool {}\n",
+            listener.address, listener.pool
+        ));
+    }
+    for section in [pools(&status.pools), workers(&status.workers), apps(status)] {
+        text.push('\n');
+        text.push_str(&section);
+    }
+    text
+}
+
+fn pools(pools: &[PoolStatus]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("POOL", Left),
+        ("SERVING", Right),
+        ("BREAKER", Left),
+        ("SPAWNS", Right),
+        ("RESTARTS", Right),
+        ("CRASHES", Right),
+        ("LAST EXIT", Left),
+    ]);
+    for pool in pools {
+        table.row([
+            pool.name.to_string(),
+            format!("{}/{}", pool.serving, pool.workers),
+            breaker(pool.breaker).to_owned(),
+            pool.spawns.to_string(),
+            pool.restarts.to_string(),
+            pool.crashes_in_window.to_string(),
+            pool.last_exit
+                .as_ref()
+                .map_or_else(|| NOTHING.to_owned(), last_exit),
+        ]);
+    }
+    table.render()
+}
+
+/// The last word is in capitals where somebody should do something.
+const fn breaker(breaker: BreakerStatus) -> &'static str {
+    match breaker {
+        BreakerStatus::Admitting => "admitting",
+        BreakerStatus::Tripped => "TRIPPED",
+        BreakerStatus::Probing => "PROBING",
+    }
+}
+
+fn last_exit(exit: &LastExit) -> String {
+    // A worker's own words may have any number of lines; a table's row has one.
+    let reason = exit.reason.to_string();
+    let reason = reason.lines().next().unwrap_or_default();
+    format!(
+        "{reason}, {} ago (worker {}, pid {}, slot {})",
+        duration(exit.seconds_ago),
+        exit.worker,
+        exit.pid,
+        exit.slot,
+    )
+}
+
+fn workers(workers: &[WorkerStatus]) -> String {
+    use Align::{Left, Right};
+    if workers.is_empty() {
+        return "no workers\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("WORKER", Right),
+        ("POOL", Left),
+        ("SLOT", Right),
+        ("PID", Right),
+        ("STATE", Left),
+        ("UP", Right),
+        ("CONNS", Right),
+        ("REQUESTS", Right),
+        ("FAILED", Right),
+        ("IN FLIGHT", Right),
+        ("P50", Right),
+        ("P99", Right),
+        ("CPU", Right),
+        ("RSS", Right),
+    ]);
+    for worker in workers {
+        let latency = |pick: fn(&skep_wire::LatencyStatus) -> f64| {
+            worker
+                .latency
+                .as_ref()
+                .map_or_else(|| NOTHING.to_owned(), |latency| milliseconds(pick(latency)))
+        };
+        table.row([
+            worker.id.to_string(),
+            worker.pool.to_string(),
+            worker.slot.to_string(),
+            worker.pid.to_string(),
+            worker.state.clone(),
+            duration(worker.uptime_seconds),
+            worker.connections.to_string(),
+            worker.requests.to_string(),
+            failed(worker).to_string(),
+            worker.in_flight.to_string(),
+            latency(|latency| latency.p50_ms),
+            latency(|latency| latency.p99_ms),
+            duration(worker.cpu_seconds),
+            bytes(worker.rss_bytes),
+        ]);
+    }
+    table.render()
+}
+
+/// Requests that ended otherwise than they should have.
+fn failed(worker: &WorkerStatus) -> u64 {
+    let ok = skep_core::Outcome::Ok.name();
+    worker
+        .outcomes
+        .iter()
+        .filter(|(outcome, _)| outcome.as_str() != ok)
+        .map(|(_, count)| count)
+        .sum()
+}
+
+/// Routes shown of one app; a generated configuration may have hundreds.
+const ROUTES_SHOWN: usize = 3;
+
+fn apps(status: &FleetStatus) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("APP", Left),
+        ("TENANT", Left),
+        ("POOL", Left),
+        ("REVISION", Right),
+        ("WASI", Left),
+        ("ROUTES", Left),
+        ("SOURCE", Left),
+    ]);
+    for app in &status.apps {
+        let shown = app
+            .routes
+            .iter()
+            .take(ROUTES_SHOWN)
+            .cloned()
+            .collect::<Vec<_>>();
+        let mut routes = shown.join(" ");
+        let rest = app.routes.len().saturating_sub(ROUTES_SHOWN);
+        if rest > 0 {
+            routes.push_str(&format!(" and {}", count(rest, "other")));
+        }
+        table.row([
+            app.name.to_string(),
+            app.tenant.to_string(),
+            app.pool.to_string(),
+            app.revision.to_string(),
+            app.wasi.clone(),
+            routes,
+            app.source.clone(),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use skep_core::{AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex};
+    use skep_core::{TenantName, WorkerId};
+    use skep_wire::{AppStatus, LatencyStatus, ListenerStatus};
+
+    use super::*;
+
+    fn worker(id: u64, slot: u16, latency: Option<LatencyStatus>) -> WorkerStatus {
+        WorkerStatus {
+            id: WorkerId(id),
+            pool: PoolName::new("default").unwrap(),
+            slot: SlotIndex(slot),
+            pid: 4300 + u32::from(slot),
+            state: if latency.is_some() {
+                "serving"
+            } else {
+                "starting"
+            }
+            .into(),
+            uptime_seconds: 3700.0,
+            ready_after_ms: Some(6.0),
+            connections: 3,
+            accepted: 40,
+            requests: if latency.is_some() { 120_345 } else { 0 },
+            in_flight: 1,
+            outcomes: BTreeMap::from([("ok".into(), 120_340), ("trap".into(), 4)]),
+            latency,
+            rss_bytes: 13 << 20,
+            cpu_seconds: 62.5,
+        }
+    }
+
+    #[test]
+    fn people_read_tables() {
+        let pool = PoolName::new("default").unwrap();
+        let status = FleetStatus {
+            version: "0.1.0".into(),
+            pid: 4242,
+            uptime_seconds: 11_520.0,
+            generation: Generation(1),
+            stopping: true,
+            listeners: vec![ListenerStatus {
+                name: ListenerName::new("web").unwrap(),
+                address: "http://127.0.0.1:8080".into(),
+                pool: pool.clone(),
+            }],
+            pools: vec![PoolStatus {
+                name: pool.clone(),
+                workers: 2,
+                serving: 1,
+                breaker: BreakerStatus::Tripped,
+                spawns: 7,
+                restarts: 5,
+                crashes_in_window: 5,
+                last_exit: Some(LastExit {
+                    worker: WorkerId(6),
+                    pid: 4299,
+                    slot: SlotIndex(1),
+                    voluntary: false,
+                    reason: ExitReason::ValidationFailed {
+                        message: "no database\nat all".into(),
+                    },
+                    seconds_ago: 12.0,
+                }),
+            }],
+            workers: vec![
+                worker(
+                    1,
+                    0,
+                    Some(LatencyStatus {
+                        p50_ms: 0.2,
+                        p99_ms: 14.2,
+                    }),
+                ),
+                worker(7, 1, None),
+            ],
+            apps: vec![AppStatus {
+                name: AppName::new("hello").unwrap(),
+                tenant: TenantName::new("default").unwrap(),
+                pool,
+                revision: Revision(1),
+                digest: "sha256:00".into(),
+                source: "hello.wasm".into(),
+                wasi: "0.2".into(),
+                routes: ["/a", "/b", "/c", "/d"].map(String::from).to_vec(),
+            }],
+        };
+        let golden = "\
+skep 0.1.0, pid 4242, up 3h 12m, generation 1, stopping
+  http://127.0.0.1:8080 to pool default
+
+POOL     SERVING  BREAKER  SPAWNS  RESTARTS  CRASHES  LAST EXIT
+default      1/2  TRIPPED       7         5        5  validation-failed: no database, 12s ago (worker 6, pid 4299, slot 1)
+
+WORKER  POOL     SLOT   PID  STATE        UP  CONNS  REQUESTS  FAILED  IN FLIGHT    P50   P99    CPU     RSS
+     1  default     0  4300  serving   1h 1m      3    120345       4          1  0.2ms  14ms  1m 2s  13 MiB
+     7  default     1  4301  starting  1h 1m      3         0       4          1      -     -  1m 2s  13 MiB
+
+APP    TENANT   POOL     REVISION  WASI  ROUTES                SOURCE
+hello  default  default         1  0.2   /a /b /c and 1 other  hello.wasm
+";
+        assert_eq!(render(&status), golden);
+    }
+}

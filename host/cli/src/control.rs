@@ -1,0 +1,103 @@
+//! Where the primary's control socket is, and speaking over it.
+
+use std::path::{Path, PathBuf};
+
+use skep_primary::{Client, ClientError};
+
+use crate::exit::{Exit, Failure};
+
+/// The configuration that is used when none is named.
+pub(crate) const DEFAULT_FILE: &str = "skep.toml";
+
+/// The state directory of a configuration that names none.
+pub(crate) const DEFAULT_STATE_DIR: &str = ".skep";
+
+/// The name of the control socket in a state directory.
+pub(crate) const SOCKET: &str = "control.sock";
+
+/// The control socket of a primary that may or may not be there.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+}
+
+impl Control {
+    /// The socket that was named, or the one of the primary that was started
+    /// in this directory.
+    pub(crate) fn find(named: Option<PathBuf>) -> Self {
+        Self {
+            path: named.unwrap_or_else(|| in_dir(Path::new(""))),
+        }
+    }
+
+    /// Connects.
+    pub(crate) fn connect(&self) -> Result<Client, Failure> {
+        Client::connect(&self.path).map_err(|error| self.failed(error))
+    }
+
+    /// What a broken conversation means to the user.
+    pub(crate) fn failed(&self, error: ClientError) -> Failure {
+        match error {
+            ClientError::Connect { .. } => Failure::new(
+                Exit::NoPrimary,
+                format!("no primary at '{}': {}", self.path.display(), chain(&error)),
+            )
+            .hint("`skep serve` starts one; --control or SKEP_CONTROL names another's socket"),
+            ClientError::Refused { message, code } => {
+                Failure::new(Exit::from_code(i32::from(code)), message)
+            }
+            other => Failure::new(Exit::Failed, chain(&other)),
+        }
+    }
+}
+
+/// The causes of an error on one line, its own words first.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The control socket of a primary that serves from `dir`.
+fn in_dir(dir: &Path) -> PathBuf {
+    let state_dir = std::fs::read_to_string(dir.join(DEFAULT_FILE))
+        .ok()
+        .and_then(|text| state_dir(&text))
+        .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+    dir.join(state_dir).join(SOCKET)
+}
+
+/// The state directory that a configuration names. Only that: an operator must
+/// reach the primary also while the file has problems.
+fn state_dir(text: &str) -> Option<PathBuf> {
+    let table: toml::Table = text.parse().ok()?;
+    let dir = table.get("server")?.get("state_dir")?.as_str()?;
+    Some(PathBuf::from(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_in_the_state_directory_of_the_configuration_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let find = || in_dir(dir.path());
+        assert_eq!(find(), dir.path().join(".skep/control.sock"));
+        let write = |text| std::fs::write(dir.path().join("skep.toml"), text).unwrap();
+        write("[server]\nstate_dir = \"state\"\n[app.x]\nnonsense = 1\n");
+        assert_eq!(find(), dir.path().join("state/control.sock"));
+        write("[server]\nstate_dir = \"/var/lib/skep\"\n");
+        assert_eq!(find(), Path::new("/var/lib/skep/control.sock"));
+        for broken in ["[server", "server = 1", "[server]\nstate_dir = 1"] {
+            write(broken);
+            assert_eq!(find(), dir.path().join(".skep/control.sock"));
+        }
+        assert_eq!(Control::find(Some("/x".into())).path, Path::new("/x"));
+    }
+}

@@ -1,0 +1,16 @@
+//! What this executable is when the primary starts it: a worker or a builder.
+//! The role is the first argument; the channel to the primary is fd 3.
+
+mod builder;
+
+use std::process::ExitCode;
+
+/// Plays the role that the first argument names, if it names one.
+pub(crate) fn enter() -> Option<ExitCode> {
+    let role = std::env::args_os().nth(1)?;
+    match role.to_str()? {
+        "worker" => Some(skep_worker::run()),
+        "builder" => Some(builder::run()),
+        _ => None,
+    }
+}
