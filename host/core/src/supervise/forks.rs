@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
+use crate::name::SlotIndex;
 
 /// Forks that a pool of failing workers may cost in any `2 × crash_window`:
 /// `max(workers, max_crashes) + ⌈2 × crash_window / probe_interval⌉`.
 ///
 /// The first fill, the crashes that trip the breaker, and the probes. Retries
-/// and probes wait until they are within it; so it is a bound by construction
-/// on every stretch of time in which no worker becomes stable and no operator
-/// asks for forks. With the defaults and 2 workers: 7 in 60 s.
+/// and probes wait until they are within it. So it bounds, by construction, the
+/// forks of workers that never become stable, unless an operator asks for more
+/// (a reset, a replacement, another size). With the defaults and 2 workers: 7
+/// in 60 s.
 #[must_use]
 pub fn fork_budget(settings: &SupervisionSettings, workers: u16) -> usize {
     let probes = span(settings)
@@ -28,21 +30,27 @@ fn span(settings: &SupervisionSettings) -> Duration {
     settings.crash_window.saturating_mul(2)
 }
 
-/// The newest forks of a pool, oldest first.
+/// The newest forks of a pool, oldest first, without those of slots that have a
+/// stable worker since.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Forks(VecDeque<Moment>);
+pub(super) struct Forks(VecDeque<(Moment, SlotIndex)>);
 
 impl Forks {
-    pub(super) fn record(&mut self, now: Moment, settings: &SupervisionSettings) {
-        self.0.retain(|at| now.since(*at) < span(settings));
-        self.0.push_back(now);
+    pub(super) fn record(&mut self, now: Moment, slot: SlotIndex, settings: &SupervisionSettings) {
+        self.0.retain(|(at, _)| now.since(*at) < span(settings));
+        self.0.push_back((now, slot));
+    }
+
+    /// Forgets the forks of a slot that has a stable worker.
+    pub(super) fn settle(&mut self, slot: SlotIndex) {
+        self.0.retain(|(_, of)| *of != slot);
     }
 
     /// When one more is within the budget: a moment that may have passed.
     pub(super) fn allowed_at(&self, settings: &SupervisionSettings, workers: u16) -> Moment {
         let budget = fork_budget(settings, workers);
         match self.0.len().checked_sub(budget) {
-            Some(index) => self.0[index] + span(settings),
+            Some(index) => self.0[index].0 + span(settings),
             None => Moment::ORIGIN,
         }
     }
@@ -70,10 +78,12 @@ mod tests {
         let mut forks = Forks::default();
         for second in 0..7 {
             assert_eq!(forks.allowed_at(&settings, 2), Moment::ORIGIN);
-            forks.record(at(second), &settings);
+            forks.record(at(second), SlotIndex(0), &settings);
         }
         assert_eq!(forks.allowed_at(&settings, 2), at(60));
-        forks.record(at(60), &settings);
+        forks.record(at(60), SlotIndex(1), &settings);
         assert_eq!(forks.allowed_at(&settings, 2), at(61));
+        forks.settle(SlotIndex(1));
+        assert_eq!(forks.allowed_at(&settings, 2), Moment::ORIGIN);
     }
 }

@@ -228,11 +228,11 @@ impl Supervisor {
         *standing = Standing::Stable;
         worker.attempt = 1;
         let (name, slot) = (worker.pool.clone(), worker.slot);
-        let proof = self
-            .pools
-            .get_mut(&name)
-            .is_some_and(|pool| pool.breaker.settle(id, slot));
-        if proof {
+        let Some(pool) = self.pools.get_mut(&name) else {
+            return;
+        };
+        pool.forks.settle(slot);
+        if pool.breaker.settle(id, slot) {
             self.reset(&name, out);
         }
     }

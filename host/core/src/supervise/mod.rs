@@ -38,8 +38,8 @@
 //!   slots are filled once a worker that started after the trip is *stable*,
 //!   for both kinds of failure: a worker that is merely ready has proved
 //!   nothing that its predecessors had not.
-//! - What a stable worker settles: the backoff and the counted crashes of its
-//!   own slot, no others.
+//! - What a stable worker settles: the backoff, the counted crashes and the
+//!   counted forks of its own slot, no others.
 //! - An exit is voluntary if we asked for it, whatever its code. A worker that
 //!   had to be forced at a deadline has the reason `drain-timeout`.
 //! - After [`Event::Shutdown`] nothing is spawned.

@@ -85,7 +85,7 @@ impl Pool {
 
     /// Counts a fork for a slot that is as it was before.
     pub(super) fn forked(&mut self, now: Moment, slot: SlotIndex) {
-        self.forks.record(now, &self.settings);
+        self.forks.record(now, slot, &self.settings);
         self.spawns += 1;
         if self.slot(slot).is_some_and(|slot| *slot != Slot::Vacant) {
             self.restarts += 1;
@@ -111,7 +111,9 @@ impl Pool {
     pub(super) fn want(&self, now: Moment, starts: Starts) -> Want {
         match self.breaker.view() {
             BreakerState::Probing { .. } => Want::Nothing,
-            BreakerState::Tripped { probe_at, .. } if now < self.probe_at(probe_at) => {
+            BreakerState::Tripped { probe_at, .. }
+                if self.probe_at(probe_at, starts).is_none_or(|at| now < at) =>
+            {
                 Want::Nothing
             }
             BreakerState::Tripped { .. } => {
@@ -141,7 +143,7 @@ impl Pool {
         match self.breaker.view() {
             // The probe has deadlines of its own.
             BreakerState::Probing { .. } => None,
-            BreakerState::Tripped { probe_at, .. } => Some(self.probe_at(probe_at)),
+            BreakerState::Tripped { probe_at, .. } => self.probe_at(probe_at, starts),
             BreakerState::Admitting => self
                 .empty()
                 .filter_map(|(_, attempt, until)| match (attempt, starts) {
@@ -154,11 +156,13 @@ impl Pool {
         }
     }
 
-    /// A probe is a fork like any other; where no slot is empty there is none.
-    fn probe_at(&self, planned: Moment) -> Moment {
-        match self.empty().next() {
-            Some(_) => planned.max(self.allowed_at()),
-            None => planned,
+    /// A probe is a fork like any other, and waits for what starts already.
+    /// Where no slot is empty nothing is forked.
+    fn probe_at(&self, planned: Moment, starts: Starts) -> Option<Moment> {
+        match (self.empty().next(), starts) {
+            (None, _) => Some(planned),
+            (Some(_), Starts::Idle) => Some(planned.max(self.allowed_at())),
+            (Some(_), Starts::Busy) => None,
         }
     }
 

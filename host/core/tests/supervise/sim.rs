@@ -1,0 +1,594 @@
+//! A driver with simulated time and processes. It checks the laws of the
+//! supervisor after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use skep_core::supervise::{
+    Action, BreakerState, EndStatus, Event, FailureKind, PoolView, Record, Strength, Supervisor,
+    WorkerState, WorkerView, fork_budget,
+};
+use skep_core::{
+    ExitReason, Generation, Moment, PoolName, SlotIndex, SupervisionSettings, WorkerId,
+};
+
+pub(crate) fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+pub(crate) fn name(pool: &str) -> PoolName {
+    PoolName::new(pool).unwrap()
+}
+
+/// A supervisor whose every step is checked and recorded.
+pub(crate) struct Checked {
+    supervisor: Supervisor,
+    pub(crate) now: Moment,
+    pub(crate) log: Vec<(Moment, Action)>,
+    settings: BTreeMap<PoolName, SupervisionSettings>,
+    forks: BTreeMap<PoolName, Vec<(Moment, SlotIndex)>>,
+    tripped: BTreeMap<PoolName, Vec<FailureKind>>,
+    known: BTreeSet<WorkerId>,
+    exited: BTreeSet<WorkerId>,
+    ending: bool,
+    finished: bool,
+}
+
+impl Checked {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            supervisor: Supervisor::new(seed),
+            now: Moment::ORIGIN,
+            log: Vec::new(),
+            settings: BTreeMap::new(),
+            forks: BTreeMap::new(),
+            tripped: BTreeMap::new(),
+            known: BTreeSet::new(),
+            exited: BTreeSet::new(),
+            ending: false,
+            finished: false,
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        self.supervisor.deadline()
+    }
+
+    pub(crate) fn pool(&self, pool: &str) -> PoolView {
+        self.supervisor
+            .pools()
+            .find(|view| view.name.as_str() == pool)
+            .unwrap()
+    }
+
+    pub(crate) fn workers(&self) -> Vec<WorkerView> {
+        self.supervisor.workers().collect()
+    }
+
+    pub(crate) fn worker(&self, id: WorkerId) -> Option<WorkerView> {
+        self.supervisor.workers().find(|view| view.id == id)
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = (Moment, &Record)> {
+        self.log.iter().filter_map(|(at, action)| match action {
+            Action::Record(record) => Some((*at, record)),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
+        let before: BTreeSet<WorkerId> = self.supervisor.workers().map(|w| w.id).collect();
+        self.ending |= matches!(event, Event::Shutdown { .. });
+        if let Event::PoolAdded {
+            pool,
+            settings,
+            generation,
+            ..
+        } = &event
+        {
+            let newer = self
+                .supervisor
+                .pools()
+                .find(|view| view.name == *pool)
+                .is_none_or(|view| view.generation < *generation);
+            if newer && !self.ending {
+                self.settings.insert(pool.clone(), settings.clone());
+                self.tripped.remove(pool);
+            }
+        }
+        self.settle();
+        let actions = self.supervisor.step(self.now, event.clone());
+        assert!(
+            !self.finished || actions.is_empty(),
+            "{actions:?} after the end"
+        );
+        for action in &actions {
+            self.check_action(action);
+            self.log.push((self.now, action.clone()));
+        }
+        if let Event::Exited { worker, .. } | Event::SpawnFailed { worker, .. } = &event {
+            assert_eq!(
+                before.contains(worker),
+                actions
+                    .iter()
+                    .any(|action| exit_of(action) == Some(*worker)),
+                "one record for every exit"
+            );
+            assert!(self.worker(*worker).is_none());
+        } else {
+            assert!(
+                actions.iter().all(|action| exit_of(action).is_none()),
+                "no exit, no record"
+            );
+        }
+        self.check_state();
+        if event == Event::Timer
+            && let Some(deadline) = self.deadline()
+        {
+            assert!(
+                deadline >= self.now,
+                "a deadline in the past was not served"
+            );
+        }
+        actions
+    }
+
+    /// Forks of a slot with a stable worker are no longer those of a crash loop.
+    fn settle(&mut self) {
+        for worker in self.supervisor.workers() {
+            let uptime = worker.ready_at.map(|ready| self.now.since(ready));
+            if worker.state == WorkerState::Serving
+                && uptime >= Some(self.settings[&worker.pool].min_uptime)
+                && let Some(forks) = self.forks.get_mut(&worker.pool)
+            {
+                forks.retain(|(_, slot)| *slot != worker.slot);
+            }
+        }
+    }
+
+    fn check_action(&mut self, action: &Action) {
+        match action {
+            Action::Spawn {
+                worker,
+                pool,
+                slot,
+                attempt,
+                ..
+            } => {
+                assert!(!self.ending, "a spawn after the shutdown");
+                assert!(self.known.insert(*worker), "{worker} was used before");
+                let settings = &self.settings[pool];
+                let workers = self.pool(pool.as_str()).workers;
+                let forks = self.forks.entry(pool.clone()).or_default();
+                forks.push((self.now, *slot));
+                if *attempt > 1 {
+                    let span = settings.crash_window * 2;
+                    let recent = forks
+                        .iter()
+                        .filter(|(at, _)| self.now.since(*at) < span)
+                        .count();
+                    let budget = fork_budget(settings, workers);
+                    assert!(recent <= budget, "{recent} forks, {budget} allowed");
+                }
+            }
+            Action::Record(Record::Exited {
+                worker,
+                reason,
+                voluntary,
+                ..
+            }) => {
+                assert!(self.exited.insert(*worker), "{worker} exited twice");
+                assert_eq!(*voluntary, reason.is_voluntary());
+            }
+            Action::Record(Record::Tripped { pool, kind, .. }) => {
+                let kinds = self.tripped.entry(pool.clone()).or_default();
+                assert!(!kinds.contains(kind), "a second alert for {kind:?}");
+                kinds.push(*kind);
+            }
+            Action::Record(Record::Reset { pool }) => {
+                self.tripped.remove(pool);
+                self.forks.remove(pool);
+            }
+            Action::Finished => self.finished = true,
+            _ => {}
+        }
+    }
+
+    fn check_state(&self) {
+        let workers = self.workers();
+        for pool in self.supervisor.pools() {
+            let held: Vec<&WorkerView> = workers
+                .iter()
+                .filter(|worker| worker.pool == pool.name && worker.state.is_in_slot())
+                .collect();
+            let in_slot = |slot| held.iter().filter(move |worker| worker.slot.0 == slot);
+            for slot in 0..pool.workers {
+                let serving = in_slot(slot)
+                    .filter(|w| w.state == WorkerState::Serving)
+                    .count();
+                assert!(serving <= 1, "two serve in slot {slot}");
+                assert!(
+                    in_slot(slot).count() - serving <= 1,
+                    "two start in slot {slot}"
+                );
+            }
+            assert!(
+                held.iter().all(|worker| worker.slot.0 < pool.workers),
+                "a slot too many"
+            );
+            assert!(
+                held.iter()
+                    .filter(|w| w.attempt > 1 && w.state == WorkerState::Starting)
+                    .count()
+                    <= 1
+            );
+            let full = (0..pool.workers).all(|slot| in_slot(slot).next().is_some());
+            assert!(
+                full || self.ending || self.deadline().is_some(),
+                "an empty slot without a deadline"
+            );
+            if let BreakerState::Probing { worker, .. } = pool.breaker {
+                assert!(
+                    self.ending || held.iter().any(|held| held.id == worker),
+                    "no probe"
+                );
+            }
+        }
+        assert_eq!(
+            self.finished,
+            self.ending && workers.is_empty(),
+            "the end is the last exit"
+        );
+        assert!(
+            workers.is_empty() || self.deadline().is_some(),
+            "a worker without a deadline"
+        );
+    }
+}
+
+fn exit_of(action: &Action) -> Option<WorkerId> {
+    match action {
+        Action::Record(Record::Exited { worker, .. }) => Some(*worker),
+        _ => None,
+    }
+}
+
+/// How a simulated process behaves.
+#[derive(Clone, Debug)]
+pub(crate) enum Fate {
+    /// The process cannot be created.
+    Unborn,
+    /// It ends before it is ready.
+    Stillborn { after: Duration },
+    /// It says that it cannot serve, then exits.
+    Unfit { after: Duration },
+    /// It neither becomes ready nor exits.
+    Stuck,
+    /// It becomes ready.
+    Serves {
+        ready: Duration,
+        /// Whether it answers a request well, at once.
+        well: bool,
+        /// When it crashes, counted from ready.
+        life: Option<Duration>,
+        /// When it stops beating, counted from ready.
+        hangs: Option<Duration>,
+    },
+}
+
+impl Fate {
+    pub(crate) fn healthy() -> Self {
+        Self::Serves {
+            ready: secs(0.01),
+            well: true,
+            life: None,
+            hangs: None,
+        }
+    }
+
+    pub(crate) fn lives(life: f64, well: bool) -> Self {
+        Self::Serves {
+            ready: secs(0.01),
+            well,
+            life: Some(secs(life)),
+            hangs: None,
+        }
+    }
+}
+
+/// How a process takes being asked to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Manners {
+    /// It drains for this long, and stops at once.
+    Polite(Duration),
+    /// It does not drain, but stops.
+    Busy,
+    /// Only a kill helps.
+    Deaf,
+}
+
+#[derive(Clone, Debug)]
+struct Process {
+    ready_at: Option<Moment>,
+    well: bool,
+    hangs_at: Option<Moment>,
+}
+
+/// The supervisor and its world.
+pub(crate) struct Sim {
+    pub(crate) checked: Checked,
+    queue: BTreeMap<(Moment, u64), Event>,
+    sequence: u64,
+    processes: BTreeMap<WorkerId, Process>,
+    fate: Box<dyn FnMut(&Action) -> Fate>,
+    pub(crate) manners: Manners,
+    next_poll: Moment,
+}
+
+/// How often the driver reads the scoreboard.
+const POLL: Duration = Duration::from_secs(1);
+/// How long the system takes to end a killed process.
+const DEATH: Duration = Duration::from_millis(2);
+
+impl Sim {
+    pub(crate) fn new(seed: u64, fate: impl FnMut(&Action) -> Fate + 'static) -> Self {
+        Self {
+            checked: Checked::new(seed),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            processes: BTreeMap::new(),
+            fate: Box::new(fate),
+            manners: Manners::Polite(secs(0.1)),
+            next_poll: Moment::ORIGIN,
+        }
+    }
+
+    /// With a pool "p" of the default settings.
+    pub(crate) fn pool(
+        seed: u64,
+        workers: u16,
+        fate: impl FnMut(&Action) -> Fate + 'static,
+    ) -> Self {
+        let mut sim = Self::new(seed, fate);
+        sim.add("p", workers, SupervisionSettings::default(), 1);
+        sim
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        pool: &str,
+        workers: u16,
+        settings: SupervisionSettings,
+        generation: u64,
+    ) {
+        self.send(Event::PoolAdded {
+            pool: name(pool),
+            workers,
+            settings,
+            generation: Generation(generation),
+        });
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.checked.now
+    }
+
+    /// Takes one event at once.
+    pub(crate) fn send(&mut self, event: Event) -> Vec<Action> {
+        if let Event::Exited { worker, .. } = &event {
+            self.processes.remove(worker);
+        }
+        let actions = self.checked.step(event);
+        for action in &actions {
+            self.perform(action);
+        }
+        actions
+    }
+
+    /// `kill -9` from outside.
+    pub(crate) fn kill(&mut self, worker: WorkerId) -> Vec<Action> {
+        self.send(Event::Exited {
+            worker,
+            status: EndStatus::Signal(9),
+        })
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, duration: Duration) {
+        let end = self.now() + duration;
+        loop {
+            let event_at = self.queue.keys().next().map(|(at, _)| *at);
+            let timer_at = self.checked.deadline();
+            let at = event_at
+                .into_iter()
+                .chain(timer_at)
+                .chain([self.next_poll])
+                .min();
+            let at = at.unwrap().max(self.now());
+            if at > end {
+                break;
+            }
+            self.checked.now = at;
+            if self.next_poll <= at {
+                self.next_poll = at + POLL;
+                self.beat();
+            } else if event_at.is_some_and(|event_at| event_at <= at) {
+                let (_, event) = self.queue.pop_first().unwrap();
+                self.deliver(event);
+            } else {
+                self.beat();
+                self.send(Event::Timer);
+            }
+        }
+        self.checked.now = end;
+    }
+
+    fn deliver(&mut self, event: Event) {
+        match &event {
+            // What a process that is gone had in mind does not happen.
+            Event::Ready { worker }
+            | Event::Exited { worker, .. }
+            | Event::Unfit { worker, .. }
+                if !self.processes.contains_key(worker) => {}
+            Event::Ready { worker } => {
+                let now = self.now();
+                self.processes.get_mut(worker).unwrap().ready_at = Some(now);
+                self.send(event);
+            }
+            _ => {
+                self.send(event);
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        let now = self.now();
+        let beats: Vec<Event> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.ready_at.is_some())
+            .map(|(worker, process)| Event::Beat {
+                worker: *worker,
+                at: process.hangs_at.unwrap_or(now).min(now),
+                served: process.well,
+            })
+            .collect();
+        for beat in beats {
+            self.send(beat);
+        }
+    }
+
+    fn after(&mut self, delay: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue
+            .insert((self.now() + delay, self.sequence), event);
+    }
+
+    fn perform(&mut self, action: &Action) {
+        match action {
+            Action::Spawn { worker, .. } => {
+                let fate = (self.fate)(action);
+                self.create(*worker, &fate);
+            }
+            Action::Kill { worker } => self.exit(*worker, DEATH, EndStatus::Signal(9)),
+            Action::Stop { worker } => {
+                if !matches!(self.manners, Manners::Deaf) {
+                    self.exit(*worker, DEATH, EndStatus::Code(0));
+                }
+            }
+            Action::Drain { worker } => {
+                if let Manners::Polite(duration) = self.manners {
+                    self.after(duration, Event::Drained { worker: *worker });
+                    self.exit(*worker, duration + DEATH, EndStatus::Code(1));
+                }
+            }
+            Action::Record(_) | Action::Finished => {}
+        }
+    }
+
+    fn exit(&mut self, worker: WorkerId, delay: Duration, status: EndStatus) {
+        self.after(delay, Event::Exited { worker, status });
+    }
+
+    fn create(&mut self, worker: WorkerId, fate: &Fate) {
+        if let Fate::Unborn = fate {
+            let message = "resource temporarily unavailable".to_owned();
+            return self.after(Duration::ZERO, Event::SpawnFailed { worker, message });
+        }
+        let mut process = Process {
+            ready_at: None,
+            well: false,
+            hangs_at: None,
+        };
+        self.after(Duration::ZERO, Event::Spawned { worker });
+        match fate {
+            Fate::Unborn | Fate::Stuck => {}
+            Fate::Stillborn { after } => self.exit(worker, *after, EndStatus::Code(1)),
+            Fate::Unfit { after } => {
+                let message = "no such key".to_owned();
+                self.after(*after, Event::Unfit { worker, message });
+                self.exit(worker, *after + DEATH, EndStatus::Code(1));
+            }
+            Fate::Serves {
+                ready,
+                well,
+                life,
+                hangs,
+            } => {
+                process.well = *well;
+                process.hangs_at = hangs.map(|hangs| self.now() + *ready + hangs);
+                self.after(*ready, Event::Ready { worker });
+                if let Some(life) = life {
+                    if *well {
+                        let at = self.now() + *ready;
+                        self.after(
+                            *ready,
+                            Event::Beat {
+                                worker,
+                                at,
+                                served: true,
+                            },
+                        );
+                    }
+                    self.exit(worker, *ready + *life, EndStatus::Signal(11));
+                }
+            }
+        }
+        self.processes.insert(worker, process);
+    }
+
+    pub(crate) fn serving(&self) -> Vec<WorkerId> {
+        let workers = self.checked.workers().into_iter();
+        workers
+            .filter(|w| w.state == WorkerState::Serving)
+            .map(|w| w.id)
+            .collect()
+    }
+
+    pub(crate) fn spawns(&self) -> Vec<Moment> {
+        let log = self.checked.log.iter();
+        log.filter(|(_, action)| matches!(action, Action::Spawn { .. }))
+            .map(|(at, _)| *at)
+            .collect()
+    }
+
+    pub(crate) fn tripped(&self) -> Vec<FailureKind> {
+        let records = self.checked.records();
+        records
+            .filter_map(|(_, record)| match record {
+                Record::Tripped { kind, .. } => Some(*kind),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn exits(&self) -> Vec<(WorkerId, ExitReason)> {
+        let records = self.checked.records();
+        records
+            .filter_map(|(_, record)| match record {
+                Record::Exited { worker, reason, .. } => Some((*worker, reason.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn finish(&mut self, strength: Strength) {
+        self.send(Event::Shutdown { strength });
+        self.run(secs(120.0));
+        assert!(matches!(
+            self.checked.log.last(),
+            Some((_, Action::Finished))
+        ));
+    }
+}
+
+/// The most of `moments` that lie within any half-open stretch of `length`.
+pub(crate) fn densest(moments: &[Moment], length: Duration) -> usize {
+    let from = |start: &Moment| {
+        moments
+            .iter()
+            .filter(|at| **at >= *start && at.since(*start) < length)
+            .count()
+    };
+    moments.iter().map(from).max().unwrap_or(0)
+}
