@@ -113,8 +113,7 @@ struct Shape {
     exports: Vec<String>,
 }
 
-const HOW_TO_COMPONENT: &str =
-    "turn it into a component: `wasm-tools component new MODULE -o COMPONENT`, or build for the \
+const HOW_TO_COMPONENT: &str = "turn it into a component: `wasm-tools component new MODULE -o COMPONENT`, or build for the \
      target wasm32-wasip2";
 
 impl Shape {
@@ -129,12 +128,14 @@ impl Shape {
         if !bytes.starts_with(b"\0asm") {
             let problem = "this is not a WebAssembly component";
             let text = bytes.trim_ascii_start();
-            return Err(if text.starts_with(b"(component") || text.starts_with(b"(module") {
-                Refusal::new(format!("{problem} but its text format"))
-                    .hint("`wasm-tools parse FILE -o COMPONENT` makes the binary")
-            } else {
-                Refusal::new(problem).hint("name the .wasm file that your toolchain made")
-            });
+            return Err(
+                if text.starts_with(b"(component") || text.starts_with(b"(module") {
+                    Refusal::new(format!("{problem} but its text format"))
+                        .hint("`wasm-tools parse FILE -o COMPONENT` makes the binary")
+                } else {
+                    Refusal::new(problem).hint("name the .wasm file that your toolchain made")
+                },
+            );
         }
         let malformed = |error: &dyn std::fmt::Display| {
             Refusal::new(format!("the component is damaged: {error}"))
@@ -148,9 +149,8 @@ impl Shape {
                     encoding: Encoding::Module,
                     ..
                 } if depth == 0 => {
-                    return Err(
-                        Refusal::new("this is a core module, not a component").hint(HOW_TO_COMPONENT)
-                    );
+                    return Err(Refusal::new("this is a core module, not a component")
+                        .hint(HOW_TO_COMPONENT));
                 }
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
@@ -222,12 +222,12 @@ impl Shape {
                  exports what is missing (`wac plug`)"
             }
         };
-        let noun = if missing.len() == 1 { "import" } else { "imports" };
-        Err(Refusal::new(format!(
-            "missing {noun}: {}",
-            missing.join(", ")
-        ))
-        .hint(hint))
+        let noun = if missing.len() == 1 {
+            "import"
+        } else {
+            "imports"
+        };
+        Err(Refusal::new(format!("missing {noun}: {}", missing.join(", "))).hint(hint))
     }
 }
 
@@ -235,7 +235,7 @@ impl Shape {
 /// versions are the linker's business; this is for a message that names the
 /// culprit.
 fn offered(import: &str) -> bool {
-    const PACKAGES: [&str; 7] = [
+    const PACKAGES: [&str; 9] = [
         "wasi:cli/",
         "wasi:clocks/",
         "wasi:random/",
@@ -243,6 +243,8 @@ fn offered(import: &str) -> bool {
         "wasi:http/",
         "wasi:filesystem/",
         "wasi:sockets/",
+        "wasi:config/",
+        "wasi:logging/",
     ];
     PACKAGES.iter().any(|package| import.starts_with(package))
 }
@@ -257,15 +259,25 @@ mod tests {
             (&b""[..], "the file is empty"),
             (b"\0asm\x01\0\0\0", "this is a core module, not a component"),
             (b"hello", "this is not a WebAssembly component"),
-            (b"(component)", "this is not a WebAssembly component but its text format"),
+            (
+                b"(component)",
+                "this is not a WebAssembly component but its text format",
+            ),
             (b"\x7fELF\x02", "this is native code, not a component"),
         ] {
             assert_eq!(compile(bytes).unwrap_err().problem, problem);
         }
         let empty = compile(b"\0asm\x0d\0\x01\0").unwrap_err();
-        assert!(empty.problem.starts_with("the component exports no HTTP handler"));
+        assert!(
+            empty
+                .problem
+                .starts_with("the component exports no HTTP handler")
+        );
         let torn = compile(b"\0asm\x0d\0\x01\0\x0b\xff").unwrap_err();
-        assert!(torn.problem.starts_with("the component is damaged"), "{torn}");
+        assert!(
+            torn.problem.starts_with("the component is damaged"),
+            "{torn}"
+        );
     }
 
     #[test]

@@ -50,10 +50,9 @@ fn describe(error: &wasmtime::Error) -> String {
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return format!("the guest called exit({})", exit.0);
     }
-    let cause = error.downcast_ref::<Trap>().map_or_else(
-        || error.root_cause().to_string(),
-        |trap| trap.to_string(),
-    );
+    let cause = error
+        .downcast_ref::<Trap>()
+        .map_or_else(|| error.root_cause().to_string(), |trap| trap.to_string());
     // The innermost frames say where; the whole backtrace would fill the log.
     match error.downcast_ref::<wasmtime::WasmBacktrace>() {
         Some(trace) => {

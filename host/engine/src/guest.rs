@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use http::HeaderName;
+use skep_core::LogLevel;
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
     WasiHttpHooks, WasiHttpView,
@@ -23,6 +25,9 @@ const MAX_RESOURCES: usize = 10_000;
 
 /// Bytes of one set of header fields that a guest may build.
 const MAX_FIELDS: usize = 128 << 10;
+
+/// Bytes of one log record; the rest of a longer one is dropped.
+const MAX_RECORD: usize = 8 << 10;
 
 /// Random bytes that one call of the guest may ask for.
 const MAX_RANDOM: u64 = 1 << 20;
@@ -65,9 +70,8 @@ impl Guest {
 
     fn make_wasi(&self) -> WasiCtx {
         let setup = &self.handler.setup;
-        let stream = |stream| {
-            LineStream::new(stream, Arc::clone(&self.request), Arc::clone(&setup.log))
-        };
+        let stream =
+            |stream| LineStream::new(stream, Arc::clone(&self.request), Arc::clone(&setup.log));
         let mut builder = WasiCtxBuilder::new();
         builder
             .envs(&setup.env)
@@ -78,6 +82,21 @@ impl Guest {
             .allow_udp(false)
             .allow_ip_name_lookup(false);
         builder.build()
+    }
+}
+
+impl Guest {
+    /// Hands a record of the guest's to its app's log.
+    pub(crate) fn log_record(&self, level: LogLevel, context: &str, message: &str) {
+        let longest = message.floor_char_boundary(MAX_RECORD);
+        self.handler
+            .setup
+            .log
+            .record(level, &self.request, context, &message[..longest]);
+    }
+
+    pub(crate) fn config(&mut self) -> WasiConfig<'_> {
+        WasiConfig::new(&self.handler.config)
     }
 }
 

@@ -1,5 +1,6 @@
 //! An app's revision, loaded in this worker.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use skep_core::{InstancePolicy, Outcome};
 use tokio::sync::oneshot;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
+use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiBody, p2 as http2, p3 as http3};
 
 use crate::body::{AfterBody, GuestBody};
@@ -23,7 +25,7 @@ use crate::p3_shared::Shared;
 use crate::runtime::{Clock, EngineError, Runtime};
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
-use crate::{RequestBody, p2, p3, precompiled};
+use crate::{RequestBody, logging, p2, p3, precompiled};
 
 /// An artifact cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,8 @@ pub struct HandlerSetup {
     pub flavor: Flavor,
     /// Environment variables of the guest, `SKEP_…` included.
     pub env: Vec<(String, String)>,
+    /// What the guest reads through `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// Wall time of one call.
     pub timeout: Duration,
     /// CPU time of one call.
@@ -84,6 +88,8 @@ impl Linked {
         let mut linker = Linker::<Guest>::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         http2::add_only_http_to_linker_async(&mut linker)?;
+        wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;
+        logging::add_to_linker(&mut linker)?;
         if flavor == Flavor::P3 {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             http3::add_to_linker(&mut linker)?;
@@ -112,6 +118,7 @@ pub(crate) enum Kind {
 pub(crate) struct Inner {
     pub(crate) engine: Engine,
     pub(crate) setup: HandlerSetup,
+    pub(crate) config: WasiConfigVariables,
     pub(crate) kind: Kind,
     pub(crate) clock: Clock,
 }
@@ -158,8 +165,10 @@ impl Handler {
                 shared: Shared::default(),
             },
         };
+        let config = setup.config.clone().into_iter().collect();
         Ok(Self(Arc::new(Inner {
             engine,
+            config,
             setup,
             kind,
             clock: runtime.clock(),

@@ -1,7 +1,7 @@
 //! Instances that wait for their next request.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use skep_core::{InstancePolicy, Outcome};

@@ -18,6 +18,7 @@ mod guest;
 mod handler;
 mod instances;
 mod ledger;
+mod logging;
 mod meter;
 mod p2;
 mod p3;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::uri::Scheme;
 use http::Request;
+use http::uri::Scheme;
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime_wasi_http::WasiHttpView as _;
@@ -78,4 +78,3 @@ async fn call(
         Err(_) => Verdict::OK,
     })
 }
-

@@ -238,7 +238,9 @@ async fn take_calls(
         // answered and its body is whole or unwanted.
         let waiting = pending.prune();
         let busy = u32::try_from(calls.len() + waiting).unwrap_or(u32::MAX);
-        occupancy.now.store(busy + u32::try_from(queue.len()).unwrap_or(0), Relaxed);
+        occupancy
+            .now
+            .store(busy + u32::try_from(queue.len()).unwrap_or(0), Relaxed);
         let spent = occupancy.ever.load(Relaxed) >= setup.instance.reuse;
         if busy > 0 || !queue.is_empty() {
             idle_since = None;

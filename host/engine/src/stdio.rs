@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use skep_core::LogLevel;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
@@ -24,6 +25,9 @@ pub trait GuestLog: Send + Sync {
     /// Takes one line without its newline. `request` is the request that the
     /// instance was made for, or empty.
     fn line(&self, stream: Stream, request: &str, line: &[u8]);
+
+    /// Takes one record of `wasi:logging`.
+    fn record(&self, level: LogLevel, request: &str, context: &str, message: &str);
 }
 
 /// The longest line; a longer one is cut into several. Log collectors reject
@@ -164,6 +168,8 @@ mod tests {
                 .unwrap()
                 .push(String::from_utf8_lossy(line).into_owned());
         }
+
+        fn record(&self, _: LogLevel, _: &str, _: &str, _: &str) {}
     }
 
     #[test]

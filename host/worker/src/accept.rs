@@ -91,7 +91,9 @@ async fn next(
         match listener.get_ref().accept()? {
             Some(accepted) => {
                 // To the end of the kernel's queue of waiters: otherwise the
-                // worker that was asked last is always asked first.
+                // worker that was asked last is always asked first. Adding
+                // the socket again tells of whatever still waits.
+                ready.clear_ready();
                 listener.get_ref().rotate()?;
                 return take(accepted);
             }
@@ -110,6 +112,7 @@ fn take(accepted: Accepted) -> io::Result<(Socket, Peer)> {
 
 fn complain(desk: &Desk, what: &str, error: &io::Error) {
     if let Some(record) = desk.log.record(LogLevel::Error, "worker.accept") {
-        desk.log.write(record.text("reason", &format!("{what}: {error}")));
+        desk.log
+            .write(record.text("reason", &format!("{what}: {error}")));
     }
 }

@@ -91,7 +91,11 @@ async fn recycle(limits: &ConnectionLimits, pulse: &Pulse) {
     // Less up to a tenth, by the low bits of what the clock says, so that
     // connections that came together do not leave together.
     let jitter = age / 10 * (u32::from(std::process::id().to_le_bytes()[0]) % 16) / 16;
-    let age = if age.is_zero() { Duration::MAX } else { age - jitter };
+    let age = if age.is_zero() {
+        Duration::MAX
+    } else {
+        age - jitter
+    };
     let mut check = tokio::time::interval(RECYCLE_CHECK);
     loop {
         check.tick().await;

@@ -47,7 +47,9 @@ impl Link {
             let mut fds = Vec::new();
             let read = self
                 .channel
-                .async_io(Interest::READABLE, |channel| channel.recv(&mut buffer, &mut fds))
+                .async_io(Interest::READABLE, |channel| {
+                    channel.recv(&mut buffer, &mut fds)
+                })
                 .await;
             match read {
                 Ok(0) => return Ok(None),
@@ -68,7 +70,9 @@ impl Link {
         while sent < frame.len() {
             sent += self
                 .channel
-                .async_io(Interest::WRITABLE, |channel| channel.send(&frame[sent..], &[]))
+                .async_io(Interest::WRITABLE, |channel| {
+                    channel.send(&frame[sent..], &[])
+                })
                 .await
                 .context("cannot write to the primary")?;
         }

@@ -174,6 +174,7 @@ fn load_app(
                 skep_wire::Flavor::P3 => Flavor::P3,
             },
             env,
+            config: load.config,
             timeout: load.limits.timeout,
             cpu: load.limits.cpu,
             memory: load.limits.memory,

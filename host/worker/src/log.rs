@@ -162,4 +162,15 @@ impl GuestLog for AppLog {
                 .text("text", &String::from_utf8_lossy(line)),
         );
     }
+
+    fn record(&self, level: LogLevel, request: &str, context: &str, message: &str) {
+        if let Some(record) = self.record(level, "app.log") {
+            self.write(
+                record
+                    .text("request", request)
+                    .text("context", context)
+                    .text("text", message),
+            );
+        }
+    }
 }

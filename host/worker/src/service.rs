@@ -111,9 +111,7 @@ impl Service {
         account.overridden_by(&interrupt.outcome);
         let body = Inbound::new(body, app.max_body, self.body_timeout, &interrupt);
         let request = Request::from_parts(head, body.boxed_unsync());
-        let call = app
-            .handler
-            .call(request, scheme, Arc::clone(id), account);
+        let call = app.handler.call(request, scheme, Arc::clone(id), account);
         tokio::select! {
             biased;
             // The guest is cancelled: its request was never whole.
@@ -126,12 +124,7 @@ impl Service {
 
     /// Tells the guest about the connection, and nothing that the client made
     /// up about it.
-    fn forward(
-        &self,
-        headers: &mut http::HeaderMap,
-        host: Option<&str>,
-        request_id: &HeaderValue,
-    ) {
+    fn forward(&self, headers: &mut http::HeaderMap, host: Option<&str>, request_id: &HeaderValue) {
         headers.insert(REQUEST_ID, request_id.clone());
         match &self.client {
             Some(client) => headers.insert(FORWARDED_FOR, client.clone()),

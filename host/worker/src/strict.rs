@@ -192,7 +192,8 @@ impl Framing {
         let seam = self.partial.len().saturating_sub(3);
         let before = self.partial.len();
         let room = (self.max_head + 4).saturating_sub(before);
-        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.partial
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
         if self.partial.starts_with(b"\r") && self.partial.len() >= 2 {
             // The empty line whose first half came alone.
             if self.partial[1] != b'\n' {

@@ -16,28 +16,91 @@ const GOOD: &[&str] = &[
 
 const BAD: &[(&str, Violation)] = &[
     ("GET / HTTP/1.1\nHost: a\n\n", Violation::BareLineFeed),
-    ("GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", Violation::BareLineFeed),
-    ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Violation::BareLineFeed),
+    (
+        "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+        Violation::BareLineFeed,
+    ),
+    (
+        "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        Violation::BareLineFeed,
+    ),
     ("GET / HTTP/1.1\r\n\r\n", Violation::NoHost),
-    ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", Violation::RepeatedHost),
-    ("GET / HTTP/1.1\r\nHost: a\r\n x\r\n\r\n", Violation::FoldedLine),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", Violation::ControlCharacter),
-    ("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", Violation::ControlCharacter),
-    ("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", Violation::NoName),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", Violation::TwoFramings),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", Violation::TwoFramings),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", Violation::RepeatedLength),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabc", Violation::BadLength),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc", Violation::BadLength),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", Violation::BadLength),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Violation::BadEncoding),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", Violation::BadEncoding),
-    ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Violation::EncodingTooEarly),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", Violation::BadChunk),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n", Violation::BadChunk),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n", Violation::BadChunk),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n", Violation::BareLineFeed),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", Violation::BadChunk),
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+        Violation::RepeatedHost,
+    ),
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\n x\r\n\r\n",
+        Violation::FoldedLine,
+    ),
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+        Violation::ControlCharacter,
+    ),
+    (
+        "GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
+        Violation::ControlCharacter,
+    ),
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+        Violation::NoName,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Violation::TwoFramings,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        Violation::TwoFramings,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        Violation::RepeatedLength,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabc",
+        Violation::BadLength,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc",
+        Violation::BadLength,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        Violation::BadLength,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        Violation::BadEncoding,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Violation::BadEncoding,
+    ),
+    (
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Violation::EncodingTooEarly,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        Violation::BadChunk,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n",
+        Violation::BadChunk,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n",
+        Violation::BadChunk,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n",
+        Violation::BareLineFeed,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        Violation::BadChunk,
+    ),
 ];
 
 fn feed(pieces: &[&[u8]]) -> Result<Framing, Violation> {

@@ -77,7 +77,10 @@ mod tests {
         assert_eq!(host("/", &[]), Err(BadTarget::NoHost));
         assert_eq!(host("/", &["a/b"]), Err(BadTarget::MalformedHost));
         assert_eq!(host("/", &["user@a"]), Err(BadTarget::MalformedHost));
-        assert_eq!(host("http://user@a/", &["a"]), Err(BadTarget::MalformedHost));
+        assert_eq!(
+            host("http://user@a/", &["a"]),
+            Err(BadTarget::MalformedHost)
+        );
         assert_eq!(host("*", &["a"]), Err(BadTarget::NotAPath));
     }
 }
