@@ -177,7 +177,6 @@ fn a_worker_that_had_served_is_a_runtime_failure_and_one_that_had_not_is_not() {
 
 #[test]
 fn a_tripped_startup_breaker_does_not_stop_the_replacement_of_stable_workers() {
-    let mut bad = true;
     let mut sim = Sim::pool(1, 3, move |action| {
         let slot = matches!(
             action,
@@ -186,7 +185,6 @@ fn a_tripped_startup_breaker_does_not_stop_the_replacement_of_stable_workers() {
                 ..
             }
         );
-        bad |= slot;
         if slot {
             Fate::Stillborn { after: secs(0.01) }
         } else {
