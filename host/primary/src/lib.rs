@@ -1,1 +1,29 @@
-//! The primary process: owns the sockets, supervises workers, answers the operator.
+//! The primary process of skep: it owns the listening sockets, has components
+//! compiled, starts and supervises workers, and answers the operator.
+//!
+//! One thread and one loop ([`run`]): receive, make an event, ask the
+//! [`Supervisor`](skep_core::supervise::Supervisor), perform its actions. It
+//! reads no byte of a request, parses no module, and links neither wasmtime nor
+//! hyper. What can be refused is refused before anything is started; after that
+//! nothing ends the primary but its operator.
+#![forbid(unsafe_code)]
+
+mod artifacts;
+mod client;
+mod control;
+mod fleet;
+mod line;
+mod listeners;
+mod log;
+mod pool;
+mod records;
+mod signals;
+mod socket_file;
+mod start;
+mod state_dir;
+mod status;
+mod worker_link;
+
+pub use client::{Client, ClientError};
+pub use listeners::BindFailure;
+pub use start::{Options, StartError, check_components, run};

@@ -1,0 +1,283 @@
+//! From the components that apps name to artifacts that workers can load.
+//!
+//! Responsible for compiling each distinct component once, over all apps, all
+//! processes and all starts, and for saying of every app that cannot be served
+//! why. Compiling itself happens in builders; not a byte of a component or an
+//! artifact is interpreted here.
+
+mod builder;
+mod cache;
+mod component;
+mod digest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skep_core::{AppName, FleetSpec, LogLevel};
+use skep_wire::Refusal;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+use self::builder::{Build, BuilderProcesses, COMPILE_DEADLINE};
+use self::cache::{Cache, Key, Lookup, StoreError, is_fingerprint};
+use self::component::Component;
+use self::digest::Digest;
+use crate::log::Log;
+
+pub(crate) use self::cache::Artifact;
+
+/// Builders at one time. Each may use a core and some GiB of memory, and while
+/// they run a fleet may be serving beside them.
+const BUILDERS: usize = 2;
+
+/// How long another process may take to build what we need: its compilation
+/// and what comes before and after.
+const LOCK_DEADLINE: Duration = COMPILE_DEADLINE.saturating_add(Duration::from_secs(30));
+
+/// The artifact of each app.
+pub(crate) type Artifacts = BTreeMap<AppName, Arc<Artifact>>;
+
+/// Why there are no artifacts.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArtifactsError {
+    /// The cache's directory cannot be used.
+    #[error("cannot use the artifact cache in {dir}")]
+    Dir {
+        /// The state directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Builders do not work at all.
+    #[error("{}", .0.problem)]
+    Builder(Refusal),
+    /// Components cannot be served; every one of them is named.
+    #[error("{} components cannot be served", .0.len())]
+    Refused(BTreeMap<AppName, Refusal>),
+}
+
+/// Finds or builds the artifact of every app.
+///
+/// # Errors
+///
+/// [`ArtifactsError`]. Nothing is left running.
+pub(crate) async fn prepare(spec: &FleetSpec, log: &Log) -> Result<Artifacts, ArtifactsError> {
+    let builder = BuilderProcesses {
+        deadline: COMPILE_DEADLINE,
+    };
+    prepare_with(builder, spec, log).await
+}
+
+async fn prepare_with<B>(
+    builder: B,
+    spec: &FleetSpec,
+    log: &Log,
+) -> Result<Artifacts, ArtifactsError>
+where
+    B: Build + Send + 'static,
+{
+    let state_dir = &spec.server.state_dir;
+    let cache = Cache::open(state_dir).map_err(|source| ArtifactsError::Dir {
+        dir: state_dir.clone(),
+        source,
+    })?;
+    let fingerprint = builder
+        .fingerprint()
+        .await
+        .map_err(ArtifactsError::Builder)?;
+    if !is_fingerprint(&fingerprint) {
+        return Err(ArtifactsError::Builder(Refusal {
+            problem: "the compiler's fingerprint is none".to_owned(),
+            hint: None,
+        }));
+    }
+
+    let works = Arc::new(Works {
+        cache,
+        builder,
+        fingerprint,
+        builders: Semaphore::new(BUILDERS),
+        log: log.clone(),
+    });
+    let sources = open_all(spec).await;
+    let mut jobs = JoinSet::new();
+    let mut components = BTreeMap::new();
+    for (path, opened) in &sources.by_path {
+        if let Ok(digest) = opened {
+            components.entry(*digest).or_insert_with(|| path.clone());
+        }
+    }
+    for (digest, component) in sources.distinct {
+        let works = works.clone();
+        let path = components[&digest].clone();
+        jobs.spawn(async move { (digest, works.obtain(component, &path).await) });
+    }
+    let mut artifacts = BTreeMap::new();
+    while let Some(done) = jobs.join_next().await {
+        let (digest, artifact) = done.expect("jobs do not panic and are not aborted");
+        artifacts.insert(digest, artifact.map(Arc::new));
+    }
+
+    let mut found = Artifacts::new();
+    let mut refused = BTreeMap::new();
+    for (name, app) in &spec.apps {
+        let artifact = match &sources.by_path[&app.component] {
+            Ok(digest) => artifacts[digest].clone(),
+            Err(refusal) => Err(refusal.clone()),
+        };
+        match artifact {
+            Ok(artifact) => drop(found.insert(name.clone(), artifact)),
+            Err(refusal) => drop(refused.insert(name.clone(), refusal)),
+        }
+    }
+    if refused.is_empty() {
+        Ok(found)
+    } else {
+        Err(ArtifactsError::Refused(refused))
+    }
+}
+
+/// The components of a specification, each read once.
+struct Sources {
+    by_path: BTreeMap<PathBuf, Result<Digest, Refusal>>,
+    distinct: BTreeMap<Digest, Component>,
+}
+
+async fn open_all(spec: &FleetSpec) -> Sources {
+    let mut sources = Sources {
+        by_path: BTreeMap::new(),
+        distinct: BTreeMap::new(),
+    };
+    for app in spec.apps.values() {
+        if sources.by_path.contains_key(&app.component) {
+            continue;
+        }
+        let path = app.component.clone();
+        let opened = blocking(move || Component::open(&path)).await;
+        let digest = opened.map(|component| {
+            let digest = component.digest();
+            sources.distinct.entry(digest).or_insert(component);
+            digest
+        });
+        sources.by_path.insert(app.component.clone(), digest);
+    }
+    sources
+}
+
+/// What all jobs share.
+struct Works<B> {
+    cache: Cache,
+    builder: B,
+    fingerprint: String,
+    builders: Semaphore,
+    log: Log,
+}
+
+impl<B: Build> Works<B> {
+    async fn obtain(&self, component: Component, path: &Path) -> Result<Artifact, Refusal> {
+        let key = Key::new(component.digest(), &self.fingerprint);
+        // Without the lock first: the common case waits for nobody.
+        if let Lookup::Hit(artifact) = self.lookup(&key).await {
+            return Ok(artifact);
+        }
+        let _permit = self
+            .builders
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let lock = {
+            let (cache, key) = (self.cache.clone(), key.clone());
+            timeout(LOCK_DEADLINE, spawn_blocking(move || cache.lock(&key))).await
+        };
+        let _lock = match lock {
+            Ok(locked) => locked
+                .expect("locking does not panic")
+                .map_err(|error| unstorable(self.cache.dir(), &error))?,
+            Err(_) => {
+                return Err(Refusal {
+                    problem: format!(
+                        "another process has been compiling it for more than {} s",
+                        LOCK_DEADLINE.as_secs()
+                    ),
+                    hint: None,
+                });
+            }
+        };
+        match self.lookup(&key).await {
+            Lookup::Hit(artifact) => return Ok(artifact),
+            Lookup::Absent => {}
+            Lookup::Broken(why) => {
+                self.log.record(LogLevel::Warn, "artifact.rebuilding", |r| {
+                    r.text("component", &path.to_string_lossy())
+                        .text("reason", &why)
+                });
+                self.cache
+                    .remove(&key)
+                    .map_err(|error| unstorable(self.cache.dir(), &error))?;
+            }
+        }
+        self.build(&key, component, path).await
+    }
+
+    async fn lookup(&self, key: &Key) -> Lookup {
+        let (cache, key) = (self.cache.clone(), key.clone());
+        blocking(move || cache.lookup(&key)).await
+    }
+
+    /// Builds an entry. Only while its lock is held.
+    async fn build(
+        &self,
+        key: &Key,
+        mut component: Component,
+        path: &Path,
+    ) -> Result<Artifact, Refusal> {
+        let started = Instant::now();
+        self.log.record(LogLevel::Info, "artifact.compiling", |r| {
+            r.text("component", &path.to_string_lossy())
+        });
+        let (dir, source) = (self.cache.dir().to_owned(), path.to_owned());
+        let copy = blocking(move || component.private_copy(&source, &dir)).await?;
+        let (draft, file) = self
+            .cache
+            .draft(key)
+            .map_err(|error| unstorable(self.cache.dir(), &error))?;
+        let built = self.builder.compile(copy.into(), file).await?;
+
+        let (cache, key) = (self.cache.clone(), key.clone());
+        let artifact = blocking(move || cache.store(&key, &draft, &built))
+            .await
+            .map_err(|error| match error {
+                StoreError::Mismatch => Refusal {
+                    problem: error.to_string(),
+                    hint: None,
+                },
+                StoreError::Io { path, source } => unstorable(&path, &source),
+            })?;
+        self.log.record(LogLevel::Info, "artifact.compiled", |r| {
+            r.text("component", &path.to_string_lossy())
+                .number("bytes", artifact.size)
+                .text("after", &format!("{:.1?}", started.elapsed()))
+        });
+        Ok(artifact)
+    }
+}
+
+/// Runs file operations where they hold up nothing else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(work)
+        .await
+        .expect("file operations do not panic, and nothing aborts them")
+}
+
+fn unstorable(path: &Path, error: &io::Error) -> Refusal {
+    Refusal {
+        problem: format!("its artifact cannot be kept in {}: {error}", path.display()),
+        hint: None,
+    }
+}

@@ -1,0 +1,163 @@
+//! The supervisor's records as log records (SPEC §5).
+
+use std::time::Duration;
+
+use skep_core::supervise::{FailureKind, Record};
+use skep_core::{ExitReason, Generation, LogLevel, PoolName, SlotIndex, WorkerId};
+
+use crate::log::Log;
+use crate::pool::Counts;
+
+/// What the primary knows about a worker that its record does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    /// Its process, if there is one.
+    pub(crate) pid: Option<u32>,
+    /// The specification it serves.
+    pub(crate) generation: Option<Generation>,
+    /// How long it took from exec to ready.
+    pub(crate) ready_after: Option<Duration>,
+    /// What it counted.
+    pub(crate) counts: Option<Counts>,
+}
+
+/// The worker that a record is about, if it is about one.
+pub(crate) const fn subject(record: &Record) -> Option<WorkerId> {
+    match record {
+        Record::Spawned { worker, .. }
+        | Record::Ready { worker, .. }
+        | Record::Draining { worker, .. }
+        | Record::Exited { worker, .. }
+        | Record::Kept { worker, .. } => Some(*worker),
+        Record::Tripped { .. } | Record::Probing { .. } | Record::Reset { .. } => None,
+    }
+}
+
+/// Writes a record.
+pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
+    let place = |pool: &PoolName, worker: WorkerId, slot: SlotIndex| {
+        let pool = pool.clone();
+        move |mut line: skep_core::Record| {
+            line = line
+                .text("pool", pool.as_str())
+                .number("worker", worker)
+                .number("slot", slot);
+            if let Some(pid) = known.pid {
+                line = line.number("pid", pid);
+            }
+            match known.generation {
+                Some(generation) => line.number("generation", generation),
+                None => line,
+            }
+        }
+    };
+    match record {
+        Record::Spawned {
+            worker, pool, slot, ..
+        } => log.record(
+            LogLevel::Info,
+            "worker.spawned",
+            place(pool, *worker, *slot),
+        ),
+        Record::Ready { worker, pool, slot } => {
+            log.record(LogLevel::Info, "worker.ready", |line| {
+                let line = place(pool, *worker, *slot)(line);
+                match known.ready_after {
+                    Some(after) => line.text("after", &format!("{after:.1?}")),
+                    None => line,
+                }
+            })
+        }
+        Record::Draining { worker, pool, slot } => {
+            log.record(
+                LogLevel::Info,
+                "worker.draining",
+                place(pool, *worker, *slot),
+            );
+        }
+        Record::Exited {
+            worker,
+            pool,
+            slot,
+            reason,
+            voluntary,
+        } => {
+            let level = if *voluntary {
+                LogLevel::Info
+            } else {
+                LogLevel::Warn
+            };
+            log.record(level, "worker.exited", |line| {
+                let mut line = place(pool, *worker, *slot)(line).number("voluntary", voluntary);
+                line = reason_of(line, reason);
+                match known.counts {
+                    Some(counts) => line
+                        .number("accepted", counts.accepted)
+                        .number("requests", counts.requests),
+                    None => line,
+                }
+            });
+        }
+        Record::Kept { worker, pool, slot } => {
+            log.record(LogLevel::Warn, "worker.kept", place(pool, *worker, *slot));
+        }
+        Record::Tripped {
+            pool,
+            kind,
+            crashes,
+            last,
+        } => log.record(LogLevel::Error, "pool.tripped", |line| {
+            let line = line
+                .text("pool", pool.as_str())
+                .text(
+                    "kind",
+                    match kind {
+                        FailureKind::Startup => "startup",
+                        FailureKind::Runtime => "runtime",
+                    },
+                )
+                .number("crashes", crashes);
+            reason_of(line, last)
+        }),
+        Record::Probing { pool } => log.record(LogLevel::Warn, "pool.probing", |line| {
+            line.text("pool", pool.as_str())
+        }),
+        Record::Reset { pool } => {
+            log.record(LogLevel::Info, "pool.reset", |line| {
+                line.text("pool", pool.as_str())
+            });
+        }
+    }
+}
+
+/// One sentence for an operator who waits for a shutdown, where it is one.
+pub(crate) fn progress(record: &Record) -> Option<String> {
+    match record {
+        Record::Draining { worker, pool, .. } => {
+            Some(format!("worker {worker} of pool {pool} is draining"))
+        }
+        Record::Exited {
+            worker,
+            pool,
+            reason,
+            ..
+        } => Some(format!("worker {worker} of pool {pool} is gone: {reason}")),
+        _ => None,
+    }
+}
+
+fn reason_of(line: skep_core::Record, reason: &ExitReason) -> skep_core::Record {
+    let line = line.text("reason", reason.name());
+    match reason {
+        ExitReason::Crash { code } => line.number("code", code),
+        ExitReason::Signal { signal } => line.number("signal", signal),
+        ExitReason::ValidationFailed { message } | ExitReason::SpawnFailed { message } => {
+            line.text("message", message)
+        }
+        ExitReason::Requested
+        | ExitReason::OutOfMemory
+        | ExitReason::StartTimeout
+        | ExitReason::Hung
+        | ExitReason::DrainTimeout => line,
+    }
+}

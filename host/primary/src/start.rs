@@ -1,0 +1,194 @@
+//! From a checked specification to a fleet that runs, and to its end.
+//!
+//! Responsible for the order of things, so that whatever can be refused is
+//! refused before anything was started: lock, compile, bind, control socket,
+//! scoreboards, workers.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
+use std::path::PathBuf;
+
+use skep_core::{AppName, FleetSpec, LogLevel};
+use skep_sys::{BindError, process};
+use skep_wire::Refusal;
+use tokio::runtime::{self, Runtime};
+use tokio::select;
+
+use crate::artifacts::{self, Artifacts, ArtifactsError};
+use crate::control::{Control, ControlError};
+use crate::fleet::Fleet;
+use crate::listeners::{BindFailure, Listeners};
+use crate::log::Log;
+use crate::signals::Signals;
+use crate::state_dir::{LockError, StateLock};
+
+/// Threads for file operations: two builders' copies, and waiting for locks.
+const BLOCKING_THREADS: usize = 4;
+
+/// What a primary is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to run.
+    pub spec: FleetSpec,
+    /// Where to listen for operators: a path of at most 107 bytes.
+    pub control: PathBuf,
+}
+
+/// Why no fleet runs. Whatever was begun has been undone.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another primary uses the state directory or the control socket (exit
+    /// code 69).
+    #[error(
+        "another primary is running{}",
+        .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    AlreadyRunning {
+        /// That primary's process, where it is known.
+        pid: Option<u32>,
+        /// What it holds: the state directory or the control socket.
+        path: PathBuf,
+    },
+    /// Components cannot be served; all of them are named (exit code 3).
+    #[error("{} of the apps cannot be served", .0.len())]
+    Components(BTreeMap<AppName, Refusal>),
+    /// Builders do not work at all, whatever the component (exit code 69).
+    #[error("nothing can be compiled: {}", .0.problem)]
+    Builder(Refusal),
+    /// Listeners cannot be bound; all of them are named (exit code 69).
+    #[error("{} of the listeners cannot be bound", .0.len())]
+    Listeners(Vec<BindFailure>),
+    /// Something of the machine is missing or refused (exit code 69).
+    #[error("cannot {step}")]
+    System {
+        /// What we were doing, and to what.
+        step: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    fn system(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self::System { step, source }
+    }
+
+    /// Whether an address was in use, by whomever.
+    #[must_use]
+    pub fn is_address_in_use(&self) -> bool {
+        match self {
+            Self::Listeners(failures) => failures
+                .iter()
+                .any(|failure| matches!(failure.source, BindError::InUse { .. })),
+            _ => false,
+        }
+    }
+}
+
+/// Runs a fleet until an operator or a signal ends it. Blocks; must be called
+/// outside any async runtime. Takes over `SIGTERM`, `SIGINT`, `SIGQUIT` and
+/// `SIGHUP`, and writes its log to standard error.
+///
+/// # Errors
+///
+/// Why it did not start. A fleet that has started ends well: what goes wrong
+/// then is in its log and its status.
+pub fn run(options: Options) -> Result<(), StartError> {
+    let runtime = new_runtime()?;
+    let (log, writer) = Log::start(options.spec.server.log, io::stderr());
+    let result = runtime.block_on(start(options, log));
+    // Nothing is awaited: what still runs is waiting for a file's lock or for a
+    // client that does not read.
+    runtime.shutdown_background();
+    writer.finish();
+    result
+}
+
+/// Compiles the components of a specification into the cache that a fleet of
+/// it would use, and returns those that cannot be served, each with the reason.
+/// Starts nothing that stays. Needs a tokio runtime with I/O and time.
+///
+/// # Errors
+///
+/// [`StartError::Builder`] and [`StartError::System`].
+pub async fn check_components(spec: &FleetSpec) -> Result<BTreeMap<AppName, Refusal>, StartError> {
+    match compile(spec, &Log::discard()).await {
+        Ok(_) => Ok(BTreeMap::new()),
+        Err(StartError::Components(refused)) => Ok(refused),
+        Err(error) => Err(error),
+    }
+}
+
+fn new_runtime() -> Result<Runtime, StartError> {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(StartError::system("start the event loop"))
+}
+
+async fn start(options: Options, log: Log) -> Result<(), StartError> {
+    let Options { spec, control } = options;
+    let mut signals = Signals::install().map_err(StartError::system("handle signals"))?;
+    let state_dir = &spec.server.state_dir;
+    let _lock = StateLock::take(state_dir).map_err(|error| match error {
+        LockError::Held { pid } => StartError::AlreadyRunning {
+            pid,
+            path: state_dir.clone(),
+        },
+        LockError::Io { path, source } => {
+            StartError::system(format!("use the state directory: {}", path.display()))(source)
+        }
+    })?;
+    if let Err(error) = process::raise_nofile_limit() {
+        log.record(LogLevel::Warn, "primary.limited", |line| {
+            line.text(
+                "message",
+                &format!("cannot raise the limit of open files: {error}"),
+            )
+        });
+    }
+
+    let artifacts = select! {
+        artifacts = compile(&spec, &log) => artifacts?,
+        // Builders that run are killed. There is nothing to drain.
+        _ = signals.next_end() => return Ok(()),
+    };
+    let listeners = Listeners::bind(&spec).map_err(StartError::Listeners)?;
+    let (control, asked) = Control::start(&control).map_err(|error| match error {
+        ControlError::InUse(path) => StartError::AlreadyRunning { pid: None, path },
+        ControlError::Io { path, source } => {
+            StartError::system(format!("listen at the control socket {}", path.display()))(source)
+        }
+    })?;
+    log.record(LogLevel::Info, "primary.started", |line| {
+        line.number("pid", std::process::id())
+            .number("generation", spec.generation)
+            .text("version", env!("CARGO_PKG_VERSION"))
+    });
+    let mut fleet = Fleet::new(spec, artifacts, listeners, log, seed())
+        .map_err(StartError::system("make a scoreboard"))?;
+    fleet.run(&mut signals, asked).await;
+    control.finish().await;
+    Ok(())
+}
+
+async fn compile(spec: &FleetSpec, log: &Log) -> Result<Artifacts, StartError> {
+    artifacts::prepare(spec, log)
+        .await
+        .map_err(|error| match error {
+            ArtifactsError::Refused(refused) => StartError::Components(refused),
+            ArtifactsError::Builder(refusal) => StartError::Builder(refusal),
+            ArtifactsError::Dir { dir, source } => {
+                StartError::system(format!("use the artifact cache in {}", dir.display()))(source)
+            }
+        })
+}
+
+/// A number that differs from start to start, for the jitter of backoffs: the
+/// seed of the standard library's hash maps, which is the system's.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
