@@ -38,14 +38,16 @@ impl Control {
     /// What a broken conversation means to the user.
     pub(crate) fn failed(&self, error: ClientError) -> Failure {
         match error {
-            ClientError::Connect { .. } => Failure::new(
+            ClientError::NoPrimary { path, source } => Failure::new(
                 Exit::NoPrimary,
-                format!("no primary at '{}': {}", self.path.display(), chain(&error)),
+                format!("no primary at `{}`: {source}", path.display()),
             )
             .hint("`skep serve` starts one; --control or SKEP_CONTROL names another's socket"),
             ClientError::Refused { message, code } => {
                 Failure::new(Exit::from_code(i32::from(code)), message)
             }
+            ClientError::NotAllowed { .. } => Failure::new(Exit::Refused, error.to_string())
+                .hint("ask as the user that the primary was started by, or as root"),
             other => Failure::new(Exit::Failed, chain(&other)),
         }
     }

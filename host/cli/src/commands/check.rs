@@ -4,16 +4,15 @@
 use serde_json::json;
 use skep_config::Problems;
 
-use super::source::{Loaded, Unusable};
+use super::source::{Loaded, Unusable, started};
 use crate::args::{Format, Overrides, Source};
-use crate::control::chain;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::table::count;
 
 /// Checks, and says what was found.
-pub(crate) fn run(source: &Source, format: Format, printer: Printer) -> Result<(), Failure> {
-    let found = find(source);
+pub(crate) async fn run(source: &Source, format: Format, printer: Printer) -> Result<(), Failure> {
+    let found = find(source).await;
     match (format, found) {
         (Format::Text, Ok(loaded)) => printer.data(&summary(&loaded)),
         (Format::Json, Ok(_)) => printer.data(&document(source, &Problems::default())),
@@ -25,18 +24,15 @@ pub(crate) fn run(source: &Source, format: Format, printer: Printer) -> Result<(
     }
 }
 
-fn find(source: &Source) -> Result<Loaded, Unusable> {
+async fn find(source: &Source) -> Result<Loaded, Unusable> {
     let loaded = Loaded::read(source, Overrides::default())?;
-    let refused = skep_primary::check_components(loaded.spec()).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("the components cannot be checked: {}", chain(&error)),
-        )
-    })?;
+    let refused = skep_primary::check_components(loaded.spec())
+        .await
+        .map_err(|error| started(&loaded, error))?;
     if refused.is_empty() {
         return Ok(loaded);
     }
-    Err(Unusable::Problems(loaded.component_problems(&refused)))
+    Err(Unusable::Problems(loaded.component_problems(refused)))
 }
 
 fn summary(loaded: &Loaded) -> String {

@@ -26,7 +26,7 @@ pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
             overrides,
             leash,
         } => serve::run(&source, overrides, leash, control, printer),
-        Command::Check { source, format } => check::run(&source, format, printer),
+        Command::Check { source, format } => wait(check::run(&source, format, printer)),
         Command::Build { dir } => wait(build::run(&dir, printer)),
         Command::Dev { target, listen } => {
             wait(dev::run(&target, listen, control.as_deref(), printer))

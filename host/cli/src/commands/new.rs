@@ -39,7 +39,7 @@ pub(crate) fn run(path: &Path, template: Template, printer: Printer) -> Result<(
     scaffold(path, template)?;
     let shown = path.display();
     printer.note(&format!(
-        "made '{shown}'; `skep dev {shown}` builds and serves it"
+        "made `{shown}`; `skep dev {shown}` builds and serves it"
     ));
     printer.data(&format!("{shown}\n"))
 }
@@ -53,7 +53,7 @@ fn scaffold(path: &Path, template: Template) -> Result<(), Failure> {
     {
         return Err(Failure::new(
             Exit::Failed,
-            format!("'{}' exists and is not empty", path.display()),
+            format!("`{}` exists and is not empty", path.display()),
         )
         .hint("choose another name, or move it away"));
     }
@@ -68,7 +68,7 @@ fn project_name(path: &Path) -> Result<String, Failure> {
     let bad = |name: &str, why: &str| {
         Failure::new(
             Exit::Usage,
-            format!("'{name}' is no name for a project: {why}"),
+            format!("`{name}` is no name for a project: {why}"),
         )
         .hint("use a-z, 0-9, '-' and '_', and begin with a letter")
     };
@@ -140,7 +140,7 @@ fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {
         .map_err(|error| {
             Failure::new(
                 Exit::Failed,
-                format!("cannot write '{}': {error}", file.display()),
+                format!("cannot write `{}`: {error}", file.display()),
             )
         })
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use skep_primary::{Client, Options, StartError};
+use skep_primary::{Client, Options};
 
-use super::source::Loaded;
+use super::source::{Loaded, started};
 use crate::args::{Leash, Overrides, Source};
-use crate::control::{SOCKET, chain};
+use crate::control::SOCKET;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
@@ -27,19 +27,7 @@ pub(crate) fn run(
         spec: loaded.spec().clone(),
         control,
     };
-    skep_primary::run(options).map_err(|error| told(&loaded, error, printer))
-}
-
-fn told(loaded: &Loaded, error: StartError, printer: Printer) -> Failure {
-    match error {
-        StartError::Components(refused) => Failure::report(
-            Exit::Configuration,
-            loaded.component_problems(&refused).render(printer.color()),
-        ),
-        StartError::Bind(_) => Failure::new(Exit::Unavailable, chain(&error))
-            .hint("`--listen ADDR`, or `address` of the listener, chooses another"),
-        other => Failure::new(Exit::Failed, chain(&other)),
-    }
+    skep_primary::run(options).map_err(|error| started(&loaded, error).told(printer))
 }
 
 /// Lets the end of stdin end the primary, by the same way as `skep stop`.

@@ -1,14 +1,16 @@
 //! What `serve` and `check` work on: a configuration, or a component without
 //! one, turned into a specification, and the words for what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use skep_config::{Checked, Problem, Problems, ProcessEnvironment};
-use skep_core::FleetSpec;
-use skep_primary::ComponentRefused;
+use skep_core::{AppName, FleetSpec};
+use skep_primary::StartError;
+use skep_wire::Refusal;
 
 use crate::args::{Overrides, Source};
-use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR};
+use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR, chain};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
@@ -144,25 +146,57 @@ impl Loaded {
     }
 
     /// What the primary says about components, each where it is named.
-    pub(crate) fn component_problems(&self, refused: &[ComponentRefused]) -> Problems {
+    pub(super) fn component_problems(&self, refused: BTreeMap<AppName, Refusal>) -> Problems {
         refused
-            .iter()
-            .map(|refused| self.component_problem(refused))
+            .into_iter()
+            .map(|(app, refusal)| self.component_problem(&app, refusal))
             .collect()
     }
 
-    fn component_problem(&self, refused: &ComponentRefused) -> Problem {
-        let ComponentRefused { app, problem, hint } = refused;
+    fn component_problem(&self, app: &AppName, refusal: Refusal) -> Problem {
+        let Refusal { problem, hint } = refusal;
         match self {
             Self::File { checked, .. } => {
-                checked.component_problem(app, format!("app {app}: {problem}"), hint.clone())
+                checked.component_problem(app, format!("app {app}: {problem}"), hint)
             }
             Self::Component { path, .. } => Problem::without_place(
                 format!("cannot serve `{}`: {problem}", path.display()),
-                hint.clone(),
+                hint,
             ),
         }
     }
+}
+
+/// Why the primary did not start, in the user's terms.
+pub(super) fn started(loaded: &Loaded, error: StartError) -> Unusable {
+    let failure = match error {
+        StartError::Components(refused) => return loaded.component_problems(refused).into(),
+        StartError::AlreadyRunning { path, pid } => {
+            let who = pid.map_or_else(String::new, |pid| format!(", pid {pid},"));
+            Failure::new(
+                Exit::Unavailable,
+                format!("another primary{who} already uses `{}`", path.display()),
+            )
+            .hint("`skep status` shows it and `skep stop` ends it; another needs a state_dir of its own")
+        }
+        StartError::Listeners(failures) => {
+            let lines: Vec<_> = failures.iter().map(|failure| chain(failure)).collect();
+            Failure::new(Exit::Unavailable, lines.join("; "))
+                .hint("--listen, or `address` of the listener, chooses another address")
+        }
+        StartError::Builder(Refusal { problem, hint }) => {
+            let failure = Failure::new(
+                Exit::Unavailable,
+                format!("nothing can be compiled here: {problem}"),
+            );
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure.hint("`skep doctor` shows what this machine lacks"),
+            }
+        }
+        StartError::System { .. } => Failure::new(Exit::Unavailable, chain(&error)),
+    };
+    failure.into()
 }
 
 /// `--listen` and `--workers` say which listener and which pool they mean only
@@ -306,20 +340,18 @@ mod tests {
         let component = dir.path().join("a.wasm");
         std::fs::write(&component, "").unwrap();
         std::fs::write(&file, "[app.a]\ncomponent = \"a.wasm\"\n").unwrap();
-        let refused = ComponentRefused {
-            app: AppName::new("a").unwrap(),
+        let app = AppName::new("a").unwrap();
+        let refusal = || Refusal {
             problem: "it is empty".into(),
             hint: Some("build it".into()),
         };
-        let problem = read(&Source::File(file))
-            .unwrap()
-            .component_problem(&refused);
+        let loaded = read(&Source::File(file)).unwrap();
+        let problem = loaded.component_problem(&app, refusal());
         assert_eq!(problem.position().map(|(line, _)| line), Some(2));
         assert_eq!(problem.message(), "app a: it is empty");
 
-        let problem = read(&Source::Component(component))
-            .unwrap()
-            .component_problem(&refused);
+        let loaded = read(&Source::Component(component)).unwrap();
+        let problem = loaded.component_problem(&app, refusal());
         assert!(problem.message().ends_with("a.wasm`: it is empty"));
         assert_eq!(problem.hint(), Some("build it"));
     }

@@ -55,7 +55,7 @@ pub(super) async fn build(dir: &Path, printer: Printer) -> Result<Built, Failure
     let failed = |error: String| {
         Failure::new(
             Exit::Failed,
-            format!("cannot read '{}': {error}", file.display()),
+            format!("cannot read `{}`: {error}", file.display()),
         )
     };
     let text = std::fs::read_to_string(&file).map_err(|error| failed(error.to_string()))?;
@@ -74,7 +74,7 @@ pub(super) async fn build(dir: &Path, printer: Printer) -> Result<Built, Failure
         std::fs::create_dir_all(parent).map_err(|error| {
             Failure::new(
                 Exit::Failed,
-                format!("cannot make '{}': {error}", parent.display()),
+                format!("cannot make `{}`: {error}", parent.display()),
             )
         })?;
     }

@@ -47,7 +47,7 @@ impl Project {
         let dir = std::path::absolute(dir)
             .and_then(|dir| dir.read_dir().map(|_| dir))
             .map_err(|error| {
-                Failure::new(Exit::Failed, format!("cannot build '{shown}': {error}"))
+                Failure::new(Exit::Failed, format!("cannot build `{shown}`: {error}"))
                     .hint("name a project's directory; `skep new NAME` makes one")
             })?;
         let has = |name: &str| dir.join(name).is_file();
@@ -63,7 +63,7 @@ impl Project {
             return Err(Failure::new(
                 Exit::Failed,
                 format!(
-                    "'{shown}' is no project: it has no Cargo.toml, package.json or pyproject.toml"
+                    "`{shown}` is no project: it has no Cargo.toml, package.json or pyproject.toml"
                 ),
             )
             .hint("`skep new NAME` makes a project that builds and serves as it is"));
@@ -96,7 +96,7 @@ fn made(dir: &Path, component: PathBuf) -> Result<Built, Failure> {
     if !component.is_file() {
         return Err(Failure::new(
             Exit::Failed,
-            format!("the build ended well but made no '{}'", component.display()),
+            format!("the build ended well but made no `{}`", component.display()),
         ));
     }
     Ok(Built {

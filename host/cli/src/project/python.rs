@@ -55,7 +55,7 @@ fn settings(dir: &Path) -> Result<Settings, Failure> {
     let failed = |error: String| {
         Failure::new(
             Exit::Failed,
-            format!("cannot read '{}': {}", file.display(), error.trim_end()),
+            format!("cannot read `{}`: {}", file.display(), error.trim_end()),
         )
     };
     match std::fs::read_to_string(&file) {

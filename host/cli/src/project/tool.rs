@@ -44,10 +44,10 @@ impl ToolError {
     pub(crate) fn told(self, program: &str, hint: &str) -> Failure {
         match self {
             Self::Missing => {
-                Failure::new(Exit::Unavailable, format!("'{program}' is not installed")).hint(hint)
+                Failure::new(Exit::Unavailable, format!("`{program}` is not installed")).hint(hint)
             }
             Self::Broken(error) => {
-                Failure::new(Exit::Failed, format!("cannot run '{program}': {error}"))
+                Failure::new(Exit::Failed, format!("cannot run `{program}`: {error}"))
             }
         }
     }
@@ -75,6 +75,6 @@ pub(crate) async fn run(mut command: Command, program: &str, hint: &str) -> Resu
     }
     Err(Failure::new(
         Exit::Failed,
-        format!("the build failed: '{program}' ended with {status}"),
+        format!("the build failed: `{program}` ended with {status}"),
     ))
 }

@@ -196,7 +196,7 @@ fn fixed(address: ListenAddress) -> Result<ListenAddress, Failure> {
 fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(
         Exit::Failed,
-        format!("cannot {verb} '{}': {error}", path.display()),
+        format!("cannot {verb} `{}`: {error}", path.display()),
     )
 }
 
