@@ -1,1 +1,82 @@
-fn main() {}
+//! Developer commands: `cargo xtask COMMAND`.
+//!
+//! Measurements of whole servers, on real processes: against other servers
+//! (`compare`), of starting and memory (`ready`), of the spread of connections
+//! (`balance`). What is small enough for a function call is measured by
+//! criterion, in `benches/`. Nothing here judges correctness.
+#![forbid(unsafe_code)]
+
+mod balance;
+mod build;
+mod compare;
+mod fleet;
+mod machine;
+mod peers;
+mod print;
+mod process;
+mod ready;
+mod request;
+mod server;
+mod statistics;
+mod table;
+mod target;
+mod tools;
+mod wrk;
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Developer commands of skep
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compare skep with other servers, on this machine and one after the other
+    Compare(compare::Options),
+    /// Measure starting, replacing, idle memory and the cost of many apps
+    Ready(ready::Options),
+    /// Measure how connections spread over workers
+    Balance(balance::Options),
+    /// One process of the bare hyper server
+    #[command(hide = true)]
+    PeerHyper {
+        /// The address that all its processes share
+        address: SocketAddr,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    // The losing branch is dropped, and with it every server that it started.
+    tokio::select! {
+        result = run(args.command) => result,
+        result = interrupted() => result,
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Compare(options) => compare::run(&options).await,
+        Command::Ready(options) => ready::run(&options).await,
+        Command::Balance(options) => balance::run(&options).await,
+        Command::PeerHyper { address } => peers::hyper::serve(address).await,
+    }
+}
+
+async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
+    }
+}
