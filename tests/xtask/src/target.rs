@@ -168,6 +168,6 @@ mod tests {
                 .count(),
             1
         );
-        assert!(table(&verdicts).to_string().contains("| 0.60 |"));
+        assert!(table(&verdicts).to_string().contains(" 0.60 |"));
     }
 }

@@ -227,7 +227,7 @@ mod tests {
             text.contains("- nginx `return 200`: no nginx on PATH"),
             "{text}"
         );
-        assert!(text.contains("| 0.80 |"), "{text}");
+        assert!(text.contains(" 0.80 |"), "{text}");
         assert!(text.contains("pass"), "{text}");
         assert!(serde_json::to_value(&comparison).unwrap()["servers"][1]["server"] == "skep-p2");
     }
