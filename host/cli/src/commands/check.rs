@@ -1,8 +1,11 @@
 //! `skep check`: every problem of the configuration and of the components it
 //! names, in one go. Nothing is started but builders.
 
+use std::time::Duration;
+
 use serde_json::json;
 use skep_config::Problems;
+use tokio::time::timeout;
 
 use super::source::{Loaded, Unusable, started};
 use crate::args::{Format, Overrides, Source};
@@ -10,9 +13,12 @@ use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::table::count;
 
+/// Silence that makes people wonder.
+const WORTH_A_NOTE: Duration = Duration::from_secs(1);
+
 /// Checks, and says what was found.
 pub(crate) async fn run(source: &Source, format: Format, printer: Printer) -> Result<(), Failure> {
-    let found = find(source).await;
+    let found = find(source, printer).await;
     match (format, found) {
         (Format::Text, Ok(loaded)) => printer.data(&summary(&loaded)),
         (Format::Json, Ok(_)) => printer.data(&document(source, &Problems::default())),
@@ -24,15 +30,27 @@ pub(crate) async fn run(source: &Source, format: Format, printer: Printer) -> Re
     }
 }
 
-async fn find(source: &Source) -> Result<Loaded, Unusable> {
+async fn find(source: &Source, printer: Printer) -> Result<Loaded, Unusable> {
     let loaded = Loaded::read(source, Overrides::default())?;
-    let refused = skep_primary::check_components(loaded.spec())
+    let checking = skep_primary::check_components(loaded.spec());
+    let refused = with_note(checking, printer)
         .await
         .map_err(|error| started(&loaded, error))?;
     if refused.is_empty() {
         return Ok(loaded);
     }
     Err(Unusable::Problems(loaded.component_problems(refused)))
+}
+
+/// Says what takes so long, if it does: a cached component takes no time, a
+/// JavaScript engine ten seconds.
+async fn with_note<T>(checking: impl Future<Output = T>, printer: Printer) -> T {
+    let mut checking = std::pin::pin!(checking);
+    if let Ok(checked) = timeout(WORTH_A_NOTE, &mut checking).await {
+        return checked;
+    }
+    printer.note("compiling");
+    checking.await
 }
 
 fn summary(loaded: &Loaded) -> String {
