@@ -66,7 +66,7 @@ pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
                     Some(after) => line.text("after", &format!("{after:.1?}")),
                     None => line,
                 }
-            })
+            });
         }
         Record::Draining { worker, pool, slot } => {
             log.record(

@@ -214,7 +214,7 @@ async fn whatever_is_not_as_it_was_stored_is_rebuilt() {
                 &house.entry(".json"),
                 "\"component\":\"",
                 "\"component\":\"0",
-            )
+            );
         },
     ];
     let house = House::new();
