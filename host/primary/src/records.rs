@@ -63,7 +63,9 @@ pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
             log.record(LogLevel::Info, "worker.ready", |line| {
                 let line = place(pool, *worker, *slot)(line);
                 match known.ready_after {
-                    Some(after) => line.text("after", &format!("{after:.1?}")),
+                    Some(after) => {
+                        line.text("after", &format!("{:.1}ms", after.as_secs_f64() * 1000.0))
+                    }
                     None => line,
                 }
             });

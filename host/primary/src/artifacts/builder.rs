@@ -114,7 +114,6 @@ async fn converse(
     match answer {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(why_it_died(ended)),
-        Err(LineError::Frame(error)) => Err(said_nonsense(&error)),
         Err(error) => Err(said_nonsense(&error)),
     }
 }
@@ -179,7 +178,7 @@ fn why_it_died(ended: Option<Ended>) -> Refusal {
     }
 }
 
-fn said_nonsense(error: &dyn std::error::Error) -> Refusal {
+fn said_nonsense(error: &LineError) -> Refusal {
     Refusal {
         problem: format!("the compiler's answer makes no sense: {error}"),
         hint: None,
