@@ -18,6 +18,8 @@ use crate::{print, request};
 /// Options of `balance`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    skep: build::Choice,
     /// Workers
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -47,7 +49,7 @@ type Accepted = BTreeMap<SlotIndex, u64>;
 ///
 /// skep does not build, does not start or does not answer.
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    let program = build::skep()?;
+    let program = build::skep(&options.skep)?;
     let configuration = Configuration {
         workers: options.workers,
         pool: "",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::Args;
 use serde_json::Value;
 
 use crate::print;
@@ -24,12 +25,25 @@ pub(crate) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Builds skep as users get it, and says where it is.
+/// Which skep is measured.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Choice {
+    /// Measure this skep instead of building one
+    #[arg(long, value_name = "FILE")]
+    skep: Option<PathBuf>,
+}
+
+/// Builds skep as users get it, unless one was chosen, and says where it is.
 ///
 /// # Errors
 ///
-/// It does not build.
-pub(crate) fn skep() -> Result<PathBuf> {
+/// It does not build, or the one that was chosen is not there.
+pub(crate) fn skep(choice: &Choice) -> Result<PathBuf> {
+    if let Some(file) = &choice.skep {
+        return file
+            .canonicalize()
+            .with_context(|| format!("no skep at {}", file.display()));
+    }
     print::progress("building skep");
     let artifacts = build(root(), &["-p", "skep", "--bin", "skep"])?;
     find(&artifacts, "skep", |artifact| {

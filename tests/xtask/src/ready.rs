@@ -23,6 +23,8 @@ use crate::wrk::{self, Connections, Load, Report};
 /// Options of `ready`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    skep: build::Choice,
     /// Starts, and kills, to measure
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
@@ -59,7 +61,7 @@ const LOADS: usize = 3;
 /// skep does not build or does not start.
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let bench = Bench {
-        program: build::skep()?,
+        program: build::skep(&options.skep)?,
         hello: Guests::build()?.hello,
         scratch: tempfile::tempdir().context("cannot make a temporary directory")?,
     };

@@ -34,6 +34,8 @@ const RESULTS: &str = "benches/RESULTS.md";
 /// Options of `compare`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    skep: build::Choice,
     /// Seconds of each kind of load
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     duration: u64,
@@ -88,7 +90,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         skep: chosen
             .iter()
             .any(|id| id.is_skep())
-            .then(build::skep)
+            .then(|| build::skep(&options.skep))
             .transpose()?,
     };
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
@@ -223,6 +225,7 @@ mod tests {
 
     fn options(only: &[&str], skip: &[&str]) -> Options {
         Options {
+            skep: build::Choice::default(),
             duration: 5,
             repeat: 1,
             clients: 32,
