@@ -1,1 +1,35 @@
-//! Proof on real processes: the harness and the suites that drive the skep binary.
+//! Proof on real processes: the harness and the suites that drive the skep
+//! binary.
+//!
+//! The harness builds what it needs (the binary, the guests), starts skep in a
+//! directory of its own, speaks HTTP with it byte by byte, and looks at its
+//! processes from outside. What it is not: a second implementation of anything;
+//! it knows skep by its command line, its control socket, and `/proc`.
+//!
+//! | module | |
+//! |---|---|
+//! | [`build`] | the binary and the guests, built once |
+//! | [`skep`] | one running skep, ended with the test |
+//! | [`http`] | a strict HTTP/1 client on plain sockets |
+//! | [`h2`] | an HTTP/2 client |
+//! | [`load`] | many clients at once, every request classified |
+//! | [`process`] | processes as `/proc` shows them, and signals |
+//! | [`wait`] | waiting for a condition, with a deadline |
+//! | [`golden`] | texts that were reviewed |
+//! | [`turn`] | which tests have the machine for themselves |
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod golden;
+pub mod h2;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod skep;
+pub mod turn;
+pub mod wait;
+
+pub use build::{binary, foreign_guest, guest};
+pub use http::{Client, Failed, Response};
+pub use skep::{Skep, Stop};
+pub use wait::wait_for;

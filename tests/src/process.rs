@@ -1,0 +1,110 @@
+//! Processes as `/proc` shows them, and signals.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// The number of its parent.
+    pub parent: u32,
+    /// One letter: `R`, `S`, `Z`, `T` and others.
+    pub state: char,
+}
+
+impl Process {
+    /// Reads one; `None` if there is none of that number.
+    #[must_use]
+    pub fn read(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name may hold anything: what counts stands behind its end.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        Some(Self {
+            pid,
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+        })
+    }
+
+    /// Whether it is dead and not reaped.
+    #[must_use]
+    pub fn is_zombie(&self) -> bool {
+        self.state == 'Z'
+    }
+}
+
+/// Whether a process exists and is no zombie.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    Process::read(pid).is_some_and(|process| !process.is_zombie())
+}
+
+/// The processes whose parent is `pid`, zombies included.
+#[must_use]
+pub fn children(pid: u32) -> Vec<Process> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(Process::read)
+        .filter(|process| process.parent == pid)
+        .collect()
+}
+
+/// Resident memory in bytes; 0 for a process that is gone.
+#[must_use]
+pub fn rss(pid: u32) -> u64 {
+    status_field(pid, "VmRSS:").map_or(0, |kib| kib * 1024)
+}
+
+/// Resident memory that is its own and no file's, in bytes.
+#[must_use]
+pub fn anonymous(pid: u32) -> u64 {
+    status_field(pid, "RssAnon:").map_or(0, |kib| kib * 1024)
+}
+
+fn status_field(pid: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Proportional share of memory in bytes, where the kernel says it.
+#[must_use]
+pub fn pss(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+/// Open descriptors.
+#[must_use]
+pub fn fds(pid: u32) -> usize {
+    fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).map_or(0, Iterator::count)
+}
+
+/// Sends a signal, named as in `KILL`, `TERM`, `STOP`. A process that is gone
+/// gets none.
+///
+/// # Panics
+///
+/// If there is no shell.
+pub fn signal(pid: u32, name: &str) {
+    // By the shell, whose `kill` is built in: the crates that know system
+    // calls are `sys`'s own.
+    let script = format!("kill -s {name} {pid} 2>/dev/null; true");
+    let status = Command::new("sh").arg("-c").arg(script).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "no shell to send a signal with"
+    );
+}
