@@ -44,7 +44,7 @@ fn decode<M: Message>(decoder: &mut Decoder<()>, bytes: &[u8], fds: usize) -> Op
     for piece in bytes.chunks(READ) {
         decoder.push(piece, fds.drain(..));
     }
-    let (message, _) = decoder.next().expect("the message is ours")?;
+    let (message, _) = decoder.message().expect("the message is ours")?;
     Some(message)
 }
 

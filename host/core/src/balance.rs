@@ -21,9 +21,9 @@ pub fn appetite(mine: u32, limit: u32, pool: impl IntoIterator<Item = u32>) -> A
     if mine >= limit {
         return Appetite::Full;
     }
-    let (total, workers) = pool
-        .into_iter()
-        .fold((0_u64, 0_u64), |(sum, n), load| (sum + u64::from(load), n + 1));
+    let (total, workers) = pool.into_iter().fold((0_u64, 0_u64), |(sum, n), load| {
+        (sum + u64::from(load), n + 1)
+    });
     // With the next connection the pool holds total + 1; a worker whose load is
     // below the rounded-up mean of that may take it. A quarter more is allowed,
     // because a worker that waits while it has nothing to do costs more than

@@ -12,7 +12,9 @@ pub const BUCKETS: usize = 63;
 /// The bucket of one duration.
 #[must_use]
 pub fn bucket_of(elapsed: Duration) -> usize {
-    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
+    let micros = u64::try_from(elapsed.as_micros())
+        .unwrap_or(u64::MAX)
+        .max(1);
     let power = 63 - micros.leading_zeros() as usize;
     let upper_half = power > 0 && (micros >> (power - 1)) & 1 == 1;
     (power * 2 + usize::from(upper_half)).min(BUCKETS - 1)

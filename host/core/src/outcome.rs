@@ -113,10 +113,9 @@ impl Outcome {
         let (status, close, retry_after) = match self {
             Self::Ok | Self::Trap | Self::NoResponse | Self::MemoryBudget => (500, true, None),
             Self::Deadline | Self::CpuBudget => (504, true, None),
-            Self::InstancesExhausted
-            | Self::QueueFull
-            | Self::Tripped
-            | Self::TenantOverBudget => (503, false, Some(RETRY_SOON)),
+            Self::InstancesExhausted | Self::QueueFull | Self::Tripped | Self::TenantOverBudget => {
+                (503, false, Some(RETRY_SOON))
+            }
             Self::RateLimited => (429, false, Some(RETRY_SOON)),
             Self::BodyTooLarge => (413, true, None),
             Self::TooSlow => (408, true, None),
@@ -150,7 +149,11 @@ mod tests {
 
     #[test]
     fn overload_is_503_with_retry_after_and_never_500() {
-        for outcome in [Outcome::InstancesExhausted, Outcome::QueueFull, Outcome::Tripped] {
+        for outcome in [
+            Outcome::InstancesExhausted,
+            Outcome::QueueFull,
+            Outcome::Tripped,
+        ] {
             let reply = outcome.reply();
             assert_eq!(reply.status, 503);
             assert!(reply.retry_after.is_some());

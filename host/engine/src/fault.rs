@@ -52,7 +52,7 @@ fn describe(error: &wasmtime::Error) -> String {
     }
     let cause = error
         .downcast_ref::<Trap>()
-        .map_or_else(|| error.root_cause().to_string(), |trap| trap.to_string());
+        .map_or_else(|| error.root_cause().to_string(), ToString::to_string);
     // The innermost frames say where; the whole backtrace would fill the log.
     match error.downcast_ref::<wasmtime::WasmBacktrace>() {
         Some(trace) => {

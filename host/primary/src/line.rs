@@ -112,7 +112,7 @@ impl Line {
         let mut words = Vec::new();
         let mut piece = [0; PIECE];
         loop {
-            while let Ok(Some((message, _))) = self.decoder.next() {
+            while let Ok(Some((message, _))) = self.decoder.message() {
                 words.push(message);
             }
             // Not through the runtime, which may not have seen yet that there
@@ -151,7 +151,7 @@ impl Line {
     fn hear<M: Message>(&mut self) -> Result<Heard<M>, LineError> {
         let mut piece = [0; PIECE];
         loop {
-            if let Some((message, _)) = self.decoder.next()? {
+            if let Some((message, _)) = self.decoder.message()? {
                 return Ok(Heard::Message(message));
             }
             let mut fds = Vec::new();

@@ -114,7 +114,7 @@ impl<F> Decoder<F> {
     /// # Errors
     ///
     /// What is wrong with the stream.
-    pub fn next<M: Message>(&mut self) -> Result<Option<(M, Vec<F>)>, FrameError> {
+    pub fn message<M: Message>(&mut self) -> Result<Option<(M, Vec<F>)>, FrameError> {
         if self.fds.len() > MAX_FDS {
             return Err(FrameError::TooManyFds(self.fds.len()));
         }
@@ -172,7 +172,7 @@ mod tests {
             let mut got = Vec::new();
             for part in [&stream[..cut], &stream[cut..]] {
                 decoder.push(part, []);
-                while let Some((message, fds)) = decoder.next::<ToWorker>().unwrap() {
+                while let Some((message, fds)) = decoder.message::<ToWorker>().unwrap() {
                     assert!(fds.is_empty());
                     got.push(message);
                 }
@@ -187,17 +187,21 @@ mod tests {
         decoder.push(&encode(&ToBuilder::Fingerprint).unwrap(), []);
         decoder.push(&encode(&ToBuilder::Compile).unwrap(), ["in", "out"]);
         assert_eq!(
-            decoder.next::<ToBuilder>().unwrap(),
+            decoder.message::<ToBuilder>().unwrap(),
             Some((ToBuilder::Fingerprint, vec![]))
         );
         assert_eq!(
-            decoder.next::<ToBuilder>().unwrap(),
+            decoder.message::<ToBuilder>().unwrap(),
             Some((ToBuilder::Compile, vec!["in", "out"]))
         );
         decoder.push(&encode(&ToBuilder::Compile).unwrap(), ["in"]);
         assert!(matches!(
-            decoder.next::<ToBuilder>(),
-            Err(FrameError::FdCount { got: 1, expected: 2, .. })
+            decoder.message::<ToBuilder>(),
+            Err(FrameError::FdCount {
+                got: 1,
+                expected: 2,
+                ..
+            })
         ));
     }
 
@@ -205,20 +209,20 @@ mod tests {
     fn what_is_not_ours_is_refused() {
         let mut decoder = Decoder::<()>::default();
         decoder.push(b"GET / HTTP/1.1\r\n", []);
-        assert_eq!(decoder.next::<ToWorker>(), Err(FrameError::NotOurs));
+        assert_eq!(decoder.message::<ToWorker>(), Err(FrameError::NotOurs));
 
         let mut frame = encode(&FromWorker::Ready).unwrap();
         frame[2] = 9;
         let mut decoder = Decoder::<()>::default();
         decoder.push(&frame, []);
-        assert_eq!(decoder.next::<FromWorker>(), Err(FrameError::Version(9)));
+        assert_eq!(decoder.message::<FromWorker>(), Err(FrameError::Version(9)));
 
         let mut frame = encode(&FromWorker::Ready).unwrap();
         frame[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         let mut decoder = Decoder::<()>::default();
         decoder.push(&frame, []);
         assert!(matches!(
-            decoder.next::<FromWorker>(),
+            decoder.message::<FromWorker>(),
             Err(FrameError::TooLarge(_))
         ));
     }
@@ -235,7 +239,7 @@ mod tests {
             }
             for piece in pieces {
                 decoder.push(&piece, [0]);
-                if decoder.next::<ToWorker>().is_err() {
+                if decoder.message::<ToWorker>().is_err() {
                     break;
                 }
             }

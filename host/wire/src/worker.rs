@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use skep_core::route::RoutePattern;
 use skep_core::{
     AppLimits, AppName, ConnectionLimits, Generation, InstancePolicy, ListenerName, LogSpec,
     PoolName, Revision, SlotIndex, TenantName, WorkerId,
 };
-use skep_core::route::RoutePattern;
 
 use crate::{Flavor, Message};
 

@@ -37,7 +37,7 @@ impl Link {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(Some(message));
             }
-            while let Some(message) = self.decoder.next::<ToWorker>()? {
+            while let Some(message) = self.decoder.message::<ToWorker>()? {
                 self.ready.push_back(message);
             }
             if !self.ready.is_empty() {

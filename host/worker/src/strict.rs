@@ -321,11 +321,7 @@ fn body_of(head: &[u8]) -> Result<Framed, Violation> {
         }
         // Only three fields matter here; most lines are told by one letter.
         match first | 0x20 {
-            b'h' => {
-                if field(line, b"host").is_some() {
-                    hosts += 1;
-                }
-            }
+            b'h' if field(line, b"host").is_some() => hosts += 1,
             b'c' => {
                 if let Some(value) = field(line, b"content-length") {
                     if length.is_some() {

@@ -29,7 +29,8 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Result<Option<Authority>, BadT
         return Err(BadTarget::NotAPath);
     }
     let path = request.uri().path();
-    if !path.starts_with('/') && !(path == "*" && *request.method() == Method::OPTIONS) {
+    let of_the_server = path == "*" && *request.method() == Method::OPTIONS;
+    if !path.starts_with('/') && !of_the_server {
         return Err(BadTarget::NotAPath);
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();

@@ -89,7 +89,7 @@ fn receive(channel: &Channel) -> anyhow::Result<(ToBuilder, Vec<OwnedFd>)> {
     let mut decoder = Decoder::default();
     let mut buffer = [0; 4096];
     loop {
-        if let Some(request) = decoder.next::<ToBuilder>()? {
+        if let Some(request) = decoder.message::<ToBuilder>()? {
             return Ok(request);
         }
         let mut fds = Vec::new();
