@@ -87,19 +87,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         &kills,
     ));
 
-    let one = bench.many(1, options.duration).await?;
-    let many = bench.many(options.apps, options.duration).await?;
-    let apps = f64::from(options.apps);
-    let alone = median(one.worker_kib.iter().copied()).context("no worker")?;
-    let each: Vec<f64> = many
-        .worker_kib
-        .iter()
-        .map(|kib| (kib - alone) / (apps - 1.0))
-        .collect();
-    let what = format!("PSS of each further app in a worker, {apps} apps");
-    table.row(kibibytes(&what, 500.0, &each));
-    table.row(routing("first", options.apps, &many.first, &one.first));
-    table.row(routing("last", options.apps, &many.last, &one.first));
+    let apps = bench.apps(options.apps, options.duration).await?;
+    let what = format!("PSS of each further app in a worker, {} apps", options.apps);
+    table.row(kibibytes(&what, 500.0, &apps.each_kib));
+    table.row(routing("first", options.apps, &apps.first, &apps.alone));
+    table.row(routing("last", options.apps, &apps.last, &apps.alone));
 
     print::result(format_args!(
         "## Starting and memory\n\n{}.\n\n{table}",
@@ -119,8 +111,13 @@ struct Starts {
     idle_kib: Vec<f64>,
 }
 
-struct Many {
-    worker_kib: Vec<f64>,
+/// What many apps cost.
+struct Apps {
+    /// What each app but the first adds to a worker, by worker.
+    each_kib: Vec<f64>,
+    /// Load on the only app of another fleet.
+    alone: Vec<Report>,
+    /// Load on the first and the last of many.
     first: Vec<Report>,
     last: Vec<Report>,
 }
@@ -198,15 +195,47 @@ impl Bench {
         Ok(times)
     }
 
+    /// Runs one app and many beside each other, and loads them in turns, so
+    /// that what slows the machine slows both.
+    async fn apps(&self, count: u16, seconds: u64) -> Result<Apps> {
+        let one = self.serve(1).await?;
+        let alone = median(worker_kib(&one).await?).context("no worker")?;
+        one.server.stop().await?;
+        // Measured alone: what both fleets map would count half for each.
+        let many = self.serve(count).await?;
+        let further = f64::from(count - 1);
+        let each = worker_kib(&many)
+            .await?
+            .into_iter()
+            .map(|kib| (kib - alone) / further);
+        let mut apps = Apps {
+            each_kib: each.collect(),
+            alone: Vec::new(),
+            first: Vec::new(),
+            last: Vec::new(),
+        };
+        let one = self.serve(1).await?;
+        for number in 1..=LOADS {
+            print::progress(format_args!("load {number} of {LOADS}"));
+            apps.alone.push(load(&one, &path(0), seconds).await?);
+            apps.first.push(load(&many, &path(0), seconds).await?);
+            apps.last
+                .push(load(&many, &path(count - 1), seconds).await?);
+        }
+        one.server.stop().await?;
+        many.server.stop().await?;
+        Ok(apps)
+    }
+
     /// Serves `count` different components, each with a route of its own.
-    async fn many(&self, count: u16, seconds: u64) -> Result<Many> {
-        print::progress(format_args!("{count} apps"));
+    async fn serve(&self, count: u16) -> Result<Fleet> {
+        print::progress(format_args!("starting {count} apps"));
         let scratch = self.directory(&format!("apps-{count}"))?;
         let hello = fs::read(&self.hello).context("cannot read hello")?;
         let apps = (0..count).map(|number| {
             let component = scratch.join(format!("{number}.wasm"));
             fs::write(&component, distinct(&hello, number)).context("cannot write a component")?;
-            let route = format!("/app-{number}/*");
+            let route = format!("{}*", path(number));
             Ok(app(&format!("app-{number}"), &component, Some(route)))
         });
         let configuration = Configuration {
@@ -214,35 +243,30 @@ impl Bench {
             pool: "",
             apps: apps.collect::<Result<_>>()?,
         };
-        let [first, last] = [0, count - 1].map(|number| format!("/app-{number}/"));
-        // The first start compiles, which leaves nothing in workers, but a
-        // second one is what users have.
-        let start = || Fleet::start(&self.program, &configuration, &first, &scratch);
+        let path = path(0);
+        // The first start compiles; what users mostly have is a later one.
+        let start = || Fleet::start(&self.program, &configuration, &path, &scratch);
         start().await?.server.stop().await?;
-        let fleet = start().await?;
-        let workers = fleet.status().await?.workers;
-        let worker_kib = workers
-            .iter()
-            .map(|worker| Ok(process::pss_kib(worker.pid)? as f64))
-            .collect::<Result<_>>()?;
-        let mut many = Many {
-            worker_kib,
-            first: Vec::new(),
-            last: Vec::new(),
-        };
-        for _ in 0..LOADS {
-            many.first.push(load(&fleet, &first, seconds).await?);
-            many.last.push(load(&fleet, &last, seconds).await?);
-        }
-        fleet.server.stop().await?;
-        Ok(many)
+        start().await
     }
 
     fn directory(&self, name: &str) -> Result<PathBuf> {
         let directory = self.scratch.path().join(name);
-        fs::create_dir(&directory).context("cannot make a temporary directory")?;
+        fs::create_dir_all(&directory).context("cannot make a temporary directory")?;
         Ok(directory)
     }
+}
+
+/// Memory of each worker.
+async fn worker_kib(fleet: &Fleet) -> Result<Vec<f64>> {
+    let workers = fleet.status().await?.workers;
+    let kib = |worker: &WorkerStatus| Ok(process::pss_kib(worker.pid)? as f64);
+    workers.iter().map(kib).collect()
+}
+
+/// What the app of this number answers.
+fn path(number: u16) -> String {
+    format!("/app-{number}/")
 }
 
 async fn load(fleet: &Fleet, path: &str, seconds: u64) -> Result<Report> {
