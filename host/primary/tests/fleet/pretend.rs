@@ -39,7 +39,7 @@ impl Talk {
     fn next<M: Message>(&mut self, mut idle: impl FnMut()) -> Option<(M, Vec<OwnedFd>)> {
         let mut piece = [0; 65536];
         loop {
-            if let Some(message) = self.decoder.next().unwrap() {
+            if let Some(message) = self.decoder.message().unwrap() {
                 return Some(message);
             }
             let mut fds = Vec::new();
