@@ -76,16 +76,17 @@ impl<W: Witness> GuestBody<W> {
             delivered: 0,
             witness: Some(witness),
         };
+        let succeeded = matches!(&body.run, Progress::Ended(ended) if ended.outcome == Outcome::Ok);
         // A guest that has ended has at most a few frames in its channel.
         while let Some(stream) = body.stream.as_mut() {
             match Pin::new(stream).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => body.ready.push_back(frame),
-                Poll::Ready(None) => {
+                Poll::Ready(None) if succeeded => {
                     body.stream = None;
-                    if matches!(&body.run, Progress::Ended(ended) if ended.outcome == Outcome::Ok) {
-                        body.tell();
-                    }
+                    body.tell();
                 }
+                // The end of a failed guest's stream is where it is cut.
+                Poll::Ready(None) => break,
                 Poll::Ready(Some(Err(_))) | Poll::Pending => break,
             }
         }

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Message;
 
+/// Most bytes of one component. The largest real ones, a Python or JavaScript
+/// interpreter with its standard library, are 20 to 40 MiB; compiling takes
+/// some ten times a component's size in memory.
+pub const MAX_COMPONENT: u64 = 256 << 20;
+
 /// Which of a worker's two engines an artifact is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -17,7 +17,7 @@ mod frame;
 mod status;
 mod worker;
 
-pub use builder::{Flavor, FromBuilder, Refusal, ToBuilder};
+pub use builder::{Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
 pub use control::{ControlReply, ControlRequest, decode_line, encode_line};
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
 pub use status::{

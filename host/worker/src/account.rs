@@ -108,7 +108,12 @@ impl Witness for Account {
         if ended.outcome != Outcome::Ok {
             self.log_failure(&ended);
         }
-        self.outcome = Some(ended.outcome);
+        // A guest that fails because its request's body did is not to blame.
+        let overridden = self.overridden.as_ref().and_then(|o| o.get());
+        self.outcome = match (ended.outcome, overridden) {
+            (Outcome::Ok, _) | (_, None) => Some(ended.outcome),
+            (_, Some(outcome)) => Some(outcome),
+        };
     }
 }
 

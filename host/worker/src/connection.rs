@@ -30,8 +30,7 @@ pub(crate) fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor>
         // Watched by our own socket, with one timer for all requests.
         .header_read_timeout(None)
         .max_buf_size(limits.max_head.max(8 << 10))
-        .max_headers(limits.max_headers)
-        .pipeline_flush(true);
+        .max_headers(limits.max_headers);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -187,7 +187,7 @@ fn open_files(limits: Option<&str>) -> Finding {
 }
 
 /// The backlog that skep asks for.
-const BACKLOG: u64 = 1024;
+const BACKLOG: u64 = 4096;
 
 fn somaxconn(text: Option<&str>) -> Finding {
     const WHAT: &str = "somaxconn";

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use skep_engine::Compiled;
 use skep_sys::Channel;
 use skep_sys::confine::{BuilderLimits, Confined, confine_builder};
-use skep_wire::{Decoder, Flavor, FromBuilder, Refusal, ToBuilder};
+use skep_wire::{Decoder, Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
 
 use crate::exit::{Exit, Failure};
 use crate::print::{ColorChoice, Printer};
@@ -26,9 +26,6 @@ use crate::print::{ColorChoice, Printer};
 /// How long the primary may take for the request, and for taking the answer.
 /// It sends right after the spawn; longer means that it is gone or stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Bytes of the largest component. Python with its standard library is 22 MB.
-const MAX_COMPONENT: u64 = 128 << 20;
 
 /// What compiling may use. The slowest guest that we know, `StarlingMonkey`,
 /// takes 10 s and 600 MB; the address space counts reservations, of which

@@ -8,15 +8,9 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use skep_wire::Refusal;
+use skep_wire::{MAX_COMPONENT, Refusal};
 
 use super::digest::Digest;
-
-/// Most bytes of one component. The largest real ones, a Python or JavaScript
-/// interpreter with its standard library, are 20 to 40 MiB; compiling needs
-/// some ten times a component's size in memory, so far larger ones could not
-/// be compiled within the builder's limit anyway.
-pub(crate) const MAX_COMPONENT: u64 = 256 << 20;
 
 /// A component's file, open, of known content.
 #[derive(Debug)]
