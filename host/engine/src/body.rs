@@ -59,9 +59,9 @@ impl<W: Witness> std::fmt::Debug for GuestBody<W> {
 }
 
 impl<W: Witness> GuestBody<W> {
-    /// The body of a response whose guest has ended already. Takes what is
-    /// there, so that a short response is sent whole, with its length.
-    pub(crate) fn ended(
+    /// The body of a response whose guest has ended well. Takes what is there,
+    /// so that a short response is sent at once, with its length.
+    pub(crate) fn whole(
         stream: WasiBody,
         expected: Option<u64>,
         ended: Ended,
@@ -76,17 +76,14 @@ impl<W: Witness> GuestBody<W> {
             delivered: 0,
             witness: Some(witness),
         };
-        let succeeded = matches!(&body.run, Progress::Ended(ended) if ended.outcome == Outcome::Ok);
         // A guest that has ended has at most a few frames in its channel.
         while let Some(stream) = body.stream.as_mut() {
             match Pin::new(stream).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => body.ready.push_back(frame),
-                Poll::Ready(None) if succeeded => {
+                Poll::Ready(None) => {
                     body.stream = None;
                     body.tell();
                 }
-                // The end of a failed guest's stream is where it is cut.
-                Poll::Ready(None) => break,
                 Poll::Ready(Some(Err(_))) | Poll::Pending => break,
             }
         }

@@ -234,12 +234,21 @@ impl Handler {
                     }
                     Poll::Ready(Err(outcome))
                 }
+                // It failed while nothing was sent yet: the client learns that,
+                // and not the beginning of a response that has no end.
+                (Some(_), Some(ended)) if ended.outcome != Outcome::Ok => {
+                    let outcome = ended.outcome;
+                    if let Some(witness) = witness.take() {
+                        witness.ended(ended);
+                    }
+                    Poll::Ready(Err(outcome))
+                }
                 (Some(answer), ended) => {
                     let (head, stream) = answer.into_parts();
                     let expected = expected_length(&head);
                     let witness = witness.take().expect("the future has not ended before");
                     let body = match ended {
-                        Some(ended) => GuestBody::ended(stream, expected, ended, witness, cx),
+                        Some(ended) => GuestBody::whole(stream, expected, ended, witness, cx),
                         None => {
                             let run = std::mem::replace(&mut run, Run::finished());
                             GuestBody::running(stream, expected, run, after, witness)
