@@ -88,6 +88,7 @@ pub fn guest(name: &str) -> PathBuf {
 
 /// The wasm target is in `rust-toolchain.toml`, but rustup's automatic
 /// installation may be switched off.
+#[expect(clippy::print_stderr, reason = "who runs the tests should know of it")]
 fn add_wasm_target() {
     let installed = Command::new("rustup")
         .args(["target", "list", "--installed"])

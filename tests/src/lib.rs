@@ -9,7 +9,8 @@
 //! | module | |
 //! |---|---|
 //! | [`build`] | the binary and the guests, built once |
-//! | [`skep`] | one running skep, ended with the test |
+//! | [`options`], [`skep`] | one running skep, ended with the test |
+//! | [`command`] | commands of skep that end by themselves |
 //! | [`http`] | a strict HTTP/1 client on plain sockets |
 //! | [`h2`] | an HTTP/2 client |
 //! | [`load`] | many clients at once, every request classified |
@@ -19,15 +20,20 @@
 //! | [`turn`] | which tests have the machine for themselves |
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod build;
+pub mod command;
 pub mod golden;
 pub mod h2;
 pub mod http;
+mod lines;
 pub mod load;
+pub mod options;
 pub mod process;
 pub mod skep;
 pub mod turn;
 pub mod wait;
+mod warm;
 
 pub use build::{binary, foreign_guest, guest};
 pub use http::{Client, Failed, Response};

@@ -1,29 +1,25 @@
 //! One running skep in a directory of its own, ended with the test.
 
-use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use skep_wire::{ControlReply, ControlRequest, FleetStatus, PoolStatus, WorkerStatus};
 use tempfile::TempDir;
 
 use crate::http::{Address, Client};
-use crate::process;
-use crate::wait::wait_for;
-use crate::{binary, build, turn};
+use crate::lines::Log;
+use crate::options::Options;
+use crate::wait::{settles, wait_for};
+use crate::{process, warm};
 
 /// How long skep may take to serve: components are compiled, on a machine that
 /// may have other things to do.
 const START: Duration = Duration::from_secs(60);
-
-/// Artifacts larger than this are not worth copying about.
-const WARM_MAX: u64 = 16 << 20;
 
 /// How a test ends its skep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,130 +28,6 @@ pub enum Stop {
     Drain,
     /// SIGKILL for the primary and every worker.
     Kill,
-}
-
-/// What to start.
-#[derive(Debug)]
-pub struct Options {
-    dir: Option<Arc<TempDir>>,
-    config: Option<String>,
-    args: Vec<OsString>,
-    env: Vec<(String, String)>,
-    warm: bool,
-}
-
-impl Options {
-    /// `skep serve -c skep.toml` with this text in it. `[server]` is added.
-    #[must_use]
-    pub fn config(text: &str) -> Self {
-        Self {
-            dir: None,
-            config: Some(text.to_owned()),
-            args: ["serve", "-c", "skep.toml"].map(OsString::from).into(),
-            env: Vec::new(),
-            warm: true,
-        }
-    }
-
-    /// `skep serve COMPONENT` on a free port.
-    #[must_use]
-    pub fn component(component: &Path) -> Self {
-        Self {
-            config: None,
-            args: vec![
-                "serve".into(),
-                component.into(),
-                "--listen".into(),
-                "127.0.0.1:0".into(),
-            ],
-            ..Self::config("")
-        }
-    }
-
-    /// With further arguments.
-    #[must_use]
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.args.push(arg.into());
-        self
-    }
-
-    /// With a variable in skep's environment.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Without the artifacts of earlier tests.
-    #[must_use]
-    pub fn cold(mut self) -> Self {
-        self.warm = false;
-        self
-    }
-
-    /// In the directory of an earlier one.
-    #[must_use]
-    pub fn in_dir(mut self, dir: &Arc<TempDir>) -> Self {
-        self.dir = Some(Arc::clone(dir));
-        self
-    }
-
-    /// Starts it and waits until it serves.
-    ///
-    /// # Panics
-    ///
-    /// If it does not come to serve; with what it said.
-    #[must_use]
-    pub fn start(self) -> Skep {
-        let skep = self.spawn();
-        skep.wait_until_serving();
-        skep
-    }
-
-    /// Starts it.
-    ///
-    /// # Panics
-    ///
-    /// If there is no process.
-    #[must_use]
-    pub fn spawn(self) -> Skep {
-        turn::shared();
-        let dir = self.dir.unwrap_or_else(directory);
-        if let Some(config) = &self.config {
-            fs::write(dir.path().join("skep.toml"), config).expect("the directory is ours");
-        }
-        if self.warm {
-            let named = self.config.iter().cloned().chain(
-                self.args
-                    .iter()
-                    .map(|arg| arg.to_string_lossy().into_owned()),
-            );
-            for component in named.flat_map(|text| components(&text)) {
-                warm::give(&component, &dir.path().join(".skep/artifacts"));
-            }
-        }
-        let mut command = Command::new(binary());
-        command
-            .args(&self.args)
-            .current_dir(dir.path())
-            .envs(self.env)
-            .env_remove("SKEP_CONTROL")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("skep starts");
-        let stderr = child.stderr.take().expect("it is piped");
-        let log = Log::default();
-        let writer = log.clone();
-        std::thread::spawn(move || writer.collect(stderr));
-        Skep {
-            pid: child.id(),
-            child,
-            log,
-            dir,
-            warm: self.warm,
-        }
-    }
 }
 
 /// A running skep. Dropping it kills the primary and all its workers.
@@ -169,6 +41,16 @@ pub struct Skep {
 }
 
 impl Skep {
+    pub(crate) fn new(child: Child, log: Log, dir: Arc<TempDir>, warm: bool) -> Self {
+        Self {
+            pid: child.id(),
+            child,
+            log,
+            dir,
+            warm,
+        }
+    }
+
     /// `skep serve -c skep.toml` with this text in it, serving.
     #[must_use]
     pub fn config(text: &str) -> Self {
@@ -226,7 +108,7 @@ impl Skep {
         self.log.wait_for(START, text)
     }
 
-    fn wait_until_serving(&self) {
+    pub(crate) fn wait_until_serving(&self) {
         let line = self.log.wait_for(START, "skep: serving ");
         // One line a listener; the status knows how many.
         assert!(line.starts_with("skep: serving "), "{line}");
@@ -249,7 +131,7 @@ impl Skep {
     #[must_use]
     pub fn address(&self) -> Address {
         match self.status().listeners.as_slice() {
-            [only] => only.address.parse().expect("skep shows addresses"),
+            [only] => self.reach(&only.address),
             more => panic!("which listener? {more:?}"),
         }
     }
@@ -262,15 +144,19 @@ impl Skep {
     #[must_use]
     pub fn address_of(&self, listener: &str) -> Address {
         let status = self.status();
-        let found = status
-            .listeners
-            .iter()
-            .find(|found| found.name.as_str() == listener);
-        found
-            .unwrap_or_else(|| panic!("no listener {listener}: {status:?}"))
-            .address
-            .parse()
-            .expect("skep shows addresses")
+        let mut listeners = status.listeners.iter();
+        match listeners.find(|found| found.name.as_str() == listener) {
+            Some(found) => self.reach(&found.address),
+            None => panic!("no listener {listener}: {status:?}"),
+        }
+    }
+
+    /// An address as it is reached from here, and not from skep's directory.
+    fn reach(&self, address: &str) -> Address {
+        match address.parse().expect("skep shows addresses") {
+            Address::Unix(path) => Address::Unix(self.dir.path().join(path)),
+            tcp @ Address::Tcp(_) => tcp,
+        }
     }
 
     /// A connection to its only listener.
@@ -300,9 +186,8 @@ impl Skep {
     ///
     /// Those of the socket.
     pub fn try_status(&self) -> io::Result<FleetStatus> {
-        use std::io::Write as _;
         let path = self.state_dir().join("control.sock");
-        let mut stream = std::os::unix::net::UnixStream::connect(path)?;
+        let mut stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(&skep_wire::encode_line(&ControlRequest::Status))?;
         let mut line = Vec::new();
@@ -384,14 +269,12 @@ impl Skep {
     ///
     /// If it stays.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
-        let by = Instant::now() + deadline;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                return status;
-            }
-            assert!(Instant::now() < by, "skep does not end:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let ended = settles(
+            deadline,
+            || self.child.try_wait().expect("it is our child"),
+            Option::is_some,
+        );
+        ended.unwrap_or_else(|| panic!("skep does not end:\n{}", self.log()))
     }
 
     /// Ends it, and waits until it is gone.
@@ -414,6 +297,7 @@ impl Skep {
 }
 
 impl Drop for Skep {
+    #[expect(clippy::print_stderr, reason = "the log belongs to a test's failure")]
     fn drop(&mut self) {
         let children = process::children(self.pid);
         let workers = self
@@ -439,200 +323,5 @@ impl Drop for Skep {
                 &log[log.ceil_char_boundary(tail)..]
             );
         }
-    }
-}
-
-/// What a command of skep said and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// Its exit code; `None` for a signal.
-    pub code: Option<i32>,
-    /// Data.
-    pub stdout: String,
-    /// Everything else.
-    pub stderr: String,
-}
-
-/// Runs a command of skep to its end in a directory.
-///
-/// # Panics
-///
-/// If there is no process, or it takes longer than two minutes.
-pub fn run<S: AsRef<std::ffi::OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Said {
-    turn::shared();
-    let mut child = Command::new(binary())
-        .args(args)
-        .current_dir(dir)
-        .env_remove("SKEP_CONTROL")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("skep starts");
-    let (stdout, stderr) = (Log::default(), Log::default());
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let readers = [
-        (
-            stdout.clone(),
-            Box::new(out.expect("it is piped")) as Box<dyn io::Read + Send>,
-        ),
-        (stderr.clone(), Box::new(err.expect("it is piped"))),
-    ]
-    .map(|(log, pipe)| std::thread::spawn(move || log.collect(pipe)));
-    let pid = child.id();
-    let by = Instant::now() + Duration::from_secs(120);
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("it is our child") {
-            break status;
-        }
-        if Instant::now() > by {
-            process::signal(pid, "KILL");
-            panic!("skep does not end:\n{}", stderr.text());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    for reader in readers {
-        reader.join().expect("readers do not panic");
-    }
-    Said {
-        code: status.code(),
-        stdout: stdout.text(),
-        stderr: stderr.text(),
-    }
-}
-
-/// An empty directory for one skep.
-///
-/// # Panics
-///
-/// If there is no room for one.
-#[must_use]
-pub fn directory() -> Arc<TempDir> {
-    let dir = tempfile::Builder::new().prefix("skep-test-").tempdir();
-    Arc::new(dir.expect("there is room for a directory"))
-}
-
-/// Lines of a pipe, and who waits for them.
-#[derive(Clone, Debug, Default)]
-struct Log(Arc<(Mutex<(String, bool)>, Condvar)>);
-
-impl Log {
-    fn collect(&self, pipe: impl io::Read) {
-        let mut reader = BufReader::new(pipe);
-        let mut line = Vec::new();
-        while reader
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|read| read > 0)
-        {
-            let text = String::from_utf8_lossy(&line).into_owned();
-            self.change(|log| log.0.push_str(&text));
-            line.clear();
-        }
-        self.change(|log| log.1 = true);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut (String, bool))) {
-        change(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
-        self.0.1.notify_all();
-    }
-
-    fn text(&self) -> String {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .clone()
-    }
-
-    fn wait_for(&self, deadline: Duration, text: &str) -> String {
-        let by = Instant::now() + deadline;
-        let mut log = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(line) = log.0.lines().find(|line| line.contains(text)) {
-                return line.to_owned();
-            }
-            let left = by.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero() && !log.1,
-                "no line with {text:?} in:\n{}",
-                log.0
-            );
-            log = self
-                .0
-                .1
-                .wait_timeout(log, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
-}
-
-/// The components that a configuration or an argument names.
-fn components(text: &str) -> Vec<PathBuf> {
-    text.split(['"', '\n', ' '])
-        .filter(|word| word.ends_with(".wasm"))
-        .map(PathBuf::from)
-        .filter(|path| path.is_file())
-        .collect()
-}
-
-/// The SHA-256 of bytes, in hexadecimal.
-#[must_use]
-pub fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
-
-/// Artifacts that tests share by copying, so that each guest is compiled once.
-mod warm {
-    use super::{Path, PathBuf, WARM_MAX, build, fs, io, sha256};
-
-    fn dir() -> PathBuf {
-        build::target_dir().join("tests-artifacts")
-    }
-
-    /// Copies what there is for a component into a skep's cache.
-    pub(super) fn give(component: &Path, cache: &Path) {
-        let digest = sha256(&fs::read(component).expect("guests can be read"));
-        copy(&dir(), cache, |name| name.starts_with(&digest));
-    }
-
-    /// Copies from a skep's cache what is not there yet.
-    pub(super) fn take(cache: &Path) {
-        copy(cache, &dir(), |_| true);
-    }
-
-    fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
-        let mut names: Vec<String> = fs::read_dir(from)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.metadata().is_ok_and(|data| data.len() <= WARM_MAX))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| wanted(name) && (name.ends_with(".cwasm") || name.ends_with(".json")))
-            .collect();
-        // The sidecar makes an entry of it: it goes last.
-        names.sort();
-        for name in names {
-            if !to.join(&name).exists() {
-                // What cannot be copied is compiled again.
-                let _ = whole(&from.join(&name), &to.join(&name));
-            }
-        }
-    }
-
-    fn whole(from: &Path, to: &Path) -> io::Result<()> {
-        let dir = to.parent().expect("it is a file in a directory");
-        fs::create_dir_all(dir)?;
-        let draft = tempfile::NamedTempFile::new_in(dir)?;
-        fs::copy(from, draft.path())?;
-        draft.persist(to)?;
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_tests::skep::{Options, directory};
+use skep_tests::options::{Options, directory};
 use skep_tests::{Skep, guest};
 use tempfile::TempDir;
 

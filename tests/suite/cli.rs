@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use skep_tests::build::{binary, root, target_dir};
+use skep_tests::command::run;
 use skep_tests::http::Address;
-use skep_tests::skep::{directory, run};
+use skep_tests::options::directory;
 use skep_tests::{Client, Skep, guest, process, turn};
 use skep_wire::FleetStatus;
 

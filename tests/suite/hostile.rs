@@ -17,7 +17,8 @@ const PROMISED_P99: Duration = Duration::from_millis(20);
 enum Sees {
     /// This status, whole.
     Status(u16),
-    /// A 200 that is cut off before its end.
+    /// A 200 that is cut off before its end, or a 500 if nothing of it had
+    /// been sent: in no case what looks whole.
     Cut,
     /// A status of these, or nothing: never two lengths, never a lie.
     ErrorOrClosed,
@@ -131,6 +132,7 @@ fn judge(attack: &Attack, got: &Result<skep_tests::Response, Failed>) -> bool {
     match (attack.sees, got) {
         (Sees::Status(status), Ok(response)) => response.status() == status,
         (Sees::Cut, Err(Failed::Short(_))) => true,
+        (Sees::Cut, Ok(response)) => response.status() == 500,
         (Sees::Body(body), Ok(response)) => response.body == body.as_bytes(),
         (Sees::Body(body), Err(Failed::Short(got))) => body.as_bytes().starts_with(got),
         (Sees::ErrorOrClosed, Ok(response)) => (500..600).contains(&response.status()),

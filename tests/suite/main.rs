@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps to let something happen: it waits for conditions. What
 //! is timed are the bounds that were promised, with room for slow machines.
+#![expect(clippy::unwrap_used, reason = "this is a test as a whole")]
 
 mod balance;
 mod broken;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use hyper::Request;
 use skep_tests::http::Address;
-use skep_tests::skep::Options;
+use skep_tests::options::Options;
 use skep_tests::{Client, Skep, Stop, guest, h2};
 
 use crate::{app, pool};

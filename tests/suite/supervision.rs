@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use skep_core::ExitReason;
 use skep_tests::load::{Load, Style};
-use skep_tests::skep::{Options, directory, sha256};
+use skep_tests::options::{Options, directory, sha256};
 use skep_tests::{Client, Failed, Skep, Stop, guest, process, wait_for};
 use skep_wire::{BreakerStatus, WorkerStatus};
 use tempfile::TempDir;
@@ -265,7 +265,7 @@ fn reset_gives_a_tripped_pool_another_chance() {
     );
     skep.wait_for_log("pool.tripped");
     let before = skep.pool("bad").spawns;
-    let said = skep_tests::skep::run(skep.dir().path(), ["reset", "bad"]);
+    let said = skep_tests::command::run(skep.dir().path(), ["reset", "bad"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     skep.wait_for_status("it to be tried again", |status| {
         status
@@ -273,7 +273,7 @@ fn reset_gives_a_tripped_pool_another_chance() {
             .iter()
             .any(|pool| pool.name.as_str() == "bad" && pool.spawns > before)
     });
-    let said = skep_tests::skep::run(skep.dir().path(), ["reset", "good-bye"]);
+    let said = skep_tests::command::run(skep.dir().path(), ["reset", "good-bye"]);
     assert_ne!(said.code, Some(0), "{said:?}");
 }
 
@@ -437,7 +437,7 @@ fn a_primary_that_is_killed_as_it_starts_leaves_nothing() {
 fn stop_waits_until_all_is_gone() {
     let mut skep = Skep::config(&(pool(2) + &app("a", "hello", "")));
     let workers: Vec<_> = skep.workers().iter().map(|worker| worker.pid).collect();
-    let said = skep_tests::skep::run(skep.dir().path(), ["stop"]);
+    let said = skep_tests::command::run(skep.dir().path(), ["stop"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(workers.iter().all(|worker| !process::is_alive(*worker)));
     assert_eq!(skep.wait(Duration::from_secs(5)).code(), Some(0));

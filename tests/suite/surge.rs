@@ -47,7 +47,11 @@ fn a_hundred_kills_cost_only_what_was_in_flight() {
     ));
     all_stable(&skep);
     // Once, so that what is allocated at the first crash does not count.
-    process::signal(skep.workers()[0].pid, "KILL");
+    let first = skep.workers().remove(0);
+    process::signal(first.pid, "KILL");
+    skep.wait_for_status("its end to be noticed", |status| {
+        status.workers.iter().all(|worker| worker.id != first.id)
+    });
     all_stable(&skep);
     let before = footprint(&skep);
     let pace = Duration::from_millis(2);
@@ -67,6 +71,9 @@ fn a_hundred_kills_cost_only_what_was_in_flight() {
         connections += u64::from(victim.connections) + 2;
         assert!(killed.insert(victim.id), "no worker dies twice");
         process::signal(victim.pid, "KILL");
+        skep.wait_for_status("its end to be noticed", |status| {
+            status.workers.iter().all(|worker| worker.id != victim.id)
+        });
         all_stable(&skep);
     }
     let (kept, fresh) = (kept.stop(), fresh.stop());
