@@ -84,7 +84,13 @@ impl<W: Witness> GuestBody<W> {
                     body.stream = None;
                     body.tell();
                 }
-                Poll::Ready(Some(Err(_))) | Poll::Pending => break,
+                // Remembered, because after an error the stream ends as if all
+                // were well.
+                Poll::Ready(Some(Err(_))) => {
+                    body.unfinished(std::time::Duration::ZERO);
+                    break;
+                }
+                Poll::Pending => break,
             }
         }
         body
@@ -115,6 +121,15 @@ impl<W: Witness> GuestBody<W> {
         {
             witness.ended(ended);
         }
+    }
+
+    /// The guest gave its body up, or wrote another length than it announced.
+    fn unfinished(&mut self, cpu: std::time::Duration) {
+        self.run = Progress::Ended(Ended {
+            outcome: Outcome::Trap,
+            detail: Some("the guest did not finish its response body".into()),
+            cpu,
+        });
     }
 
     /// The response is whole but the guest has more to do: it does that
@@ -194,11 +209,7 @@ impl<W: Witness> Body for GuestBody<W> {
                     _ => (Outcome::Trap, std::time::Duration::ZERO),
                 };
                 if outcome == Outcome::Trap {
-                    this.run = Progress::Ended(Ended {
-                        outcome,
-                        detail: Some("the guest did not finish its response body".into()),
-                        cpu,
-                    });
+                    this.unfinished(cpu);
                 }
                 this.cut(outcome)
             }
