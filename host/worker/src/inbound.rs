@@ -1,6 +1,8 @@
 //! A request's body on its way to the guest: bounded in size and in slowness.
 
+use std::error::Error as _;
 use std::future::Future as _;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -85,10 +87,8 @@ impl Body for Inbound {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                // A client that hangs up is seen by the connection itself; what
-                // is left are chunks that are none.
-                if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-                    return Poll::Ready(Some(Err(RequestBodyError::ConnectionTerminated)));
+                if is_gone(&error) {
+                    return this.fail(Outcome::ClientGone, RequestBodyError::ConnectionTerminated);
                 }
                 this.fail(Outcome::BadRequest, RequestBodyError::HttpProtocolError)
             }
@@ -113,4 +113,23 @@ impl Body for Inbound {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Whether the client hung up within its body. What else may be wrong with a
+/// body are chunks that are none.
+fn is_gone(error: &hyper::Error) -> bool {
+    let io = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || io.is_some_and(|io| {
+            matches!(
+                io.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+            )
+        })
 }
