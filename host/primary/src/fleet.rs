@@ -4,7 +4,7 @@
 
 mod operator;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ pub(crate) struct Fleet {
     news: mpsc::Sender<(WorkerId, News)>,
     inbox: Option<mpsc::Receiver<(WorkerId, News)>>,
     started: Moment,
-    announced: Announced,
+    /// Pools of which it was said on standard error that they serve.
+    announced: BTreeSet<PoolName>,
     phase: Phase,
     /// Operators who wait for the end.
     waiting: Vec<Asker>,
@@ -56,13 +57,6 @@ struct Worker {
     link: WorkerLink,
     pool: PoolName,
     generation: Generation,
-}
-
-/// Whether it was said on standard error that the fleet serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Announced {
-    No,
-    Yes,
 }
 
 /// What the fleet is about.
@@ -103,7 +97,7 @@ impl Fleet {
             news,
             inbox: Some(inbox),
             started: now(),
-            announced: Announced::No,
+            announced: BTreeSet::new(),
             phase: Phase::Running,
             waiting: Vec::new(),
         })
@@ -327,17 +321,20 @@ impl Fleet {
         }
     }
 
-    /// Says once that the fleet serves, when it does so for the first time.
+    /// Says once of each pool where it serves, when it is complete for the
+    /// first time: one that never is does not keep the others from saying so.
     fn announce(&mut self) {
-        let complete = self
+        let complete: Vec<_> = self
             .supervisor
             .pools()
-            .all(|pool| pool.serving >= pool.workers);
-        if self.announced == Announced::Yes || !complete {
-            return;
-        }
-        self.announced = Announced::Yes;
+            .filter(|pool| pool.serving >= pool.workers && !self.announced.contains(&pool.name))
+            .map(|pool| pool.name)
+            .collect();
+        self.announced.extend(complete.iter().cloned());
         for listener in self.listeners.statuses() {
+            if !complete.contains(&listener.pool) {
+                continue;
+            }
             let pool = &self.pools[&listener.pool];
             self.log.plain(&format!(
                 "skep: serving {} ({}, {})",
