@@ -13,8 +13,10 @@ const UNSAFE_OUTSIDE_SYS: [&str; 2] = [
 
 /// The one reads which numbers the kernel says an epoll watches, and never uses
 /// them as descriptors; the other calls what still takes a number.
-const NUMBERS_OF_DESCRIPTORS: [&str; 2] =
-    ["host/sys/src/exclusive/registration.rs", "host/sys/src/listener.rs"];
+const NUMBERS_OF_DESCRIPTORS: [&str; 2] = [
+    "host/sys/src/exclusive/registration.rs",
+    "host/sys/src/listener.rs",
+];
 
 #[test]
 fn only_sys_is_unsafe() {

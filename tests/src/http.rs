@@ -370,7 +370,12 @@ impl Client {
 
     fn read_some(&mut self) -> Result<usize, Failed> {
         let mut piece = [0; 64 << 10];
-        let read = self.stream.read(&mut piece)?;
+        let read = loop {
+            match self.stream.read(&mut piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.buffer.extend_from_slice(&piece[..read]);
         Ok(read)
     }

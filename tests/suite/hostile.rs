@@ -17,8 +17,8 @@ const PROMISED_P99: Duration = Duration::from_millis(20);
 enum Sees {
     /// This status, whole.
     Status(u16),
-    /// A 200 that is cut off before its end, or a 500 if nothing of it had
-    /// been sent: in no case what looks whole.
+    /// A 200 that is cut off before its end; a 500 or a closed connection if
+    /// nothing of it had been sent. In no case what looks whole.
     Cut,
     /// A status of these, or nothing: never two lengths, never a lie.
     ErrorOrClosed,
@@ -131,8 +131,8 @@ fn send(client: &mut Client, attack: &Attack) -> Result<skep_tests::Response, Fa
 fn judge(attack: &Attack, got: &Result<skep_tests::Response, Failed>) -> bool {
     match (attack.sees, got) {
         (Sees::Status(status), Ok(response)) => response.status() == status,
-        (Sees::Cut, Err(Failed::Short(_))) => true,
-        (Sees::Cut, Ok(response)) => response.status() == 500,
+        (Sees::Cut, Err(Failed::Short(_) | Failed::Closed | Failed::Reset)) => true,
+        (Sees::Cut | Sees::Body(_), Ok(response)) if response.status() == 500 => true,
         (Sees::Body(body), Ok(response)) => response.body == body.as_bytes(),
         (Sees::Body(body), Err(Failed::Short(got))) => body.as_bytes().starts_with(got),
         (Sees::ErrorOrClosed, Ok(response)) => (500..600).contains(&response.status()),

@@ -111,7 +111,7 @@ fn a_hundred_kills_cost_only_what_was_in_flight() {
         |now| now.fds <= before.fds && now.children <= before.children,
     );
     println!("the primary: {before:?} before, {after:?} after");
-    assert_eq!((after.fds, after.children), (before.fds, before.children));
+    assert!(after.fds <= before.fds && after.children <= before.children);
     assert!(after.rss < before.rss + (4 << 20), "{before:?} {after:?}");
 }
 
