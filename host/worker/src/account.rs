@@ -108,12 +108,10 @@ impl Witness for Account {
         if ended.outcome != Outcome::Ok {
             self.log_failure(&ended);
         }
-        // A guest that fails because its request's body did is not to blame.
+        // Whatever a guest makes of a request whose body was refused, it is for
+        // that that the request ended.
         let overridden = self.overridden.as_ref().and_then(|o| o.get());
-        self.outcome = match (ended.outcome, overridden) {
-            (Outcome::Ok, _) | (_, None) => Some(ended.outcome),
-            (_, Some(outcome)) => Some(outcome),
-        };
+        self.outcome = Some(overridden.unwrap_or(ended.outcome));
     }
 }
 

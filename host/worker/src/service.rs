@@ -118,7 +118,12 @@ impl Service {
             () = interrupt.notify.notified() => {
                 Err(interrupt.outcome.get().unwrap_or(Outcome::BadRequest))
             }
-            response = call => Ok(response?.map(ReplyBody::Guest)),
+            response = call => match interrupt.outcome.get() {
+                // The request broke in the very turn in which the guest
+                // answered: what it made of the half of it is nobody's concern.
+                Some(outcome) => Err(outcome),
+                None => Ok(response?.map(ReplyBody::Guest)),
+            },
         }
     }
 
