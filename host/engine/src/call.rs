@@ -9,7 +9,7 @@ use skep_core::Outcome;
 use tokio::time::Sleep;
 
 use crate::fault::Verdict;
-use crate::meter::Meter;
+use crate::meter::{Clock, Meter};
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Run {
         Self {
             work: None,
             meter: Meter::new(
-                crate::runtime::Clock {
+                Clock {
                     thread_cpu: || Duration::ZERO,
                 },
                 Duration::ZERO,

@@ -11,7 +11,8 @@ use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::handler::Linked;
+use crate::fault::chain;
+use crate::link::Linked;
 use crate::settings::{self, Flavor};
 use crate::{Refusal, runtime};
 
@@ -91,19 +92,6 @@ fn compiler(flavor: Flavor) -> Result<Engine, Refusal> {
     runtime::without_pool(&mut config);
     Engine::new(&config)
         .map_err(|error| Refusal::new(format!("no compiler for this machine: {}", chain(&error))))
-}
-
-/// The error and its causes on one line.
-pub(crate) fn chain(error: &wasmtime::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(cause.trim());
-    }
-    text
 }
 
 /// The outermost imports and exports of a component.

@@ -72,3 +72,16 @@ fn describe(error: &wasmtime::Error) -> String {
         None => cause,
     }
 }
+
+/// The error and its causes on one line.
+pub(crate) fn chain(error: &wasmtime::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause.trim());
+    }
+    text
+}

@@ -13,7 +13,7 @@ use wasmtime_wasi_http::{
     WasiHttpHooks, WasiHttpView,
 };
 
-use crate::handler::Inner;
+use crate::blueprint::Blueprint;
 use crate::ledger::Ledger;
 use crate::meter;
 use crate::stdio::{LineStream, Stream};
@@ -34,7 +34,7 @@ const MAX_RANDOM: u64 = 1 << 20;
 
 /// The state of one store.
 pub(crate) struct Guest {
-    handler: Arc<Inner>,
+    blueprint: Arc<Blueprint>,
     request: Arc<str>,
     /// Made when the guest first asks for something of `wasi:cli`, clocks,
     /// random or the like: a handler that only speaks HTTP never does.
@@ -46,22 +46,22 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// A store for one instance of `handler`, first used by `request`.
-    pub(crate) fn store(handler: &Arc<Inner>, request: Arc<str>) -> Store<Self> {
+    /// A store for one instance made by `blueprint`, first used by `request`.
+    pub(crate) fn store(blueprint: &Arc<Blueprint>, request: Arc<str>) -> Store<Self> {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let guest = Self {
-            handler: Arc::clone(handler),
+            blueprint: Arc::clone(blueprint),
             request,
             wasi: None,
             http,
             hooks: Hooks,
             table,
-            ledger: Ledger::new(handler.setup.memory),
+            ledger: Ledger::new(blueprint.setup.memory),
         };
-        let mut store = Store::new(&handler.engine, guest);
+        let mut store = Store::new(&blueprint.engine, guest);
         store.limiter(|guest| &mut guest.ledger);
         store.epoch_deadline_callback(|_| meter::on_tick());
         store.set_epoch_deadline(1);
@@ -69,7 +69,7 @@ impl Guest {
     }
 
     fn make_wasi(&self) -> WasiCtx {
-        let setup = &self.handler.setup;
+        let setup = &self.blueprint.setup;
         let stream =
             |stream| LineStream::new(stream, Arc::clone(&self.request), Arc::clone(&setup.log));
         let mut builder = WasiCtxBuilder::new();
@@ -89,14 +89,14 @@ impl Guest {
     /// Hands a record of the guest's to its app's log.
     pub(crate) fn log_record(&self, level: LogLevel, context: &str, message: &str) {
         let longest = message.floor_char_boundary(MAX_RECORD);
-        self.handler
+        self.blueprint
             .setup
             .log
             .record(level, &self.request, context, &message[..longest]);
     }
 
     pub(crate) fn config(&mut self) -> WasiConfig<'_> {
-        WasiConfig::new(&self.handler.config)
+        WasiConfig::new(&self.blueprint.config)
     }
 }
 

@@ -1,31 +1,29 @@
 //! An app's revision, loaded in this worker.
 
-use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::{Request, Response};
-use skep_core::{InstancePolicy, Outcome};
+use skep_core::Outcome;
 use tokio::sync::oneshot;
-use wasmtime::Engine;
-use wasmtime::component::{Component, Linker};
-use wasmtime_wasi_config::WasiConfigVariables;
-use wasmtime_wasi_http::{WasiBody, p2 as http2, p3 as http3};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
+use crate::blueprint::{Blueprint, HandlerSetup};
 use crate::body::{AfterBody, GuestBody};
-use crate::call::{Run, Witness};
-use crate::compile::chain;
+use crate::call::{Run, Witness, Work};
+use crate::fault::chain;
 use crate::guest::Guest;
 use crate::instances::{InstanceCounts, Instances};
+use crate::link::Linked;
 use crate::meter::Meter;
 use crate::p3_shared::Shared;
-use crate::runtime::{Clock, EngineError, Runtime};
+use crate::runtime::{EngineError, Runtime};
 use crate::settings::Flavor;
-use crate::stdio::GuestLog;
-use crate::{RequestBody, logging, p2, p3, precompiled};
+use crate::world::{Answer, Job};
+use crate::{RequestBody, precompiled};
 
 /// An artifact cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -41,100 +39,28 @@ pub enum LoadError {
     Link(String),
 }
 
-/// What a handler needs besides its artifact.
+/// The kinds of handler, each with its instances.
 #[derive(Clone)]
-pub struct HandlerSetup {
-    /// The engine that the artifact is for.
-    pub flavor: Flavor,
-    /// Environment variables of the guest, `SKEP_…` included.
-    pub env: Vec<(String, String)>,
-    /// What the guest reads through `wasi:config`.
-    pub config: BTreeMap<String, String>,
-    /// Wall time of one call.
-    pub timeout: Duration,
-    /// CPU time of one call.
-    pub cpu: Duration,
-    /// Bytes of one instance's memories and tables.
-    pub memory: u64,
-    /// How instances are used.
-    pub instance: InstancePolicy,
-    /// Where the guest's lines go.
-    pub log: Arc<dyn GuestLog>,
-}
-
-impl std::fmt::Debug for HandlerSetup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HandlerSetup")
-            .field("flavor", &self.flavor)
-            .field("instance", &self.instance)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A component whose imports are resolved.
-pub(crate) enum Linked {
-    P2(http2::bindings::ProxyPre<Guest>),
-    P3(http3::bindings::ServicePre<Guest>),
-}
-
-impl Linked {
-    pub(crate) fn new(
-        engine: &Engine,
-        flavor: Flavor,
-        component: &Component,
-    ) -> wasmtime::Result<Self> {
-        // A linker with all of WASI is a megabyte or two; it is needed for no
-        // longer than this.
-        let mut linker = Linker::<Guest>::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        http2::add_only_http_to_linker_async(&mut linker)?;
-        wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;
-        logging::add_to_linker(&mut linker)?;
-        if flavor == Flavor::P3 {
-            wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-            http3::add_to_linker(&mut linker)?;
-        }
-        let pre = linker.instantiate_pre(component)?;
-        Ok(match flavor {
-            Flavor::P2 => Self::P2(http2::bindings::ProxyPre::new(pre)?),
-            Flavor::P3 => Self::P3(http3::bindings::ServicePre::new(pre)?),
-        })
-    }
-}
-
-/// The two kinds of handler, each with its instances.
-pub(crate) enum Kind {
-    P2 {
-        pre: http2::bindings::ProxyPre<Guest>,
-        instances: Instances<http2::bindings::Proxy>,
-    },
-    P3 {
-        pre: http3::bindings::ServicePre<Guest>,
-        instances: Instances<http3::bindings::Service>,
-        shared: Shared,
-    },
-}
-
-pub(crate) struct Inner {
-    pub(crate) engine: Engine,
-    pub(crate) setup: HandlerSetup,
-    pub(crate) config: WasiConfigVariables,
-    pub(crate) kind: Kind,
-    pub(crate) clock: Clock,
+enum Kind {
+    P2(Arc<Instances<ProxyPre<Guest>>>),
+    P3(Arc<Instances<ServicePre<Guest>>>),
+    SharedP3(Arc<Shared>),
 }
 
 /// An app's revision, loaded in this worker. Cheap to clone.
 #[derive(Clone)]
-pub struct Handler(Arc<Inner>);
+pub struct Handler {
+    blueprint: Arc<Blueprint>,
+    kind: Kind,
+}
 
 impl std::fmt::Debug for Handler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Handler").field(&self.0.setup).finish()
+        f.debug_struct("Handler")
+            .field("setup", &self.blueprint.setup)
+            .finish_non_exhaustive()
     }
 }
-
-/// What a guest answers before its body: headers, or the reason of none.
-pub(crate) type Answer = Response<WasiBody>;
 
 impl Handler {
     /// Maps an artifact and resolves its imports.
@@ -153,32 +79,20 @@ impl Handler {
             .map_err(|error| LoadError::Artifact(chain(&error)))?;
         let linked = Linked::new(&engine, setup.flavor, &component)
             .map_err(|error| LoadError::Link(chain(&error)))?;
-        let policy = setup.instance.clone();
+        let shared = setup.instance.concurrent > 1;
+        let blueprint = Blueprint::new(engine, setup, runtime.clock());
         let kind = match linked {
-            Linked::P2(pre) => Kind::P2 {
-                pre,
-                instances: Instances::new(policy),
-            },
-            Linked::P3(pre) => Kind::P3 {
-                pre,
-                instances: Instances::new(policy),
-                shared: Shared::default(),
-            },
+            Linked::P2(pre) => Kind::P2(Instances::new(&blueprint, pre)),
+            Linked::P3(pre) if shared => Kind::SharedP3(Shared::new(&blueprint, pre)),
+            Linked::P3(pre) => Kind::P3(Instances::new(&blueprint, pre)),
         };
-        let config = setup.config.clone().into_iter().collect();
-        Ok(Self(Arc::new(Inner {
-            engine,
-            config,
-            setup,
-            kind,
-            clock: runtime.clock(),
-        })))
+        Ok(Self { blueprint, kind })
     }
 
     /// Which engine it runs on.
     #[must_use]
     pub fn flavor(&self) -> Flavor {
-        self.0.setup.flavor
+        self.blueprint.setup.flavor
     }
 
     /// Calls the guest. The future ends with the guest's headers; the guest
@@ -198,17 +112,22 @@ impl Handler {
         witness: W,
     ) -> Result<Response<GuestBody<W>>, Outcome> {
         let (answer, mut answered) = oneshot::channel();
-        let inner = Arc::clone(&self.0);
-        let work: crate::call::Work = match &self.0.kind {
-            Kind::P2 { .. } => Box::pin(p2::run(inner, request, scheme, request_id, answer)),
-            Kind::P3 { .. } => Box::pin(p3::run(inner, request, scheme, request_id, answer)),
+        let job = Job {
+            request,
+            scheme,
+            answer,
         };
-        let setup = &self.0.setup;
-        let meter = Meter::new(self.0.clock, setup.cpu);
+        let work: Work = match self.kind.clone() {
+            Kind::P2(instances) => Box::pin(instances.run(request_id, job)),
+            Kind::P3(instances) => Box::pin(instances.run(request_id, job)),
+            Kind::SharedP3(shared) => Box::pin(shared.run(request_id, job)),
+        };
+        let setup = &self.blueprint.setup;
+        let meter = Meter::new(self.blueprint.clock, setup.cpu);
         let mut run = Run::new(work, meter, setup.timeout);
         let mut witness = Some(witness);
-        let after = match &self.0.kind {
-            Kind::P3 { .. } if setup.instance.concurrent > 1 => AfterBody::Leave,
+        let after = match &self.kind {
+            Kind::SharedP3(_) => AfterBody::Leave,
             _ => AfterBody::Finish,
         };
 
@@ -264,19 +183,21 @@ impl Handler {
     /// Drops instances that have waited for too long. To be called about
     /// every half second.
     pub fn expire_idle(&self) {
-        let idle = self.0.setup.instance.idle;
-        match &self.0.kind {
-            Kind::P2 { instances, .. } => instances.expire(idle),
-            Kind::P3 { instances, .. } => instances.expire(idle),
+        match &self.kind {
+            Kind::P2(instances) => instances.expire(),
+            Kind::P3(instances) => instances.expire(),
+            // Their tasks end them.
+            Kind::SharedP3(_) => {}
         }
     }
 
     /// What became of its instances.
     #[must_use]
     pub fn instances(&self) -> InstanceCounts {
-        match &self.0.kind {
-            Kind::P2 { instances, .. } => instances.counts(),
-            Kind::P3 { instances, .. } => instances.counts(),
+        match &self.kind {
+            Kind::P2(instances) => instances.counts(),
+            Kind::P3(instances) => instances.counts(),
+            Kind::SharedP3(shared) => shared.counts(),
         }
     }
 }

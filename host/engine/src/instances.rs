@@ -1,15 +1,16 @@
-//! Instances that wait for their next request.
+//! A handler's instances: made for a call, or kept from an earlier one.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use skep_core::{InstancePolicy, Outcome};
 use wasmtime::Store;
 
+use crate::blueprint::Blueprint;
 use crate::fault::{Verdict, verdict};
 use crate::guest::Guest;
-use crate::handler::Inner;
+use crate::world::{Job, World};
 
 /// What became of instances, for the scoreboard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,24 +23,12 @@ pub struct InstanceCounts {
     pub idle: usize,
 }
 
-/// A component whose imports are resolved, of either version of `wasi:http`.
-pub(crate) trait World {
-    /// An instance of it.
-    type Proxy;
-
-    /// Makes an instance in a fresh store.
-    fn instantiate(
-        &self,
-        store: &mut Store<Guest>,
-    ) -> impl Future<Output = wasmtime::Result<Self::Proxy>> + Send;
-}
-
 /// One instance with its store.
-pub(crate) struct Instance<P> {
-    pub(crate) store: Store<Guest>,
-    pub(crate) proxy: P,
+struct Instance<P> {
+    store: Store<Guest>,
+    proxy: P,
     /// Calls that it has answered.
-    pub(crate) used: u32,
+    used: u32,
 }
 
 struct Waiting<P> {
@@ -47,25 +36,43 @@ struct Waiting<P> {
     since: Instant,
 }
 
-/// The idle instances of one handler, newest last.
-pub(crate) struct Instances<P> {
-    policy: InstancePolicy,
-    waiting: Mutex<Vec<Waiting<P>>>,
+/// A handler whose instances answer one call at a time.
+pub(crate) struct Instances<W: World> {
+    pub(crate) blueprint: Arc<Blueprint>,
+    pub(crate) world: W,
+    /// Idle instances, newest last.
+    waiting: Mutex<Vec<Waiting<W::Proxy>>>,
     made: AtomicU64,
     reused: AtomicU64,
 }
 
-impl<P> Instances<P> {
-    pub(crate) fn new(policy: InstancePolicy) -> Self {
-        Self {
-            policy,
+impl<W: World> Instances<W> {
+    pub(crate) fn new(blueprint: &Arc<Blueprint>, world: W) -> Arc<Self> {
+        Arc::new(Self {
+            blueprint: Arc::clone(blueprint),
+            world,
             waiting: Mutex::new(Vec::new()),
             made: AtomicU64::new(0),
             reused: AtomicU64::new(0),
-        }
+        })
     }
 
-    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Waiting<P>>> {
+    /// Runs one call to its end.
+    pub(crate) async fn run(self: Arc<Self>, request_id: Arc<str>, job: Job) -> Verdict {
+        let mut instance = match self.obtain(request_id).await {
+            Ok(instance) => instance,
+            Err(verdict) => return verdict,
+        };
+        instance.store.set_epoch_deadline(1);
+        let result = W::call(&instance.proxy, &mut instance.store, job).await;
+        self.settle(instance, result)
+    }
+
+    fn policy(&self) -> &InstancePolicy {
+        &self.blueprint.setup.instance
+    }
+
+    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Waiting<W::Proxy>>> {
         // A panic while the list was held left it whole: it is only pushed to
         // and popped from.
         self.waiting
@@ -75,20 +82,15 @@ impl<P> Instances<P> {
 
     /// The instance that was used last, because its memory is the warmest, or
     /// a new one.
-    pub(crate) async fn obtain<W: World<Proxy = P>>(
-        &self,
-        world: &W,
-        handler: &Arc<Inner>,
-        request: Arc<str>,
-    ) -> Result<Instance<P>, Verdict> {
-        if self.policy.reuse > 1
+    async fn obtain(&self, request_id: Arc<str>) -> Result<Instance<W::Proxy>, Verdict> {
+        if self.policy().reuse > 1
             && let Some(waiting) = self.list().pop()
         {
             self.reused.fetch_add(1, Relaxed);
             return Ok(waiting.instance);
         }
-        let mut store = Guest::store(handler, request);
-        match world.instantiate(&mut store).await {
+        let mut store = Guest::store(&self.blueprint, request_id);
+        match self.world.instantiate(&mut store).await {
             Ok(proxy) => {
                 self.made.fetch_add(1, Relaxed);
                 Ok(Instance {
@@ -103,9 +105,9 @@ impl<P> Instances<P> {
 
     /// Says how a call ended, and keeps its instance if that was well and its
     /// life is not over.
-    pub(crate) fn settle(
+    fn settle(
         &self,
-        mut instance: Instance<P>,
+        mut instance: Instance<W::Proxy>,
         result: wasmtime::Result<Verdict>,
     ) -> Verdict {
         let verdict = match result {
@@ -113,7 +115,7 @@ impl<P> Instances<P> {
             Err(error) => return verdict(&error, Some(&instance.store.data().ledger)),
         };
         instance.used += 1;
-        if verdict.outcome == Outcome::Ok && instance.used < self.policy.reuse {
+        if verdict.outcome == Outcome::Ok && instance.used < self.policy().reuse {
             self.list().push(Waiting {
                 instance,
                 since: Instant::now(),
@@ -123,7 +125,8 @@ impl<P> Instances<P> {
     }
 
     /// Drops what has waited for longer than the policy says.
-    pub(crate) fn expire(&self, idle: Duration) {
+    pub(crate) fn expire(&self) {
+        let idle = self.policy().idle;
         let expired: Vec<_> = {
             let mut list = self.list();
             let keep = list.partition_point(|waiting| waiting.since.elapsed() > idle);

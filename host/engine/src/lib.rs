@@ -10,6 +10,7 @@
 //! with it for 0.3.
 #![deny(unsafe_code)]
 
+mod blueprint;
 mod body;
 mod call;
 mod compile;
@@ -18,6 +19,7 @@ mod guest;
 mod handler;
 mod instances;
 mod ledger;
+mod link;
 mod logging;
 mod meter;
 mod p2;
@@ -28,14 +30,17 @@ mod refusal;
 mod runtime;
 mod settings;
 mod stdio;
+mod world;
 
+pub use blueprint::HandlerSetup;
 pub use body::{CutShort, GuestBody};
 pub use call::{Ended, Witness};
 pub use compile::{Compiled, compile, fingerprint};
-pub use handler::{Handler, HandlerSetup, LoadError};
+pub use handler::{Handler, LoadError};
 pub use instances::InstanceCounts;
+pub use meter::Clock;
 pub use refusal::Refusal;
-pub use runtime::{Capacity, Clock, EngineError, Runtime, pooling_available, tick};
+pub use runtime::{Capacity, EngineError, Runtime, pooling_available, tick};
 pub use settings::Flavor;
 pub use stdio::{GuestLog, Stream};
 

@@ -12,7 +12,12 @@ use std::time::{Duration, Instant};
 
 use wasmtime::UpdateDeadline;
 
-use crate::runtime::Clock;
+/// Clocks that this crate may not read by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// CPU time of the calling thread.
+    pub thread_cpu: fn() -> Duration,
+}
 
 /// The guest used up its CPU budget.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

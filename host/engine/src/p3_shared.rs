@@ -14,37 +14,35 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use http::Request;
-use http::uri::Scheme;
 use skep_core::Outcome;
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 
-use crate::RequestBody;
+use crate::HandlerSetup;
+use crate::blueprint::Blueprint;
 use crate::fault::{Verdict, verdict};
 use crate::guest::Guest;
-use crate::handler::{Answer, Inner};
+use crate::instances::InstanceCounts;
 use crate::meter::Meter;
 use crate::p3;
+use crate::world::Job;
 
 /// One call on its way into an instance.
-struct Job {
-    request: Request<RequestBody>,
-    scheme: Scheme,
-    answer: oneshot::Sender<Answer>,
+struct Seated {
+    job: Job,
     done: oneshot::Sender<Verdict>,
 }
 
 /// An instance that may take calls.
 struct Seat {
-    calls: mpsc::UnboundedSender<Job>,
+    calls: mpsc::UnboundedSender<Seated>,
     occupancy: Arc<Occupancy>,
 }
 
@@ -58,31 +56,30 @@ struct Occupancy {
     closed: AtomicU32,
 }
 
-/// The shared instances of one handler.
-#[derive(Default)]
+/// A handler whose instances answer several calls at a time.
 pub(crate) struct Shared {
+    blueprint: Arc<Blueprint>,
+    pre: ServicePre<Guest>,
     seats: Mutex<Vec<Seat>>,
+    made: AtomicU64,
+    calls: AtomicU64,
 }
 
 impl Shared {
+    pub(crate) fn new(blueprint: &Arc<Blueprint>, pre: ServicePre<Guest>) -> Arc<Self> {
+        Arc::new(Self {
+            blueprint: Arc::clone(blueprint),
+            pre,
+            seats: Mutex::default(),
+            made: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+        })
+    }
+
     /// Runs one call to its end on an instance with room, or on a new one.
-    pub(crate) async fn run(
-        &self,
-        handler: &Arc<Inner>,
-        pre: &ServicePre<Guest>,
-        request: Request<RequestBody>,
-        scheme: Scheme,
-        request_id: Arc<str>,
-        answer: oneshot::Sender<Answer>,
-    ) -> Verdict {
+    pub(crate) async fn run(self: Arc<Self>, request_id: Arc<str>, job: Job) -> Verdict {
         let (done, verdict) = oneshot::channel();
-        let job = Job {
-            request,
-            scheme,
-            answer,
-            done,
-        };
-        self.seat(handler, pre, request_id, job);
+        self.seat(request_id, Seated { job, done });
         match verdict.await {
             Ok(verdict) => verdict,
             // The instance was dropped with this call on it.
@@ -93,14 +90,19 @@ impl Shared {
         }
     }
 
-    fn seat(
-        &self,
-        handler: &Arc<Inner>,
-        pre: &ServicePre<Guest>,
-        request_id: Arc<str>,
-        mut job: Job,
-    ) {
-        let policy = &handler.setup.instance;
+    /// What became of its instances.
+    pub(crate) fn counts(&self) -> InstanceCounts {
+        let made = self.made.load(Relaxed);
+        InstanceCounts {
+            made,
+            reused: self.calls.load(Relaxed).saturating_sub(made),
+            idle: 0,
+        }
+    }
+
+    fn seat(&self, request_id: Arc<str>, mut job: Seated) {
+        self.calls.fetch_add(1, Relaxed);
+        let policy = &self.blueprint.setup.instance;
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.retain(|seat| seat.occupancy.closed.load(Relaxed) == 0);
         for seat in seats.iter() {
@@ -120,6 +122,7 @@ impl Shared {
                 }
             }
         }
+        self.made.fetch_add(1, Relaxed);
         let occupancy = Arc::new(Occupancy {
             now: AtomicU32::new(1),
             ever: AtomicU32::new(1),
@@ -134,8 +137,8 @@ impl Shared {
         });
         drop(seats);
         tokio::spawn(drive(
-            Arc::clone(handler),
-            pre.clone(),
+            Arc::clone(&self.blueprint),
+            self.pre.clone(),
             request_id,
             queue,
             occupancy,
@@ -145,15 +148,15 @@ impl Shared {
 
 /// The life of one shared instance.
 async fn drive(
-    handler: Arc<Inner>,
+    blueprint: Arc<Blueprint>,
     pre: ServicePre<Guest>,
     request_id: Arc<str>,
-    mut queue: mpsc::UnboundedReceiver<Job>,
+    mut queue: mpsc::UnboundedReceiver<Seated>,
     occupancy: Arc<Occupancy>,
 ) {
-    let setup = &handler.setup;
+    let setup = &blueprint.setup;
     let pending = Pending::default();
-    let mut store = Guest::store(&handler, request_id);
+    let mut store = Guest::store(&blueprint, request_id);
     let life = async {
         let proxy = pre.instantiate_async(&mut store).await?;
         store.set_epoch_deadline(1);
@@ -163,7 +166,7 @@ async fn drive(
             })
             .await?
     };
-    let meter = Meter::new(handler.clock, setup.cpu);
+    let meter = Meter::new(blueprint.clock, setup.cpu);
     let result = Metered {
         inner: pin!(life),
         meter,
@@ -211,10 +214,10 @@ const LOOK: Duration = Duration::from_millis(50);
 async fn take_calls(
     accessor: &Accessor<Guest>,
     proxy: &Service,
-    queue: &mut mpsc::UnboundedReceiver<Job>,
+    queue: &mut mpsc::UnboundedReceiver<Seated>,
     occupancy: &Occupancy,
     pending: &Pending,
-    setup: &crate::HandlerSetup,
+    setup: &HandlerSetup,
 ) -> wasmtime::Result<()> {
     let mut calls = FuturesUnordered::new();
     let mut idle_since = None;
@@ -261,18 +264,12 @@ async fn take_calls(
 async fn answer(
     accessor: &Accessor<Guest>,
     proxy: &Service,
-    job: Job,
+    seated: Seated,
 ) -> wasmtime::Result<Option<oneshot::Sender<Verdict>>> {
-    let Job {
-        request,
-        scheme,
-        answer,
-        mut done,
-    } = job;
-    let call = p3::answer(accessor, proxy, request, scheme, answer);
+    let Seated { job, mut done } = seated;
     let verdict = tokio::select! {
         biased;
-        verdict = call => verdict?,
+        verdict = p3::answer(accessor, proxy, job) => verdict?,
         () = done.closed() => return Ok(None),
     };
     if verdict.outcome == Outcome::Ok {

@@ -1,11 +1,11 @@
 //! The engines of one worker process.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::compile::chain;
+use crate::fault::chain;
+use crate::meter::Clock;
 use crate::settings::{self, Flavor};
 
 /// Engines cannot be had.
@@ -30,13 +30,6 @@ pub enum EngineError {
 pub struct Capacity {
     /// Live instances, idle ones included.
     pub instances: u32,
-}
-
-/// Clocks that the core of this crate may not read by itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// CPU time of the calling thread.
-    pub thread_cpu: fn() -> Duration,
 }
 
 /// Linear memory that a slot keeps between instances. 1 MiB holds everything

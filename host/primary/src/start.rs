@@ -142,6 +142,8 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
             StartError::system(format!("use the state directory: {}", path.display()))(source)
         }
     })?;
+    // Where the kernel has no such pages there is nothing to go without.
+    let _ = process::without_huge_pages();
     if let Err(error) = process::raise_nofile_limit() {
         log.record(LogLevel::Warn, "primary.limited", |line| {
             line.text(

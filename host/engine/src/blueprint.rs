@@ -1,0 +1,63 @@
+//! What every instance of a handler is made by.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_core::InstancePolicy;
+use wasmtime::Engine;
+use wasmtime_wasi_config::WasiConfigVariables;
+
+use crate::meter::Clock;
+use crate::settings::Flavor;
+use crate::stdio::GuestLog;
+
+/// What a handler needs besides its artifact.
+#[derive(Clone)]
+pub struct HandlerSetup {
+    /// The engine that the artifact is for.
+    pub flavor: Flavor,
+    /// Environment variables of the guest, `SKEP_…` included.
+    pub env: Vec<(String, String)>,
+    /// What the guest reads through `wasi:config`.
+    pub config: BTreeMap<String, String>,
+    /// Wall time of one call.
+    pub timeout: Duration,
+    /// CPU time of one call.
+    pub cpu: Duration,
+    /// Bytes of one instance's memories and tables.
+    pub memory: u64,
+    /// How instances are used.
+    pub instance: InstancePolicy,
+    /// Where the guest's lines go.
+    pub log: Arc<dyn GuestLog>,
+}
+
+impl std::fmt::Debug for HandlerSetup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerSetup")
+            .field("flavor", &self.flavor)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handler's setup in the terms of its engine.
+pub(crate) struct Blueprint {
+    pub(crate) engine: Engine,
+    pub(crate) setup: HandlerSetup,
+    pub(crate) config: WasiConfigVariables,
+    pub(crate) clock: Clock,
+}
+
+impl Blueprint {
+    pub(crate) fn new(engine: Engine, setup: HandlerSetup, clock: Clock) -> Arc<Self> {
+        let config = setup.config.clone().into_iter().collect();
+        Arc::new(Self {
+            engine,
+            setup,
+            config,
+            clock,
+        })
+    }
+}
