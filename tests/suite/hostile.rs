@@ -10,7 +10,10 @@ use skep_tests::{Client, Failed, Skep, process, turn};
 use crate::{app, pool};
 
 /// The bound that was promised for hello beside any hostile guest.
-const PROMISED_P99: Duration = Duration::from_millis(20);
+///
+/// Without optimisation the host's own work takes several times as long, and
+/// the test only looks for a worker that is held up.
+const PROMISED_P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 20 });
 
 /// What a client of a hostile guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

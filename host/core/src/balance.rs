@@ -25,11 +25,11 @@ pub fn appetite(mine: u32, limit: u32, pool: impl IntoIterator<Item = u32>) -> A
         (sum + u64::from(load), n + 1)
     });
     // With the next connection the pool holds total + 1; a worker whose load is
-    // below the rounded-up mean of that may take it. A quarter more is allowed,
+    // below the rounded-up mean of that may take it. An eighth more is allowed,
     // because a worker that waits while it has nothing to do costs more than
     // a pool that is not quite even.
     let fair = (total + 1).div_ceil(workers.max(1));
-    if u64::from(mine) < fair + fair / 4 {
+    if u64::from(mine) < fair + fair / 8 {
         Appetite::Hungry
     } else {
         Appetite::Sated
@@ -49,6 +49,7 @@ mod tests {
         assert_eq!(appetite(1, 10, [1, 1, 1, 1]), Appetite::Hungry);
         assert_eq!(appetite(10, 10, [10, 50]), Appetite::Full);
         assert_eq!(appetite(9, 99, [9, 8, 8, 7]), Appetite::Hungry);
+        assert_eq!(appetite(10, 99, [10, 8, 8, 6]), Appetite::Sated);
         assert_eq!(appetite(11, 99, [11, 7, 7, 7]), Appetite::Sated);
         assert_eq!(appetite(3, 10, []), Appetite::Sated);
         assert_eq!(appetite(0, 10, []), Appetite::Hungry);
