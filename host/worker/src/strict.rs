@@ -232,6 +232,9 @@ impl Framing {
     }
 
     fn whole_head(&mut self, head: &[u8]) -> Result<(), Violation> {
+        if head.len() > self.max_head {
+            return Err(Violation::HeadTooLarge);
+        }
         if !self.begun && head.starts_with(HTTP2_PREFACE) {
             self.state = State::Http2;
             return Ok(());
