@@ -68,6 +68,20 @@ impl Pulse {
 /// closes, after the responses to what came before.
 const POISON: &[u8] = b"\0\r\n\r\n";
 
+/// Whose turn it is when there is something to write.
+///
+/// Waking the reader of a response costs more than making most responses. A
+/// worker with many connections therefore first does what all of them ask, and
+/// then writes what it has to say (as Redis does), so that a client or proxy
+/// with several connections is woken once for several responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// The next write waits until the others have been served.
+    Others,
+    /// The next write is done at once.
+    Now,
+}
+
 /// The socket, its framing and its timeouts.
 pub(crate) struct WatchedSocket {
     socket: Socket,
@@ -81,6 +95,7 @@ pub(crate) struct WatchedSocket {
     /// When the current head began, or the connection.
     head_since: Instant,
     blocked_since: Option<Instant>,
+    turn: Turn,
     /// One timer for the life of the connection. It is moved only when it
     /// fires: a timer per request would cost more than the request's parsing.
     alarm: Pin<Box<Sleep>>,
@@ -101,6 +116,7 @@ impl WatchedSocket {
             refused: false,
             head_since: now,
             blocked_since: None,
+            turn: Turn::Now,
             alarm: Box::pin(tokio::time::sleep_until(first.into())),
             alarm_set: false,
         }
@@ -190,6 +206,20 @@ impl AsyncRead for WatchedSocket {
 }
 
 impl WatchedSocket {
+    /// Lets the others go first, once for each write.
+    fn after_others(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn == Turn::Others {
+            self.turn = Turn::Now;
+            // tokio wakes this task again when nothing else is left to do.
+            let mut others = std::pin::pin!(tokio::task::yield_now());
+            if others.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        self.turn = Turn::Others;
+        Poll::Ready(())
+    }
+
     /// Notes whether the client takes bytes.
     fn written<T>(
         &mut self,
@@ -216,6 +246,9 @@ impl AsyncWrite for WatchedSocket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.after_others(cx).is_pending() {
+            return Poll::Pending;
+        }
         let written = match &mut self.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Socket::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
