@@ -38,7 +38,7 @@ pub use call::{Ended, Witness};
 pub use compile::{Compiled, compile, fingerprint};
 pub use handler::{Handler, LoadError};
 pub use instances::InstanceCounts;
-pub use meter::Clock;
+pub use meter::{Clock, computing};
 pub use refusal::Refusal;
 pub use runtime::{Capacity, EngineError, Runtime, pooling_available, tick};
 pub use settings::Flavor;

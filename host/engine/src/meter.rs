@@ -8,6 +8,7 @@
 //! processes does not eat the budget.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use wasmtime::UpdateDeadline;
@@ -24,6 +25,36 @@ pub struct Clock {
 #[error("the CPU budget of {0:?} is used up")]
 pub(crate) struct CpuExhausted(Duration);
 
+/// CPU time after which a call counts as one that computes: twice what a guest
+/// gets in a turn, so that one which a tick met by chance does not.
+const COMPUTES: Duration = Duration::from_millis(2);
+
+static COMPUTING: AtomicU32 = AtomicU32::new(0);
+
+/// Calls of this process that have computed for long and have not ended.
+/// While there are any, a turn of the event loop takes as many milliseconds.
+#[must_use]
+pub fn computing() -> u32 {
+    COMPUTING.load(Relaxed)
+}
+
+/// Counts a call as computing while it lives.
+#[derive(Debug)]
+struct Computing(());
+
+impl Computing {
+    fn begin() -> Self {
+        COMPUTING.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        COMPUTING.fetch_sub(1, Relaxed);
+    }
+}
+
 /// What one call has used, between its turns.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -31,6 +62,7 @@ pub(crate) struct Meter {
     budget: Duration,
     used: Duration,
     yielded: bool,
+    computing: Option<Computing>,
 }
 
 #[derive(Clone, Copy)]
@@ -71,12 +103,14 @@ impl Meter {
             budget,
             used: Duration::ZERO,
             yielded: false,
+            computing: None,
         }
     }
 
     /// Starts to count from nothing.
     pub(crate) fn renew(&mut self) {
         self.used = Duration::ZERO;
+        self.computing = None;
     }
 
     /// CPU time used so far.
@@ -102,6 +136,9 @@ impl Meter {
         if let Some(turn) = TURN.replace(outer) {
             self.used = turn.used();
             self.yielded = turn.yielded;
+            if self.used >= COMPUTES && self.computing.is_none() {
+                self.computing = Some(Computing::begin());
+            }
         }
         result
     }
