@@ -320,6 +320,22 @@ fn one_instance_of_wasi_0_3_answers_several_requests_at_once() {
 }
 
 #[test]
+fn a_streamed_response_to_head_is_whole_without_its_body() {
+    let skep = Skep::component(&guest("stream"), 1);
+    let mut client = skep.client();
+    client
+        .send("HEAD /?n=20&every=10 HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    assert_eq!(client.head_only().unwrap().status, 200);
+    skep.wait_for_status("the guest to end", |status| {
+        let worker = &status.workers[0];
+        worker.in_flight == 0 && worker.requests == 1
+    });
+    let outcomes = skep.worker().outcomes;
+    assert_eq!(outcomes.get("client-gone"), None, "{outcomes:?}");
+}
+
+#[test]
 fn head_has_the_head_of_get_and_no_body() {
     let skep = Skep::config(&format!("{}{}", pool(1), app("a", "echo", "")));
     let mut client = skep.client();

@@ -233,7 +233,7 @@ enum LowCommand {
     Serve {
         #[command(flatten)]
         source: LowSource,
-        /// Where to listen, such as 127.0.0.1:8080, [::]:80 or unix:PATH
+        /// Where to listen, such as 127.0.0.1:8080 or unix:PATH
         #[arg(long, value_name = "ADDR", value_parser = listen_address)]
         listen: Option<ListenAddress>,
         /// Worker processes [default: one for each core this process may use]

@@ -9,7 +9,7 @@ use skep_core::Outcome;
 use tokio::time::Sleep;
 
 use crate::fault::Verdict;
-use crate::meter::{Clock, Meter};
+use crate::meter::Meter;
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,22 +50,6 @@ impl Run {
             meter,
             deadline: Instant::now() + timeout,
             timeout,
-            alarm: None,
-        }
-    }
-
-    /// What stays in the place of a run that moved into a body.
-    pub(crate) fn finished() -> Self {
-        Self {
-            work: None,
-            meter: Meter::new(
-                Clock {
-                    thread_cpu: || Duration::ZERO,
-                },
-                Duration::ZERO,
-            ),
-            deadline: Instant::now(),
-            timeout: Duration::ZERO,
             alarm: None,
         }
     }

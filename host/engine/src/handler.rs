@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use skep_core::Outcome;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -112,6 +112,7 @@ impl Handler {
         witness: W,
     ) -> Result<Response<GuestBody<W>>, Outcome> {
         let (answer, mut answered) = oneshot::channel();
+        let headers_only = request.method() == Method::HEAD;
         let job = Job {
             request,
             scheme,
@@ -124,7 +125,7 @@ impl Handler {
         };
         let setup = &self.blueprint.setup;
         let meter = Meter::new(self.blueprint.clock, setup.cpu);
-        let mut run = Run::new(work, meter, setup.timeout);
+        let mut run = Some(Run::new(work, meter, setup.timeout));
         let mut witness = Some(witness);
         let after = match &self.kind {
             Kind::SharedP3(_) => AfterBody::Leave,
@@ -132,9 +133,9 @@ impl Handler {
         };
 
         std::future::poll_fn(move |cx| {
-            let ended = match Pin::new(&mut run).poll(cx) {
-                Poll::Ready(ended) => Some(ended),
-                Poll::Pending => None,
+            let ended = match run.as_mut().map(|run| Pin::new(run).poll(cx)) {
+                Some(Poll::Ready(ended)) => Some(ended),
+                Some(Poll::Pending) | None => None,
             };
             let answer: Option<Answer> = match Pin::new(&mut answered).poll(cx) {
                 Poll::Ready(Ok(answer)) => Some(answer),
@@ -164,12 +165,16 @@ impl Handler {
                 }
                 (Some(answer), ended) => {
                     let (head, stream) = answer.into_parts();
-                    let expected = expected_length(&head);
+                    let expected = if headers_only {
+                        Some(0)
+                    } else {
+                        expected_length(&head)
+                    };
                     let witness = witness.take().expect("the future has not ended before");
                     let body = match ended {
                         Some(ended) => GuestBody::whole(stream, expected, ended, witness, cx),
                         None => {
-                            let run = std::mem::replace(&mut run, Run::finished());
+                            let run = run.take().expect("the future has not ended before");
                             GuestBody::running(stream, expected, run, after, witness)
                         }
                     };

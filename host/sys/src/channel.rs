@@ -44,7 +44,7 @@ pub struct Channel {
 
 impl Channel {
     /// A connected pair: our end, and the end to give to a child. Both are
-    /// close-on-exec; [`spawn`](crate::spawn) makes the child's inheritable.
+    /// close-on-exec; [`spawn`](crate::spawn()) makes the child's inheritable.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Channel {
         Ok(Self { socket })
     }
 
-    /// Takes the channel that [`spawn`](crate::spawn) left at descriptor 3.
+    /// Takes the channel that [`spawn`](crate::spawn()) left at descriptor 3.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@
 //! very epoll that holds the socket; through a second one, all processes wake
 //! after all, and the fastest wins instead of the next in turn. So, once it is
 //! registered, the listener joins the runtime's own epoll, under the runtime's
-//! own token: [`watch`](crate::watch) sees to it.
+//! own token: [`watch`](crate::watch()) sees to it.
 
 use std::io;
 use std::net::SocketAddr;

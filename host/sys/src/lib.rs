@@ -4,7 +4,7 @@
 //! no raw descriptor crosses a function boundary, every received descriptor is
 //! close-on-exec, and what the kernel refuses is an error, never a panic. Not
 //! responsible for deciding anything: when to fork, whom to signal and what to
-//! accept is said by the callers. Nothing here is async; [`watch`]
+//! accept is said by the callers. Nothing here is async; [`watch()`]
 //! registers [`Channel`], [`Child`] and [`ExclusiveListener`] with tokio.
 //!
 //! Linux 5.11 or newer (`close_range` with `CLOSE_RANGE_CLOEXEC` is the newest
