@@ -45,8 +45,9 @@ pub(crate) enum Violation {
 /// The longest line between chunks, extensions included.
 const MAX_CHUNK_LINE: usize = 4096;
 
-/// What HTTP/2 connections begin with.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+/// What HTTP/2 connections begin with, as far as it looks like a head. Exactly
+/// this: with a header line in it hyper takes the connection for HTTP/1.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 #[derive(Debug)]
 enum State {
@@ -235,7 +236,7 @@ impl Framing {
         if head.len() > self.max_head {
             return Err(Violation::HeadTooLarge);
         }
-        if !self.begun && head.starts_with(HTTP2_PREFACE) {
+        if !self.begun && head == HTTP2_PREFACE {
             self.state = State::Http2;
             return Ok(());
         }

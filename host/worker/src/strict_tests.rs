@@ -25,6 +25,8 @@ const BAD: &[(&str, Violation)] = &[
         Violation::BareLineFeed,
     ),
     ("GET / HTTP/1.1\r\n\r\n", Violation::NoHost),
+    // Found by the fuzzer: taken for HTTP/2, and followed no further.
+    ("PRI * HTTP/2.0\r\nX: y\r\n\r\n", Violation::NoHost),
     (
         "GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
         Violation::RepeatedHost,
