@@ -59,6 +59,7 @@ pub fn for_component(
         server: ServerSpec {
             state_dir,
             log: server::default_log(),
+            alert: None,
         },
         listeners: BTreeMap::from([(listener::default_name(), listener)]),
         pools: BTreeMap::from([(name::default_pool(), pool)]),

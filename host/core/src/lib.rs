@@ -13,10 +13,12 @@ mod limits;
 mod moment;
 mod name;
 mod outcome;
+mod plan;
 mod record;
 pub mod route;
 mod spec;
 pub mod supervise;
+mod tally;
 
 pub use balance::{Appetite, appetite};
 pub use exit::ExitReason;
@@ -24,12 +26,14 @@ pub use latency::{BUCKETS, LatencyCounts, bucket_of};
 pub use limits::{AppLimits, ConnectionLimits, InstancePolicy, SupervisionSettings};
 pub use moment::Moment;
 pub use name::{
-    AppName, Generation, InvalidName, ListenerName, PoolName, Revision, SlotIndex, TenantName,
-    WorkerId,
+    AppName, Generation, HandlerId, InvalidName, ListenerName, PoolName, Revision, SlotIndex,
+    TenantName, WorkerId,
 };
 pub use outcome::{Outcome, Reply};
+pub use plan::{Plan, PlannedApp};
 pub use record::Record;
 pub use spec::{
-    AppSpec, Dispatch, FleetSpec, ListenAddress, ListenerSpec, LogFormat, LogLevel, LogSpec,
-    PoolSpec, ServerSpec,
+    AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, ListenAddress, ListenerSpec, LogFormat,
+    LogLevel, LogSpec, PoolSpec, Portion, RolloutSpec, ServerSpec, Strategy,
 };
+pub use tally::Tally;

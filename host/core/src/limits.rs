@@ -125,6 +125,33 @@ pub struct SupervisionSettings {
     pub kill_timeout: Duration,
     /// How often a tripped pool is probed with one worker.
     pub probe_interval: Duration,
+    /// Workers above the pool's size that a rolling replacement may start
+    /// before it takes old ones away. Not 0 where `max_unavailable` is.
+    pub surge: u16,
+    /// Workers below the pool's size that a rolling replacement may be short of.
+    pub max_unavailable: u16,
+    /// Requests after which a worker is replaced, less a jitter of 10 %; 0 is
+    /// never.
+    pub max_requests: u64,
+    /// Age at which a worker is replaced, less a jitter of 10 %; zero is never.
+    pub max_age: Duration,
+    /// Bytes of resident memory that a worker process may have; 0 is no limit.
+    pub memory: u64,
+    /// Bytes of resident memory at which a worker is replaced, drained; 0 is
+    /// 80 % of `memory`.
+    pub memory_soft: u64,
+}
+
+impl SupervisionSettings {
+    /// Bytes of resident memory at which a worker is replaced; `None` is never.
+    #[must_use]
+    pub const fn soft_memory(&self) -> Option<u64> {
+        match (self.memory_soft, self.memory) {
+            (0, 0) => None,
+            (0, memory) => Some(memory / 5 * 4),
+            (soft, _) => Some(soft),
+        }
+    }
 }
 
 impl Default for SupervisionSettings {
@@ -140,6 +167,12 @@ impl Default for SupervisionSettings {
             drain_timeout: Duration::from_secs(30),
             kill_timeout: Duration::from_secs(5),
             probe_interval: Duration::from_secs(30),
+            surge: 1,
+            max_unavailable: 0,
+            max_requests: 0,
+            max_age: Duration::ZERO,
+            memory: 0,
+            memory_soft: 0,
         }
     }
 }

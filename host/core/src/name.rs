@@ -143,6 +143,9 @@ numbers! {
     Generation(u64);
     /// A numbered artifact of an app.
     Revision(u32);
+    /// A handler: one revision of an app under one set of settings. The
+    /// primary numbers them; a number is never given twice.
+    HandlerId(u64);
 }
 
 #[cfg(test)]

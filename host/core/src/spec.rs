@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,15 @@ pub struct ServerSpec {
     pub state_dir: PathBuf,
     /// How log records are written.
     pub log: LogSpec,
+    /// Who is told when something needs a person.
+    pub alert: Option<AlertSpec>,
+}
+
+/// Who is told when something needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertSpec {
+    /// An `http` or `https` URL that gets each alert as a JSON POST.
+    pub webhook: String,
 }
 
 /// How log records are written.
@@ -146,4 +156,99 @@ pub struct AppSpec {
     pub require: Vec<String>,
     /// Values that the guest reads through `wasi:config`.
     pub config: BTreeMap<String, String>,
+    /// A request that must be answered well before the app takes traffic.
+    pub validate: Option<HttpCheck>,
+    /// How another revision of it takes over.
+    pub rollout: RolloutSpec,
+}
+
+/// A request that a handler must answer well before it takes traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpCheck {
+    /// The path and query of the `GET`, beginning with a slash.
+    pub path: String,
+    /// The status that it must have.
+    pub status: u16,
+    /// How long it may take, to the end of the body.
+    pub timeout: Duration,
+}
+
+/// How another revision of an app takes over (DESIGN §7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutSpec {
+    /// In place, or by replacing the worker processes.
+    pub strategy: Strategy,
+    /// Share of the requests that a new revision gets until it is promoted;
+    /// all of them when absent.
+    pub canary: Option<Portion>,
+    /// How long a new revision is watched; zero is not at all.
+    pub observe: Duration,
+    /// Share of failed requests above which it is rolled back.
+    pub max_error_rate: Portion,
+    /// Median latency, as a share of the old revision's, above which it is
+    /// rolled back; zero is no limit.
+    pub max_latency: Portion,
+    /// Revisions that are remembered, with their artifacts; at least 2.
+    pub keep: u16,
+}
+
+impl Default for RolloutSpec {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Swap,
+            canary: None,
+            observe: Duration::from_secs(10),
+            max_error_rate: Portion::percent(1),
+            // Histogram buckets are up to 50 % apart, so less would be noise.
+            max_latency: Portion::percent(160),
+            keep: 10,
+        }
+    }
+}
+
+/// How a new revision gets into the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// Each worker loads it beside the old one and switches.
+    #[default]
+    Swap,
+    /// Workers are replaced, new ones ready before old ones drain.
+    Restart,
+}
+
+/// A part of something in hundredths of a percent; it may be more than all.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Portion(pub u32);
+
+impl Portion {
+    /// All of it.
+    pub const ALL: Self = Self(10_000);
+
+    /// So many percent.
+    #[must_use]
+    pub const fn percent(percent: u32) -> Self {
+        Self(percent * 100)
+    }
+
+    /// As a factor: 1.0 is all of it.
+    #[must_use]
+    pub fn factor(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ALL.0)
+    }
+}
+
+impl fmt::Display for Portion {
+    /// As in the configuration: `12.5%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / 100, self.0 % 100);
+        match (rest, rest % 10) {
+            (0, _) => write!(f, "{whole}%"),
+            (_, 0) => write!(f, "{whole}.{}%", rest / 10),
+            _ => write!(f, "{whole}.{rest:02}%"),
+        }
+    }
 }

@@ -19,8 +19,9 @@ use crate::Message;
 /// of one binary until an upgrade in place exists, so there is one number.
 pub const VERSION: u8 = 1;
 
-/// Most bytes of one message: an app with a large environment is a few KiB.
-pub const MAX_FRAME: usize = 1 << 20;
+/// Most bytes of one message: a plan of 10,000 apps is about 4 MiB, an app with
+/// a large environment a few KiB.
+pub const MAX_FRAME: usize = 8 << 20;
 
 /// Most descriptors of one message; the kernel's own limit is 253.
 pub const MAX_FDS: usize = 64;

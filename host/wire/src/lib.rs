@@ -8,23 +8,28 @@
 //! |---|---|---|
 //! | primary ↔ worker (fd 3) | [`ToWorker`] | [`FromWorker`] |
 //! | primary ↔ builder (fd 3) | [`ToBuilder`] | [`FromBuilder`] |
+//! | primary ↔ alerter (fd 3) | [`ToAlerter`] | [`FromAlerter`] |
 //! | CLI ↔ primary (control socket) | [`ControlRequest`] | [`ControlReply`] |
 #![forbid(unsafe_code)]
 
+mod alerter;
 mod builder;
 mod control;
 mod frame;
 mod status;
 mod worker;
 
+pub use alerter::{FromAlerter, ToAlerter};
 pub use builder::{Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
-pub use control::{ControlReply, ControlRequest, decode_line, encode_line};
+pub use control::{
+    AppHistory, ControlReply, ControlRequest, RevisionStatus, decode_line, encode_line,
+};
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
 pub use status::{
     AppStatus, BreakerStatus, FleetStatus, LastExit, LatencyStatus, ListenerStatus, PoolStatus,
     WorkerStatus,
 };
-pub use worker::{FromWorker, ListenerRole, LoadApp, ToWorker};
+pub use worker::{FromWorker, HandlerTally, ListenerRole, LoadApp, ToWorker};
 
 /// What every message has.
 pub trait Message: serde::Serialize + serde::de::DeserializeOwned {

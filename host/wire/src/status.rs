@@ -21,6 +21,8 @@ pub struct FleetStatus {
     pub generation: Generation,
     /// Whether the primary is shutting down.
     pub stopping: bool,
+    /// What an operator has under way that others must wait for.
+    pub operation: Option<String>,
     /// Listening addresses, with the real port where 0 was asked for.
     pub listeners: Vec<ListenerStatus>,
     /// Pools.
@@ -53,6 +55,8 @@ pub struct PoolStatus {
     pub serving: u16,
     /// The breakers, as one word: the worst of the two.
     pub breaker: BreakerStatus,
+    /// Workers that a rolling replacement has still to replace.
+    pub rolling: Option<u16>,
     /// Processes forked for it since the primary started.
     pub spawns: u64,
     /// Workers that were replaced since the primary started.
@@ -107,6 +111,8 @@ pub struct WorkerStatus {
     pub state: String,
     /// Seconds since it was spawned.
     pub uptime_seconds: f64,
+    /// The specification it serves.
+    pub generation: Generation,
     /// Milliseconds from exec to ready, once it was ready.
     pub ready_after_ms: Option<f64>,
     /// Connections it holds.
@@ -147,6 +153,14 @@ pub struct AppStatus {
     pub pool: PoolName,
     /// The active artifact.
     pub revision: Revision,
+    /// The artifact that gets a part of the requests, with the share in
+    /// hundredths of a percent.
+    pub canary: Option<(Revision, u32)>,
+    /// Whether its requests are refused for now.
+    pub paused: bool,
+    /// What is under way with it: `building`, `validating`, `rolling-out`,
+    /// `observing`, `canary` or `restoring`.
+    pub rollout: Option<String>,
     /// `sha256:…` of the component.
     pub digest: String,
     /// Where the component came from.

@@ -1,23 +1,28 @@
 //! Between the primary and a worker.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use skep_core::route::RoutePattern;
 use skep_core::{
-    AppLimits, AppName, ConnectionLimits, Generation, InstancePolicy, ListenerName, LogSpec,
-    PoolName, Revision, SlotIndex, TenantName, WorkerId,
+    AppLimits, AppName, ConnectionLimits, Generation, HandlerId, HttpCheck, InstancePolicy,
+    ListenerName, LogSpec, Plan, PoolName, Revision, SlotIndex, Tally, TenantName, WorkerId,
 };
 
 use crate::{Flavor, Message};
 
 /// What the primary tells a worker.
+///
+/// A worker begins with [`ToWorker::Begin`], as many [`ToWorker::Load`] as that
+/// says, and one [`ToWorker::Serve`]; then it says [`FromWorker::Ready`]. Later
+/// changes are the same two: load what is missing beside what is there, then
+/// serve another plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToWorker {
     /// The first message: who the worker is and what will follow. Carries the
     /// pool's scoreboard and then one listening socket per entry of
-    /// `listeners`, in that order.
+    /// `listeners`, in that order. A canary worker has no listeners.
     Begin {
         /// The worker's unique number.
         worker: WorkerId,
@@ -33,13 +38,35 @@ pub enum ToWorker {
         generation: Generation,
         /// How it logs.
         log: LogSpec,
+        /// How long the requests of a handler that is no longer in the plan may
+        /// take until they are cut.
+        drain_timeout: Duration,
         /// What it accepts from.
         listeners: Vec<ListenerRole>,
-        /// How many [`ToWorker::Load`] follow before it may report ready.
-        apps: u32,
+        /// How many [`ToWorker::Load`] follow before the first
+        /// [`ToWorker::Serve`].
+        loads: u32,
     },
-    /// Load one app. Carries the artifact, open for reading.
+    /// Load one handler and validate it. Carries the artifact, open for
+    /// reading. After [`FromWorker::Ready`] it is answered by
+    /// [`FromWorker::Loaded`] or [`FromWorker::Refused`].
     Load(Box<LoadApp>),
+    /// Serve this plan from now on; all its handlers were loaded. Handlers that
+    /// are not in it finish what they began and are dropped. After
+    /// [`FromWorker::Ready`] it is answered by [`FromWorker::Serving`].
+    Serve(Box<Plan>),
+    /// Accept from these too, or with these limits if they are known. Carries
+    /// one listening socket per entry. Answered by [`FromWorker::Listening`].
+    Listen {
+        /// The listeners.
+        listeners: Vec<ListenerRole>,
+    },
+    /// Accept no more from these, once nobody waits there. Answered by
+    /// [`FromWorker::Listening`]; their connections stay.
+    Unlisten {
+        /// The listeners.
+        listeners: Vec<ListenerName>,
+    },
     /// Stop accepting, finish what was begun, report [`FromWorker::Drained`]
     /// and exit.
     Drain,
@@ -59,6 +86,8 @@ pub struct ListenerRole {
 /// One app as a worker needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadApp {
+    /// The number by which plans name it.
+    pub handler: HandlerId,
     /// The app.
     pub app: AppName,
     /// Its owner.
@@ -67,8 +96,6 @@ pub struct LoadApp {
     pub revision: Revision,
     /// Which engine the artifact was compiled for.
     pub flavor: Flavor,
-    /// What it answers.
-    pub routes: Vec<RoutePattern>,
     /// Whether the matched prefix is cut off.
     pub strip_prefix: bool,
     /// Its limits.
@@ -79,13 +106,20 @@ pub struct LoadApp {
     pub env: Vec<(String, String)>,
     /// What it reads through `wasi:config`.
     pub config: BTreeMap<String, String>,
+    /// Variables of its environment that must not be empty.
+    pub require: Vec<String>,
+    /// A request that it must answer well before it serves.
+    pub check: Option<HttpCheck>,
+    /// How long its own validation may take.
+    pub validate_timeout: Duration,
 }
 
 /// What a worker tells the primary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromWorker {
-    /// All apps are loaded and valid; the worker accepts from now on.
+    /// The first plan's handlers are loaded and valid; the worker accepts from
+    /// now on.
     Ready,
     /// The worker cannot serve and is about to exit.
     Unfit {
@@ -94,8 +128,52 @@ pub enum FromWorker {
         /// What is wrong.
         message: String,
     },
+    /// A handler is loaded and valid.
+    Loaded {
+        /// The handler.
+        handler: HandlerId,
+    },
+    /// A handler cannot serve; the worker goes on without it.
+    Refused {
+        /// The handler.
+        handler: HandlerId,
+        /// What is wrong.
+        message: String,
+    },
+    /// Every request from now on is routed by this plan. Tallies of the
+    /// handlers that were in the plan before came just before.
+    Serving {
+        /// The plan's number.
+        plan: u64,
+    },
+    /// What handlers counted: those of observed apps several times a second.
+    Tallies(Vec<HandlerTally>),
+    /// A handler that is in no plan any more is gone.
+    Retired {
+        /// The handler.
+        handler: HandlerId,
+        /// Requests that were cut because they took longer than
+        /// `drain_timeout`.
+        cut: u32,
+    },
+    /// These are the listeners that it accepts from now.
+    Listening {
+        /// Their names, in order.
+        listeners: Vec<ListenerName>,
+    },
     /// Nothing is in flight any more; the worker exits.
     Drained,
+}
+
+/// What one handler counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerTally {
+    /// The handler.
+    pub handler: HandlerId,
+    /// Since it was loaded.
+    pub total: Tally,
+    /// Within the last one to two minutes.
+    pub recent: Tally,
 }
 
 impl Message for ToWorker {
@@ -103,6 +181,9 @@ impl Message for ToWorker {
         match self {
             Self::Begin { .. } => "begin",
             Self::Load(_) => "load",
+            Self::Serve(_) => "serve",
+            Self::Listen { .. } => "listen",
+            Self::Unlisten { .. } => "unlisten",
             Self::Drain => "drain",
             Self::Stop => "stop",
         }
@@ -112,7 +193,8 @@ impl Message for ToWorker {
         match self {
             Self::Begin { listeners, .. } => 1 + listeners.len(),
             Self::Load(_) => 1,
-            Self::Drain | Self::Stop => 0,
+            Self::Listen { listeners } => listeners.len(),
+            Self::Serve(_) | Self::Unlisten { .. } | Self::Drain | Self::Stop => 0,
         }
     }
 }
@@ -122,6 +204,12 @@ impl Message for FromWorker {
         match self {
             Self::Ready => "ready",
             Self::Unfit { .. } => "unfit",
+            Self::Loaded { .. } => "loaded",
+            Self::Refused { .. } => "refused",
+            Self::Serving { .. } => "serving",
+            Self::Tallies(_) => "tallies",
+            Self::Retired { .. } => "retired",
+            Self::Listening { .. } => "listening",
             Self::Drained => "drained",
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skep_core::route::RoutePattern;
-use skep_core::{AppLimits, AppName, AppSpec, InstancePolicy, PoolName, TenantName};
+use skep_core::{AppLimits, AppName, AppSpec, InstancePolicy, PoolName, RolloutSpec, TenantName};
 
 use crate::document::{Schema, Section, Spanned};
 use crate::elements::{
@@ -94,6 +94,8 @@ impl DeclaredApp {
             env: self.rest.env,
             require: self.rest.require,
             config: self.rest.config,
+            validate: None,
+            rollout: RolloutSpec::default(),
         };
         Some((self.name.value, spec))
     }
@@ -112,6 +114,8 @@ pub(crate) fn default(component: PathBuf) -> AppSpec {
         env: Vec::new(),
         require: Vec::new(),
         config: BTreeMap::new(),
+        validate: None,
+        rollout: RolloutSpec::default(),
     }
 }
 

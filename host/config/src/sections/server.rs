@@ -43,6 +43,7 @@ pub(crate) fn default(dir: &Path) -> ServerSpec {
     ServerSpec {
         state_dir: dir.join(".skep"),
         log: default_log(),
+        alert: None,
     }
 }
 
