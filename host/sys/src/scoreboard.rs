@@ -28,6 +28,11 @@ pub const OUTCOMES: usize = 16;
 pub const BUCKETS: usize = 63;
 
 const CELL: usize = size_of::<Cell>();
+const HEAD: usize = size_of::<Head>();
+
+const fn length_of(cells: u16) -> usize {
+    HEAD + cells as usize * CELL
+}
 
 /// A memory that can shrink would kill its readers with SIGBUS, so it must not;
 /// nor may anybody lift that.
@@ -242,10 +247,20 @@ impl fmt::Debug for Cell {
     }
 }
 
+/// What is known of the board as a whole. On a page of its own, before the
+/// cells.
+#[repr(C, align(4096))]
+struct Head {
+    used: AtomicU32,
+}
+
 /// The cells of one pool, mapped into this process.
+///
+/// There may be many more cells than workers: only those up to [`Board::used`]
+/// are looked at, and memory is spent on no others.
 pub struct Board {
     memory: OwnedFd,
-    first: NonNull<Cell>,
+    head: NonNull<Head>,
     cells: u16,
 }
 
@@ -270,8 +285,8 @@ impl Board {
             c"skep-scoreboard",
             MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
         )?;
-        let length = usize::from(cells) * CELL;
-        ftruncate(&memory, i64::try_from(length).expect("at most 256 MiB"))?;
+        let length = length_of(cells);
+        ftruncate(&memory, i64::try_from(length).expect("at most 257 MiB"))?;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SEALS))?;
         Self::map(memory, cells)
     }
@@ -290,15 +305,15 @@ impl Board {
             return Err(unfit("not a scoreboard: its memory is not sealed"));
         }
         let size = usize::try_from(fstat(&memory)?.st_size).unwrap_or(0);
-        let cells = u16::try_from(size / CELL).unwrap_or(0);
-        if cells == 0 || size % CELL != 0 {
+        let cells = u16::try_from(size.saturating_sub(HEAD) / CELL).unwrap_or(0);
+        if cells == 0 || size != length_of(cells) {
             return Err(unfit("not a scoreboard: its size is wrong"));
         }
         Self::map(memory, cells)
     }
 
     fn map(memory: OwnedFd, cells: u16) -> io::Result<Self> {
-        let length = NonZeroUsize::new(usize::from(cells) * CELL).expect("there are cells");
+        let length = NonZeroUsize::new(length_of(cells)).expect("there are cells");
         // SAFETY: mmap without MAP_FIXED chooses fresh addresses, so it changes
         // no memory that exists. The file is at least `length` long and sealed
         // against shrinking, so no access within raises SIGBUS.
@@ -314,7 +329,7 @@ impl Board {
         }?;
         Ok(Self {
             memory,
-            first: mapped.cast(),
+            head: mapped.cast(),
             cells,
         })
     }
@@ -334,24 +349,52 @@ impl Board {
     /// One cell, or `None` beyond the end.
     #[must_use]
     pub fn cell(&self, index: u16) -> Option<&Cell> {
-        // SAFETY: the mapping holds `cells` cells from `first` on and index is
-        // below that; it is page-aligned, hence aligned for a cell; it lives as
-        // long as `self`, which the result borrows. Any bytes are a valid cell,
-        // and other processes change them only as atomics do.
-        (index < self.cells).then(|| unsafe { self.first.add(usize::from(index)).as_ref() })
+        // SAFETY: the mapping holds a head and then `cells` cells, and index is
+        // below that; it is page-aligned and a head is a page, hence aligned
+        // for a cell; it lives as long as `self`, which the result borrows. Any
+        // bytes are a valid cell, and other processes change them only as
+        // atomics do.
+        (index < self.cells).then(|| unsafe {
+            self.head
+                .add(1)
+                .cast::<Cell>()
+                .add(usize::from(index))
+                .as_ref()
+        })
     }
 
-    /// All cells in order.
+    /// How many cells, from the first, were ever given to a worker.
+    #[must_use]
+    pub fn used(&self) -> u16 {
+        let used = u16::try_from(self.head().used.load(Relaxed)).unwrap_or(u16::MAX);
+        used.min(self.cells)
+    }
+
+    /// Says that cells up to `count` are given to workers. Only whoever gives
+    /// cells away says so, and before a worker is told of its cell.
+    pub fn use_up_to(&self, count: u16) {
+        self.head().used.fetch_max(u32::from(count), Relaxed);
+    }
+
+    /// The cells that were ever used, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Cell> {
-        (0..self.cells).filter_map(|index| self.cell(index))
+        (0..self.used()).filter_map(|index| self.cell(index))
+    }
+
+    fn head(&self) -> &Head {
+        // SAFETY: the mapping begins with a head and is page-aligned, hence
+        // aligned for it; it lives as long as `self`, which the result borrows.
+        // Any bytes are a valid head, and other processes change them only as
+        // atomics do.
+        unsafe { self.head.as_ref() }
     }
 }
 
 impl Drop for Board {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `map` got from mmap, unmapped once;
-        // every `&Cell` borrowed from this board has ended.
-        let unmapped = unsafe { munmap(self.first.cast(), usize::from(self.cells) * CELL) };
+        // every reference borrowed from this board has ended.
+        let unmapped = unsafe { munmap(self.head.cast(), length_of(self.cells)) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can be unmapped");
     }
 }
@@ -375,6 +418,10 @@ mod tests {
         assert_eq!(other.cells(), 3);
         assert!(other.cell(3).is_none());
 
+        assert_eq!(other.iter().count(), 0);
+        board.use_up_to(3);
+        board.use_up_to(1);
+        assert_eq!((other.used(), other.iter().count()), (3, 3));
         let cell = board.cell(2).unwrap();
         cell.reset(7);
         cell.beat(Duration::from_secs(5));
