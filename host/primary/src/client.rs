@@ -1,11 +1,13 @@
 //! The other end of the control socket, for the command line.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use skep_wire::{ControlReply, ControlRequest, FleetStatus, decode_line, encode_line};
+use skep_core::{Portion, Revision, Strategy, WorkerId};
+use skep_wire::{AppHistory, ControlReply, ControlRequest, FleetStatus, decode_line, encode_line};
 
 /// How long a primary may take to answer what it can answer at once. A healthy
 /// one takes milliseconds.
@@ -53,8 +55,37 @@ pub enum ClientError {
     Io(#[source] io::Error),
 }
 
-/// A connection to a primary. Blocking, each wait with a deadline unless said
-/// otherwise.
+/// A component that is to become a new revision of an app, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deployment {
+    /// The app's name.
+    pub app: String,
+    /// The component's file, absolute: the primary has a directory of its own.
+    pub source: PathBuf,
+    /// In place or by restarting; as configured when absent.
+    pub strategy: Option<Strategy>,
+    /// Share of the requests until it is promoted; as configured when absent.
+    pub canary: Option<Portion>,
+    /// Go on although the digest was rolled back before or validation failed.
+    pub force: bool,
+    /// Stop before the roll-out.
+    pub dry_run: bool,
+    /// Return as soon as it was begun.
+    pub detach: bool,
+}
+
+/// A connection to a primary. Blocking.
+///
+/// What the primary can answer at once has a deadline of 10 s. What takes its
+/// time ([`Self::deploy`], [`Self::promote`], [`Self::rollback`],
+/// [`Self::reload`], [`Self::restart`], [`Self::scale`], [`Self::rotate`] and
+/// [`Self::stop`]) has none here: the deadlines of every step are the
+/// primary's, and if it ends before it has answered, so does the wait, with
+/// [`ClientError::Gone`]. Such an operation belongs to the primary: it goes on
+/// when the client is dropped.
+///
+/// What comes back from an operation is what the primary says was done, if it
+/// says anything.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
@@ -78,7 +109,6 @@ impl Client {
         })?;
         stream
             .set_write_timeout(Some(ANSWER_DEADLINE))
-            .and_then(|()| stream.set_read_timeout(Some(ANSWER_DEADLINE)))
             .map_err(ClientError::Io)?;
         Ok(Self {
             stream: BufReader::new(stream),
@@ -91,54 +121,244 @@ impl Client {
     ///
     /// [`ClientError`].
     pub fn status(&mut self) -> Result<FleetStatus, ClientError> {
-        self.send(&ControlRequest::Status)?;
-        match self.receive()? {
+        match self.ask(&ControlRequest::Status)? {
             ControlReply::Status(status) => Ok(*status),
             other => Err(unexpected(other)),
         }
     }
 
-    /// Ends the primary and waits until it is done. `now` cuts requests in
-    /// flight. Without it the wait has no deadline of its own: the primary's
-    /// `drain_timeout` and `kill_timeout` bound it, and `on_progress` is called
-    /// as workers go.
+    /// The revisions of an app.
     ///
     /// # Errors
     ///
     /// [`ClientError`].
-    pub fn stop(
+    pub fn history(&mut self, app: &str) -> Result<AppHistory, ClientError> {
+        let app = app.to_owned();
+        match self.ask(&ControlRequest::History { app })? {
+            ControlReply::History(history) => Ok(history),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Makes a component a new revision of its app. `on_progress` gets what
+    /// happens on the way, for people.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; [`ClientError::Refused`] with code 1 when it was
+    /// rejected or rolled back.
+    pub fn deploy(
         &mut self,
-        now: bool,
-        mut on_progress: impl FnMut(&str),
+        deployment: Deployment,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        let Deployment {
+            app,
+            source,
+            strategy,
+            canary,
+            force,
+            dry_run,
+            detach,
+        } = deployment;
+        let request = ControlRequest::Deploy {
+            app,
+            source,
+            strategy,
+            canary,
+            force,
+            dry_run,
+            detach,
+        };
+        self.operate(&request, on_progress)
+    }
+
+    /// Gives a canary, or a revision that is still observed, all requests.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn promote(
+        &mut self,
+        app: &str,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        let app = app.to_owned();
+        self.operate(&ControlRequest::Promote { app }, on_progress)
+    }
+
+    /// Returns to an earlier revision: the one before if none is named.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn rollback(
+        &mut self,
+        app: &str,
+        revision: Option<Revision>,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        let app = app.to_owned();
+        self.operate(&ControlRequest::Rollback { app, revision }, on_progress)
+    }
+
+    /// Has the configuration read again, and the difference rolled out.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; [`ClientError::Refused`] with code 3 when the
+    /// configuration has problems.
+    pub fn reload(&mut self, on_progress: impl FnMut(&str)) -> Result<Option<String>, ClientError> {
+        self.operate(&ControlRequest::Reload, on_progress)
+    }
+
+    /// Replaces the workers of a pool, or of all pools, one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn restart(
+        &mut self,
+        pool: Option<&str>,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        let pool = pool.map(str::to_owned);
+        self.operate(&ControlRequest::Restart { pool }, on_progress)
+    }
+
+    /// Changes the number of workers of a pool.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn scale(
+        &mut self,
+        pool: &str,
+        workers: u16,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        let pool = pool.to_owned();
+        self.operate(&ControlRequest::Scale { pool, workers }, on_progress)
+    }
+
+    /// Replaces one worker.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn rotate(
+        &mut self,
+        worker: WorkerId,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        self.operate(&ControlRequest::Rotate { worker }, on_progress)
+    }
+
+    /// Clears the breakers of a pool, or of the pool of an app.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn reset(&mut self, target: &str) -> Result<Option<String>, ClientError> {
+        let target = target.to_owned();
+        self.change(&ControlRequest::Reset { target })
+    }
+
+    /// Has an app answer 503.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn pause(&mut self, app: &str) -> Result<Option<String>, ClientError> {
+        let app = app.to_owned();
+        self.change(&ControlRequest::Pause { app })
+    }
+
+    /// Lets an app answer again.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn resume(&mut self, app: &str) -> Result<Option<String>, ClientError> {
+        let app = app.to_owned();
+        self.change(&ControlRequest::Resume { app })
+    }
+
+    /// The newest events, oldest first, each a JSON object. With `follow` also
+    /// those to come, without a deadline, until `on_event` breaks or the
+    /// primary ends.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a primary that ends is none for who follows it.
+    pub fn events(
+        &mut self,
+        follow: bool,
+        mut on_event: impl FnMut(serde_json::Value) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
-        self.send(&ControlRequest::Stop { now })?;
-        self.stream
-            .get_ref()
-            .set_read_timeout(None)
-            .map_err(ClientError::Io)?;
+        self.send(&ControlRequest::Events { follow })?;
+        self.wait_at_most((!follow).then_some(ANSWER_DEADLINE))?;
         loop {
             match self.receive() {
-                Ok(ControlReply::Progress { message }) => on_progress(&message),
-                // Killed while it was ending: it has ended all the same.
-                Ok(ControlReply::Done) | Err(ClientError::Gone) => return Ok(()),
+                Ok(ControlReply::Event { event }) => {
+                    if on_event(event).is_break() {
+                        return Ok(());
+                    }
+                }
+                Ok(ControlReply::Progress { .. }) => {}
+                Ok(ControlReply::Done { .. }) => return Ok(()),
                 Ok(other) => return Err(unexpected(other)),
+                Err(ClientError::Gone) if follow => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Clears the breakers of a pool.
+    /// Ends the primary and waits until it is done. `now` cuts requests in
+    /// flight. Without it the primary's `drain_timeout` and `kill_timeout`
+    /// bound the wait, and `on_progress` is called as workers go.
     ///
     /// # Errors
     ///
     /// [`ClientError`].
-    pub fn reset(&mut self, pool: &str) -> Result<(), ClientError> {
-        self.send(&ControlRequest::Reset {
-            pool: pool.to_owned(),
-        })?;
-        match self.receive()? {
-            ControlReply::Done => Ok(()),
-            other => Err(unexpected(other)),
+    pub fn stop(&mut self, now: bool, on_progress: impl FnMut(&str)) -> Result<(), ClientError> {
+        match self.operate(&ControlRequest::Stop { now }, on_progress) {
+            // Killed while it was ending: it has ended all the same.
+            Ok(_) | Err(ClientError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks for a change that takes no time.
+    fn change(&mut self, request: &ControlRequest) -> Result<Option<String>, ClientError> {
+        done(self.ask(request)?)
+    }
+
+    /// Asks for what is answered at once.
+    fn ask(&mut self, request: &ControlRequest) -> Result<ControlReply, ClientError> {
+        self.send(request)?;
+        self.wait_at_most(Some(ANSWER_DEADLINE))?;
+        self.answer(|_| {})
+    }
+
+    /// Asks for what takes its time.
+    fn operate(
+        &mut self,
+        request: &ControlRequest,
+        on_progress: impl FnMut(&str),
+    ) -> Result<Option<String>, ClientError> {
+        self.send(request)?;
+        self.wait_at_most(None)?;
+        done(self.answer(on_progress)?)
+    }
+
+    /// The reply that ends the request.
+    fn answer(&mut self, mut on_progress: impl FnMut(&str)) -> Result<ControlReply, ClientError> {
+        loop {
+            match self.receive()? {
+                ControlReply::Progress { message } => on_progress(&message),
+                reply => return Ok(reply),
+            }
         }
     }
 
@@ -147,6 +367,13 @@ impl Client {
             .get_mut()
             .write_all(&encode_line(request))
             .map_err(broken)
+    }
+
+    fn wait_at_most(&self, deadline: Option<Duration>) -> Result<(), ClientError> {
+        self.stream
+            .get_ref()
+            .set_read_timeout(deadline)
+            .map_err(ClientError::Io)
     }
 
     fn receive(&mut self) -> Result<ControlReply, ClientError> {
@@ -162,6 +389,13 @@ impl Client {
     }
 }
 
+fn done(reply: ControlReply) -> Result<Option<String>, ClientError> {
+    match reply {
+        ControlReply::Done { message } => Ok(message),
+        other => Err(unexpected(other)),
+    }
+}
+
 fn broken(error: io::Error) -> ClientError {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent,
@@ -171,10 +405,186 @@ fn broken(error: io::Error) -> ClientError {
 }
 
 fn unexpected(reply: ControlReply) -> ClientError {
-    match reply {
-        ControlReply::Refused { message, code } => ClientError::Refused { message, code },
-        ControlReply::Status(_) => ClientError::Garbled("an unasked-for status".to_owned()),
-        ControlReply::Progress { .. } => ClientError::Garbled("unasked-for progress".to_owned()),
-        ControlReply::Done => ClientError::Garbled("an early end".to_owned()),
+    let what = match reply {
+        ControlReply::Refused { message, code } => return ClientError::Refused { message, code },
+        ControlReply::Status(_) => "an unasked-for status",
+        ControlReply::History(_) => "an unasked-for history",
+        ControlReply::Progress { .. } => "unasked-for progress",
+        ControlReply::Event { .. } => "an unasked-for event",
+        ControlReply::Done { .. } => "an early end",
+    };
+    ClientError::Garbled(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// A primary that takes one request, answers with these lines and hangs up.
+    /// Returns what `ask` made of it, and the request.
+    fn against<T>(
+        replies: &'static [&'static str],
+        ask: impl FnOnce(&mut Client) -> T,
+    ) -> (T, serde_json::Value) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        let listener = UnixListener::bind(&path).unwrap();
+        let primary = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut request = String::new();
+            stream.read_line(&mut request).unwrap();
+            for reply in replies {
+                writeln!(stream.get_mut(), "{reply}").unwrap();
+            }
+            serde_json::from_str(&request).unwrap()
+        });
+        let answer = ask(&mut Client::connect(&path).unwrap());
+        (answer, primary.join().unwrap())
+    }
+
+    #[test]
+    fn an_operation_tells_what_happens_and_what_was_done() {
+        let mut said = Vec::new();
+        let deployment = Deployment {
+            app: "hello".into(),
+            source: "/a.wasm".into(),
+            strategy: Some(Strategy::Restart),
+            canary: Some(Portion::percent(10)),
+            force: true,
+            ..Deployment::default()
+        };
+        let (answer, request) = against(
+            &[
+                r#"{"reply":"progress","message":"one"}"#,
+                r#"{"reply":"progress","message":"two"}"#,
+                r#"{"reply":"done","message":"hello is at revision 2"}"#,
+            ],
+            |client| client.deploy(deployment, |message| said.push(message.to_owned())),
+        );
+        assert_eq!(answer.unwrap().as_deref(), Some("hello is at revision 2"));
+        assert_eq!(said, ["one", "two"]);
+        assert_eq!(
+            request,
+            json!({
+                "command": "deploy", "app": "hello", "source": "/a.wasm", "strategy": "restart",
+                "canary": 1000, "force": true, "dry_run": false, "detach": false,
+            })
+        );
+    }
+
+    #[test]
+    fn every_request_is_the_one_that_was_meant() {
+        type Ask = fn(&mut Client) -> Result<Option<String>, ClientError>;
+        let requests: [(Ask, serde_json::Value); 9] = [
+            (
+                |client| client.promote("a", |_| {}),
+                json!({ "command": "promote", "app": "a" }),
+            ),
+            (
+                |client| client.rollback("a", Some(Revision(3)), |_| {}),
+                json!({ "command": "rollback", "app": "a", "revision": 3 }),
+            ),
+            (
+                |client| client.reload(|_| {}),
+                json!({ "command": "reload" }),
+            ),
+            (
+                |client| client.restart(None, |_| {}),
+                json!({ "command": "restart", "pool": null }),
+            ),
+            (
+                |client| client.scale("p", 4, |_| {}),
+                json!({ "command": "scale", "pool": "p", "workers": 4 }),
+            ),
+            (
+                |client| client.rotate(WorkerId(7), |_| {}),
+                json!({ "command": "rotate", "worker": 7 }),
+            ),
+            (
+                |client| client.reset("p"),
+                json!({ "command": "reset", "target": "p" }),
+            ),
+            (
+                |client| client.pause("a"),
+                json!({ "command": "pause", "app": "a" }),
+            ),
+            (
+                |client| client.resume("a"),
+                json!({ "command": "resume", "app": "a" }),
+            ),
+        ];
+        for (ask, expected) in requests {
+            let (answer, request) = against(&[r#"{"reply":"done"}"#], ask);
+            assert_eq!(answer.unwrap(), None);
+            assert_eq!(request, expected);
+        }
+    }
+
+    #[test]
+    fn a_no_keeps_its_words_and_its_code() {
+        let (answer, _) = against(
+            &[r#"{"reply":"refused","message":"busy","code":5}"#],
+            |client| client.reload(|_| {}),
+        );
+        let Err(ClientError::Refused { message, code }) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!((message.as_str(), code), ("busy", 5));
+    }
+
+    #[test]
+    fn a_primary_that_ends_ends_the_wait() {
+        let progress = &[r#"{"reply":"progress","message":"one"}"#];
+        let (answer, _) = against(progress, |client| client.promote("a", |_| {}));
+        assert!(matches!(answer, Err(ClientError::Gone)), "{answer:?}");
+        let (answer, _) = against(&[], |client| client.history("a"));
+        assert!(matches!(answer, Err(ClientError::Gone)), "{answer:?}");
+        // Whoever ends it wants just that.
+        let (answer, _) = against(progress, |client| client.stop(false, |_| {}));
+        answer.unwrap();
+    }
+
+    #[test]
+    fn events_are_followed_to_the_end() {
+        let lines = &[
+            r#"{"reply":"event","event":{"name":"a"}}"#,
+            r#"{"reply":"event","event":{"name":"b"}}"#,
+        ];
+        let follow = |take: usize| {
+            let mut names = Vec::new();
+            let (answer, _) = against(lines, |client| {
+                client.events(true, |event| {
+                    names.push(event["name"].clone());
+                    if names.len() == take {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                })
+            });
+            answer.unwrap();
+            names
+        };
+        assert_eq!(follow(9), ["a", "b"]);
+        assert_eq!(follow(1), ["a"]);
+        // Who asks for what there is wants to know whether that was all.
+        let (answer, _) = against(lines, |client| {
+            client.events(false, |_| ControlFlow::Continue(()))
+        });
+        assert!(matches!(answer, Err(ClientError::Gone)), "{answer:?}");
+    }
+
+    #[test]
+    fn an_answer_to_another_question_makes_no_sense() {
+        let (answer, _) = against(&[r#"{"reply":"done"}"#], Client::status);
+        assert!(matches!(answer, Err(ClientError::Garbled(_))), "{answer:?}");
+        let (answer, _) = against(&["nonsense"], Client::status);
+        assert!(matches!(answer, Err(ClientError::Garbled(_))), "{answer:?}");
     }
 }
