@@ -8,6 +8,7 @@
 
 mod balance;
 mod exit;
+pub mod history;
 mod latency;
 mod limits;
 mod moment;

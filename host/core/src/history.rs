@@ -1,0 +1,450 @@
+//! The revisions of one app: their numbers, what became of each, and which one
+//! answers.
+//!
+//! Responsible for what `state_dir` remembers of an app and for the decisions
+//! that follow from it: what a rollback returns to, what is refused, what is
+//! forgotten, what a start begins with. Writing it down is `skep-primary`'s,
+//! and how a revision comes to be live is the roll-out's.
+//!
+//! ```text
+//! begin ──▶ Deploying ──live──▶ Live ──another is live──▶ Superseded
+//!               │ │               │ ▲                         │
+//!      rejected │ └──rolled_back──┤ └───────rolled back to────┘
+//!               ▼                 ▼
+//!            Rejected         RolledBack ──rolled back to, live──▶ Live
+//! ```
+//! Exactly the active revision is `Live`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::Revision;
+
+#[cfg(test)]
+mod tests;
+
+/// The version of the written form.
+const VERSION: u32 = 1;
+
+/// The first number that a written history may not give out next: there must
+/// be more left than anybody can use, so that counting on needs no error.
+const NUMBERS_END: u32 = 1 << 31;
+
+/// Why leftovers of a roll-out are rejected at the next start.
+const INTERRUPTED: &str = "skep ended during its roll-out";
+
+/// The revisions of one app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub struct History {
+    next: Revision,
+    active: Option<Revision>,
+    paused: bool,
+    read: Option<String>,
+    /// Those that answered before the active one, the latest last; what a
+    /// rollback skipped is not among them.
+    trail: Vec<Revision>,
+    revisions: Vec<RevisionRecord>,
+}
+
+/// One revision of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevisionRecord {
+    /// Its number.
+    pub revision: Revision,
+    /// SHA-256 of the component, lower-case hexadecimal.
+    pub digest: String,
+    /// The file that the component came from.
+    pub source: PathBuf,
+    /// When it was begun, in milliseconds since 1970, UTC.
+    pub unix_millis: u64,
+    /// What became of it.
+    pub outcome: RevisionOutcome,
+    /// Why it was rejected or rolled back.
+    pub reason: Option<String>,
+    /// Whether skep rolled it back by itself; false unless it was rolled back.
+    pub automatic: bool,
+}
+
+/// What became of a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RevisionOutcome {
+    /// It is on its way.
+    Deploying,
+    /// It answers.
+    Live,
+    /// It answered, until another one did.
+    Superseded,
+    /// It never answered.
+    Rejected,
+    /// It was taken back, by an operator or by skep itself.
+    RolledBack,
+}
+
+/// What an app begins with when its source was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum AtStart {
+    /// A new revision, to be rolled out. If there is an active one it answers
+    /// meanwhile.
+    New(Revision),
+    /// The active revision, as before.
+    Active(Revision),
+    /// The active revision, although the source has changed: what it is now
+    /// was rolled back automatically, and only force deploys it again.
+    Refused {
+        /// The one that answers.
+        active: Revision,
+        /// The one that was rolled back.
+        refused: Revision,
+    },
+}
+
+/// Why something is not a written history.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHistory {
+    /// It was written by another version of skep.
+    #[error("version {0}, expected {VERSION}")]
+    Version(u32),
+    /// Numbers repeat, are out of order, or are used up.
+    #[error("revision {0} is out of order")]
+    Order(Revision),
+    /// A revision is named that has no record.
+    #[error("revision {0} has no record")]
+    Missing(Revision),
+    /// Something else than the active revision is live, or it is not.
+    #[error("revision {0} is live and not active, or the reverse")]
+    Live(Revision),
+}
+
+impl RevisionOutcome {
+    /// The stable name, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deploying => "deploying",
+            Self::Live => "live",
+            Self::Superseded => "superseded",
+            Self::Rejected => "rejected",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl History {
+    /// The history of an app that was never deployed.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            next: Revision(1),
+            active: None,
+            paused: false,
+            read: None,
+            trail: Vec::new(),
+            revisions: Vec::new(),
+        }
+    }
+
+    /// The revision that answers, but for a canary's share.
+    #[must_use]
+    pub const fn active(&self) -> Option<Revision> {
+        self.active
+    }
+
+    /// Whether an operator has paused the app.
+    #[must_use]
+    pub const fn paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Pauses or resumes the app.
+    pub const fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// The digest of the configured source when it was last read.
+    #[must_use]
+    pub fn read(&self) -> Option<&str> {
+        self.read.as_deref()
+    }
+
+    /// All revisions that are remembered, oldest first.
+    #[must_use]
+    pub fn revisions(&self) -> &[RevisionRecord] {
+        &self.revisions
+    }
+
+    /// The record of one revision.
+    #[must_use]
+    pub fn get(&self, revision: Revision) -> Option<&RevisionRecord> {
+        self.at(revision).map(|at| &self.revisions[at])
+    }
+
+    /// Whether a revision is of the component with this digest.
+    #[must_use]
+    pub fn refers_to(&self, digest: &str) -> bool {
+        self.revisions.iter().any(|record| record.digest == digest)
+    }
+
+    /// Takes a new revision up, on its way from now on. `digest` is the
+    /// component's SHA-256 in lower-case hexadecimal, `unix_millis` the time.
+    #[must_use]
+    pub fn begin(&mut self, digest: String, source: PathBuf, unix_millis: u64) -> Revision {
+        let revision = self.next;
+        let next = revision.0.checked_add(1);
+        self.next = Revision(next.expect("nobody deploys two billion times"));
+        self.revisions.push(RevisionRecord {
+            revision,
+            digest,
+            source,
+            unix_millis,
+            outcome: RevisionOutcome::Deploying,
+            reason: None,
+            automatic: false,
+        });
+        revision
+    }
+
+    /// A revision answers from now on; the one that did is superseded. Nothing
+    /// happens for one that is not remembered, or answers already.
+    pub fn live(&mut self, revision: Revision) {
+        let Some(at) = self.at(revision) else { return };
+        if self.active == Some(revision) {
+            return;
+        }
+        self.trail.retain(|before| *before != revision);
+        if let Some(before) = self.active {
+            self.trail.push(before);
+        }
+        self.activate(at);
+    }
+
+    /// A revision was found wanting before it answered. Nothing happens for one
+    /// that is not on its way.
+    pub fn rejected(&mut self, revision: Revision, reason: String) {
+        if let Some(at) = self.at(revision) {
+            let record = &mut self.revisions[at];
+            if record.outcome == RevisionOutcome::Deploying {
+                record.outcome = RevisionOutcome::Rejected;
+                record.reason = Some(reason);
+            }
+        }
+    }
+
+    /// A revision was taken back, whether it answered all requests or a
+    /// canary's share, and `to` answers again, if there is one. `automatic` is
+    /// for skep's own doing. Nothing happens for a revision that is not
+    /// remembered or that is `to`; a `to` that is not remembered is none.
+    pub fn rolled_back(
+        &mut self,
+        revision: Revision,
+        to: Option<Revision>,
+        reason: String,
+        automatic: bool,
+    ) {
+        let Some(at) = self.at(revision) else { return };
+        if to == Some(revision) {
+            return;
+        }
+        if self.active == Some(revision) {
+            self.active = None;
+        }
+        self.trail.retain(|before| *before != revision);
+        let record = &mut self.revisions[at];
+        record.outcome = RevisionOutcome::RolledBack;
+        record.reason = Some(reason);
+        record.automatic = automatic;
+
+        let Some(to_at) = to.and_then(|to| self.at(to)) else {
+            return;
+        };
+        if self.active != to {
+            // What lies between is not returned to: it was skipped for a reason.
+            let to = self.revisions[to_at].revision;
+            if let Some(end) = self.trail.iter().position(|before| *before == to) {
+                self.trail.truncate(end);
+            }
+            self.activate(to_at);
+        }
+    }
+
+    /// The newest revision of this component, if skep rolled it back by itself:
+    /// it is refused until it is forced.
+    #[must_use]
+    pub fn refusal_of(&self, digest: &str) -> Option<&RevisionRecord> {
+        let newest = |record: &&RevisionRecord| record.digest == digest;
+        self.revisions
+            .iter()
+            .rev()
+            .find(newest)
+            .filter(|record| record.outcome == RevisionOutcome::RolledBack && record.automatic)
+    }
+
+    /// What a rollback without a number returns to: the revision that answered
+    /// before the active one. One that was rolled back since, or that a
+    /// rollback skipped, is not returned to.
+    #[must_use]
+    pub fn previous(&self) -> Option<Revision> {
+        self.active?;
+        self.trail.last().copied()
+    }
+
+    /// What the app begins with at skep's start, now that its source was read.
+    /// What was on its way when skep ended is rejected; nothing can be said
+    /// against it, so the same source counts as unread.
+    pub fn at_start(&mut self, digest: &str, source: PathBuf, unix_millis: u64) -> AtStart {
+        for record in &mut self.revisions {
+            if record.outcome == RevisionOutcome::Deploying {
+                record.outcome = RevisionOutcome::Rejected;
+                record.reason = Some(INTERRUPTED.to_owned());
+                if self.read.as_ref() == Some(&record.digest) {
+                    self.read = None;
+                }
+            }
+        }
+        self.on_reading(digest, source, unix_millis)
+    }
+
+    /// What the app goes on with, now that its source was read, at a reload: a
+    /// source that is not what it was when it was last read is a new revision,
+    /// unless it is what answers anyway.
+    pub fn on_reading(&mut self, digest: &str, source: PathBuf, unix_millis: u64) -> AtStart {
+        let before = self.read.replace(digest.to_owned());
+        let Some(active) = self.active else {
+            return AtStart::New(self.begin(digest.to_owned(), source, unix_millis));
+        };
+        let changed = before.as_deref() != Some(digest);
+        if !changed || self.get(active).is_some_and(|now| now.digest == digest) {
+            return AtStart::Active(active);
+        }
+        if let Some(refused) = self.refusal_of(digest) {
+            let refused = refused.revision;
+            return AtStart::Refused { active, refused };
+        }
+        AtStart::New(self.begin(digest.to_owned(), source, unix_millis))
+    }
+
+    /// Forgets the oldest revisions until no more than `keep` are left, but
+    /// none that is active, on its way, in use, or what a rollback returns to.
+    /// Returns the digests that no revision of this app refers to any more;
+    /// another app's may.
+    pub fn prune(&mut self, keep: usize, in_use: &BTreeSet<Revision>) -> Vec<String> {
+        let mut surplus = self.revisions.len().saturating_sub(keep);
+        let (active, previous) = (self.active, self.previous());
+        let mut gone = Vec::new();
+        self.revisions.retain(|record| {
+            let number = Some(record.revision);
+            let stays = surplus == 0
+                || number == active
+                || number == previous
+                || record.outcome == RevisionOutcome::Deploying
+                || in_use.contains(&record.revision);
+            if !stays {
+                surplus -= 1;
+                gone.push(record.clone());
+            }
+            stays
+        });
+        self.trail
+            .retain(|before| gone.iter().all(|record| record.revision != *before));
+        let digests: BTreeSet<String> = gone.into_iter().map(|record| record.digest).collect();
+        digests
+            .into_iter()
+            .filter(|digest| !self.refers_to(digest))
+            .collect()
+    }
+
+    fn at(&self, revision: Revision) -> Option<usize> {
+        self.revisions
+            .binary_search_by_key(&revision, |record| record.revision)
+            .ok()
+    }
+
+    /// Makes the record at `at` the active one, and what was active superseded.
+    fn activate(&mut self, at: usize) {
+        if let Some(before) = self.active.and_then(|before| self.at(before)) {
+            self.revisions[before].outcome = RevisionOutcome::Superseded;
+        }
+        let record = &mut self.revisions[at];
+        record.outcome = RevisionOutcome::Live;
+        record.reason = None;
+        record.automatic = false;
+        self.active = Some(record.revision);
+    }
+}
+
+/// A history as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    next: Revision,
+    active: Option<Revision>,
+    paused: bool,
+    read: Option<String>,
+    trail: Vec<Revision>,
+    revisions: Vec<RevisionRecord>,
+}
+
+impl From<History> for Written {
+    fn from(history: History) -> Self {
+        Self {
+            version: VERSION,
+            next: history.next,
+            active: history.active,
+            paused: history.paused,
+            read: history.read,
+            trail: history.trail,
+            revisions: history.revisions,
+        }
+    }
+}
+
+impl TryFrom<Written> for History {
+    type Error = InvalidHistory;
+
+    fn try_from(written: Written) -> Result<Self, InvalidHistory> {
+        if written.version != VERSION {
+            return Err(InvalidHistory::Version(written.version));
+        }
+        let history = Self {
+            next: written.next,
+            active: written.active,
+            paused: written.paused,
+            read: written.read,
+            trail: written.trail,
+            revisions: written.revisions,
+        };
+        let mut last = Revision(0);
+        for record in &history.revisions {
+            if record.revision <= last {
+                return Err(InvalidHistory::Order(record.revision));
+            }
+            last = record.revision;
+            let live = record.outcome == RevisionOutcome::Live;
+            if live != (history.active == Some(record.revision)) {
+                return Err(InvalidHistory::Live(record.revision));
+            }
+        }
+        if history.next <= last || history.next.0 >= NUMBERS_END {
+            return Err(InvalidHistory::Order(history.next));
+        }
+        let named = history.active.iter().chain(&history.trail);
+        for revision in named {
+            if history.at(*revision).is_none() {
+                return Err(InvalidHistory::Missing(*revision));
+            }
+        }
+        Ok(history)
+    }
+}
