@@ -194,10 +194,28 @@ impl Problems {
             text.push_str(&problem.render(color));
             text.push('\n');
         }
-        if self.omitted > 0 {
-            text.push_str(&format!("\n… and {} more problems\n", self.omitted));
+        text + &more(self.omitted)
+    }
+
+    /// As [`Self::render`] without colours, but the first problems only, as
+    /// many as fit into `limit` bytes, and the number of the others: for
+    /// answers, records and alerts, which have a size. The first problem is
+    /// always told, on one line where there is no room for more.
+    #[must_use]
+    pub fn brief(&self, limit: usize) -> String {
+        let mut text = String::new();
+        for (index, problem) in self.list.iter().enumerate() {
+            let after = self.len() - index - 1;
+            let room = limit.saturating_sub(text.len() + more(after).len());
+            let next = problem.render(false);
+            match (index, next.len() + 2 <= room) {
+                (0, true) => text.extend([&next, "\n"]),
+                (0, false) => text.extend([&problem.to_string(), "\n"]),
+                (_, true) => text.extend(["\n", &next, "\n"]),
+                (_, false) => return text + &more(after + 1),
+            }
         }
-        text
+        text + &more(self.omitted)
     }
 
     /// An array of what [`Problem::to_json`] gives.
@@ -235,3 +253,12 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// The line that stands for so many problems; none for none.
+fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => "\n… and 1 more problem\n".to_owned(),
+        count => format!("\n… and {count} more problems\n"),
+    }
+}

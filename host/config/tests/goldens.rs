@@ -82,6 +82,23 @@ fn good_files_give_their_specification() {
     assert!(cases >= 5, "only {cases} good files");
 }
 
+/// Not a golden: the suite reads those on machines with any number of cores.
+#[test]
+fn auto_is_a_number_before_anything_is_compared_with_it() {
+    let file = |missing: u16| {
+        format!(
+            "[pool.default]\nmax_unavailable = {missing}\n[app.a]\ncomponent = \"hello.wasm\"\n"
+        )
+    };
+    assert!(parse(Path::new("a.toml"), &file(3), &World).is_ok());
+    let problems = parse(Path::new("a.toml"), &file(4), &World).unwrap_err();
+    let problem = problems.iter().next().unwrap();
+    assert_eq!(
+        problem.message(),
+        "`max_unavailable` must be less than the 4 workers of the pool, not 4"
+    );
+}
+
 /// What programs read and what people read must name the same place.
 fn assert_columns_agree(problems: &skep_config::Problems) {
     for problem in problems {

@@ -175,6 +175,38 @@ fn a_file_of_problems_is_read_to_its_end_and_told_in_brief() {
 }
 
 #[test]
+fn a_brief_text_keeps_to_its_limit_and_counts_the_rest() {
+    let mut text = String::new();
+    for index in 0..3000 {
+        writeln!(text, "banana{index} = 1").unwrap();
+    }
+    let problems = parse(Path::new("a.toml"), &text, &World).unwrap_err();
+    for limit in [2000, 4096, 64 << 10] {
+        let brief = problems.brief(limit);
+        assert!(brief.len() <= limit, "{} of {limit}", brief.len());
+        assert!(
+            brief.len() + 1000 > limit,
+            "only {} of {limit}",
+            brief.len()
+        );
+        let told = brief.matches("error: ").count();
+        let rest = format!("\n… and {} more problems\n", problems.len() - told);
+        assert!(brief.ends_with(&rest), "{brief}");
+        let whole = problems.render(false);
+        assert!(whole.starts_with(brief.strip_suffix(&rest).unwrap()));
+    }
+    assert_eq!(problems.brief(usize::MAX), problems.render(false));
+
+    // Where not even the first fits, it is told in one line.
+    assert_eq!(
+        problems.brief(50),
+        "a.toml:1:1: unknown key `banana0` in the file\n\n… and 3000 more problems\n"
+    );
+    let one = parse(Path::new("a.toml"), "", &World).unwrap_err();
+    assert_eq!(one.brief(0), "a.toml: there is no app to serve\n");
+}
+
+#[test]
 fn deep_nesting_and_huge_files_are_refused() {
     for text in [
         format!("a = {}", "[".repeat(100_000)),

@@ -13,6 +13,13 @@ use world::World;
 const REFERENCE: &str = include_str!("../../../config/reference.toml");
 const DOCUMENTATION: &str = include_str!("../../../docs/configuration.md");
 
+/// A line of the reference that shows a key without a default begins so, and
+/// no other does: `#key = value`.
+fn without_sign(line: &str) -> Option<&str> {
+    line.strip_prefix('#')
+        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+}
+
 fn checked(name: &str, text: &str) -> Checked {
     parse(Path::new(name), text, &World).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
 }
@@ -24,6 +31,17 @@ fn the_reference_says_the_defaults() {
         "[app.hello]\ncomponent = \"hello.wasm\"\n",
     );
     assert_eq!(checked("reference.toml", REFERENCE).spec, minimal.spec);
+}
+
+#[test]
+fn what_the_reference_shows_without_a_default_is_valid() {
+    let lines = REFERENCE
+        .lines()
+        .map(|line| without_sign(line).unwrap_or(line));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let spec = checked("reference.toml", &text).spec;
+    assert!(spec.server.alert.is_some());
+    assert!(spec.apps.values().all(|app| app.validate.is_some()));
 }
 
 #[test]
@@ -58,8 +76,9 @@ fn every_piece_of_the_documentation_is_valid() {
 
 #[test]
 fn the_documentation_names_every_key() {
-    for line in REFERENCE.lines().filter(|line| !line.starts_with('#')) {
-        let Some((key, _)) = line.split_once(" = ") else {
+    for line in REFERENCE.lines() {
+        let line = without_sign(line).unwrap_or(line);
+        let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) else {
             continue;
         };
         assert!(

@@ -13,7 +13,7 @@ where
 {
     let found = entry
         .as_integer()
-        .ok_or_else(|| entry.wrong_type("an integer", "100"))?;
+        .ok_or_else(|| report_wrong_type(entry, range))?;
     match T::try_from(found) {
         Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(entry
@@ -24,5 +24,22 @@ where
                 range.end(),
             ))
             .report()),
+    }
+}
+
+fn report_wrong_type<T>(entry: &Entry<'_>, range: &RangeInclusive<T>) -> Reported
+where
+    T: TryFrom<i64> + PartialOrd,
+{
+    let quoted = entry.as_str().and_then(|text| text.parse::<i64>().ok());
+    match quoted.map(|number| (number, T::try_from(number))) {
+        Some((number, Ok(fits))) if range.contains(&fits) => entry
+            .problem(format!(
+                "`{}` must be an integer, not a string",
+                quotable(entry.name)
+            ))
+            .hint(format!("write it without quotes: {number}"))
+            .report(),
+        _ => entry.wrong_type("an integer", "100"),
     }
 }

@@ -42,6 +42,27 @@ pub(crate) fn read(
     entry: &Entry<'_>,
     range: &RangeInclusive<Duration>,
 ) -> Result<Duration, Reported> {
+    let found = read_any(entry)?;
+    if range.contains(&found) {
+        return Ok(found);
+    }
+    Err(outside(entry, found, range, ""))
+}
+
+/// Reads a duration for which zero stands for `zero`.
+pub(crate) fn read_or_zero(
+    entry: &Entry<'_>,
+    range: &RangeInclusive<Duration>,
+    zero: &str,
+) -> Result<Duration, Reported> {
+    let found = read_any(entry)?;
+    if found.is_zero() || range.contains(&found) {
+        return Ok(found);
+    }
+    Err(outside(entry, found, range, &format!(", or 0s for {zero}")))
+}
+
+fn read_any(entry: &Entry<'_>) -> Result<Duration, Reported> {
     let Some(text) = entry.as_str() else {
         return Err(match entry.as_integer() {
             Some(number) if number >= 0 => entry
@@ -56,18 +77,23 @@ pub(crate) fn read(
             _ => entry.wrong_type("a duration", EXAMPLE),
         });
     };
-    let found = parse(text).ok_or_else(|| report_invalid(entry, text))?;
-    if range.contains(&found) {
-        return Ok(found);
-    }
+    parse(text).ok_or_else(|| report_invalid(entry, text))
+}
+
+fn outside(
+    entry: &Entry<'_>,
+    found: Duration,
+    range: &RangeInclusive<Duration>,
+    or: &str,
+) -> Reported {
     let (least, most) = (shown(*range.start()), shown(*range.end()));
-    Err(entry
+    entry
         .problem(format!(
-            "`{}` must be between {least} and {most}, not {}",
+            "`{}` must be between {least} and {most}{or}, not {}",
             quotable(entry.name),
             shown(found)
         ))
-        .report())
+        .report()
 }
 
 fn report_invalid(entry: &Entry<'_>, text: &str) -> Reported {

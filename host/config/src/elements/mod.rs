@@ -1,6 +1,7 @@
 //! One file per kind of value.
 
 pub(crate) mod address;
+pub(crate) mod alert;
 pub(crate) mod choice;
 pub(crate) mod component;
 pub(crate) mod config;
@@ -11,7 +12,10 @@ pub(crate) mod flag;
 pub(crate) mod instance;
 pub(crate) mod name;
 pub(crate) mod path;
+pub(crate) mod portion;
 pub(crate) mod require;
+pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod size;
+pub(crate) mod validate;
 pub(crate) mod workers;

@@ -23,18 +23,40 @@ const UNITS: &[(&str, u64)] = &[
 
 /// Reads a size; a bare integer is a number of bytes.
 pub(crate) fn read(entry: &Entry<'_>, range: &RangeInclusive<u64>) -> Result<u64, Reported> {
+    read_within(entry, range, |bytes| range.contains(&bytes), "")
+}
+
+/// Reads a size for which zero stands for `zero`.
+pub(crate) fn read_or_zero(
+    entry: &Entry<'_>,
+    range: &RangeInclusive<u64>,
+    zero: &str,
+) -> Result<u64, Reported> {
+    let allowed = |bytes| bytes == 0 || range.contains(&bytes);
+    read_within(entry, range, allowed, &format!(", or 0 for {zero}"))
+}
+
+/// `or` is what is allowed besides the range, for the message.
+fn read_within(
+    entry: &Entry<'_>,
+    range: &RangeInclusive<u64>,
+    allowed: impl Fn(u64) -> bool,
+    or: &str,
+) -> Result<u64, Reported> {
     let bytes = match (entry.as_str(), entry.as_integer()) {
         (Some(text), _) => parse(text).ok_or_else(|| report_invalid(entry, text))?,
-        (None, Some(bytes)) => u64::try_from(bytes).map_err(|_| outside(entry, bytes, range))?,
+        (None, Some(bytes)) => {
+            u64::try_from(bytes).map_err(|_| outside(entry, bytes, range, or))?
+        }
         (None, None) => return Err(entry.wrong_type("a size", EXAMPLE)),
     };
-    if range.contains(&bytes) {
+    if allowed(bytes) {
         Ok(bytes)
     } else {
         let found = entry
             .as_str()
             .map_or_else(|| bytes.to_string(), |_| shown(bytes));
-        Err(outside(entry, found, range))
+        Err(outside(entry, found, range, or))
     }
 }
 
@@ -42,11 +64,12 @@ fn outside(
     entry: &Entry<'_>,
     found: impl std::fmt::Display,
     range: &RangeInclusive<u64>,
+    or: &str,
 ) -> Reported {
     let (least, most) = (shown(*range.start()), shown(*range.end()));
     entry
         .problem(format!(
-            "`{}` must be between {least} and {most}, not {found}",
+            "`{}` must be between {least} and {most}{or}, not {found}",
             quotable(entry.name)
         ))
         .report()

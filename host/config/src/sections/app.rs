@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skep_core::route::RoutePattern;
-use skep_core::{AppLimits, AppName, AppSpec, InstancePolicy, PoolName, RolloutSpec, TenantName};
+use skep_core::{
+    AppLimits, AppName, AppSpec, HttpCheck, InstancePolicy, PoolName, RolloutSpec, TenantName,
+};
 
 use crate::document::{Schema, Section, Spanned};
 use crate::elements::{
-    component, config, count, duration, env, flag, instance, name, require, route, size,
+    component, config, count, duration, env, flag, instance, name, require, rollout, route, size,
+    validate,
 };
 use crate::environment::Environment;
 use crate::report::Report;
@@ -34,6 +37,8 @@ pub(crate) static SCHEMA: Schema = Schema {
         "env",
         "config",
         "require",
+        "validate",
+        "rollout",
     ],
     unavailable: &[
         (
@@ -43,11 +48,6 @@ pub(crate) static SCHEMA: Schema = Schema {
         ("outbound", "apps cannot make requests of their own"),
         ("keyvalue", "apps have no key-value store"),
         ("mounts", "apps see no files"),
-        ("validate", "an app is ready once its component is loaded"),
-        (
-            "rollout",
-            "a changed app is taken up when skep is started again",
-        ),
     ],
 };
 
@@ -78,6 +78,8 @@ struct Rest {
     env: Vec<(String, String)>,
     require: Vec<String>,
     config: BTreeMap<String, String>,
+    validate: Option<HttpCheck>,
+    rollout: RolloutSpec,
 }
 
 impl DeclaredApp {
@@ -94,8 +96,8 @@ impl DeclaredApp {
             env: self.rest.env,
             require: self.rest.require,
             config: self.rest.config,
-            validate: None,
-            rollout: RolloutSpec::default(),
+            validate: self.rest.validate,
+            rollout: self.rest.rollout,
         };
         Some((self.name.value, spec))
     }
@@ -175,6 +177,8 @@ fn read_rest(section: &Section<'_>, dir: &Path, environment: &dyn Environment) -
         env: Vec::new(),
         require: Vec::new(),
         config: BTreeMap::new(),
+        validate: section.read("validate", validate::read),
+        rollout: RolloutSpec::default(),
     };
     section.set(&mut rest.tenant, "tenant", |entry| {
         name::read(entry, TenantName::new).map(|name| name.value)
@@ -182,6 +186,7 @@ fn read_rest(section: &Section<'_>, dir: &Path, environment: &dyn Environment) -
     section.set(&mut rest.strip_prefix, "strip_prefix", flag::read);
     section.set(&mut rest.instance, "instance", instance::read);
     section.set(&mut rest.config, "config", config::read);
+    section.set(&mut rest.rollout, "rollout", rollout::read);
     let env = section
         .get("env")
         .map(|entry| env::read(&entry, dir, environment));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use skep_core::{Dispatch, PoolName, PoolSpec, SupervisionSettings};
 
 use crate::document::{Entry, Schema, Section, Spanned};
-use crate::elements::{choice, count, duration, workers};
+use crate::elements::{choice, count, duration, size, workers};
 use crate::report::Reported;
 use crate::sections::{Declared, named};
 
@@ -25,28 +25,14 @@ pub(crate) static SCHEMA: Schema = Schema {
         "drain_timeout",
         "kill_timeout",
         "probe_interval",
+        "surge",
+        "max_unavailable",
+        "max_requests",
+        "max_age",
+        "memory",
+        "memory_soft",
     ],
-    unavailable: &[
-        (
-            "memory",
-            "a worker's memory is bounded by its apps' `memory` and `concurrency`",
-        ),
-        (
-            "memory_soft",
-            "workers are not replaced for the memory they use",
-        ),
-        ("user", "workers run as the user that started skep"),
-        (
-            "max_requests",
-            "workers are not replaced after a number of requests",
-        ),
-        ("max_age", "workers are not replaced for their age"),
-        ("surge", "workers are not replaced while they serve"),
-        (
-            "max_unavailable",
-            "workers are not replaced while they serve",
-        ),
-    ],
+    unavailable: &[("user", "workers run as the user that started skep")],
 };
 
 const DISPATCH: &[(&str, Dispatch)] = &[("balanced", Dispatch::Balanced)];
@@ -68,6 +54,14 @@ const HANG: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
 const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 const KILL: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 const PROBE: RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
+/// Up to twice the largest pool at one time.
+const SURGE: RangeInclusive<u16> = 0..=workers::MAX_WORKERS;
+const MAX_UNAVAILABLE: RangeInclusive<u16> = 0..=workers::MAX_WORKERS - 1;
+const REQUESTS: RangeInclusive<u64> = 0..=1_000_000_000;
+/// Below a second workers would do little else than start.
+const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(365 * 24);
+/// An idle worker takes 13 MiB; with a limit below that none would stay.
+const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 
 /// A pool that was read.
 pub(crate) struct DeclaredPool {
@@ -96,13 +90,19 @@ fn read(
     parallelism: u16,
 ) -> Option<DeclaredPool> {
     let mut spec = default(parallelism);
-    section.set(&mut spec.workers, "workers", |entry| {
-        workers::read(entry, parallelism)
-    });
+    let declared = section.get("workers");
+    let workers = match &declared {
+        Some(entry) => workers::read(entry, parallelism),
+        None => Ok(spec.workers),
+    };
+    spec.workers = workers.unwrap_or(spec.workers);
     section.set(&mut spec.dispatch, "dispatch", |entry| {
         choice::read(entry, DISPATCH, DISPATCH_LATER)
     });
     spec.supervision = read_supervision(section);
+    let of = workers.ok().map(|workers| (workers, declared.as_ref()));
+    read_replacement(section, of, &mut spec.supervision);
+    read_memory(section, &mut spec.supervision);
     Some(DeclaredPool {
         name: name?.value,
         spec,
@@ -127,6 +127,12 @@ fn read_supervision(section: &Section<'_>) -> SupervisionSettings {
         "probe_interval",
         within(PROBE),
     );
+    section.set(&mut settings.max_requests, "max_requests", |entry| {
+        count::read(entry, &REQUESTS)
+    });
+    section.set(&mut settings.max_age, "max_age", |entry| {
+        duration::read_or_zero(entry, &AGE, "never")
+    });
     read_backoff(section, &mut settings);
     settings
 }
@@ -164,5 +170,87 @@ fn read_backoff(section: &Section<'_>, settings: &mut SupervisionSettings) {
             only.problem(message).hint("set `backoff` too").report();
         }
         (None, None) => unreachable!("the defaults are in order"),
+    }
+}
+
+/// How many workers may be started before, and be missing while, others are
+/// replaced, `of` so many workers, declared there. Reports what would never
+/// end, and what would leave nobody.
+fn read_replacement(
+    section: &Section<'_>,
+    of: Option<(u16, Option<&Entry<'_>>)>,
+    settings: &mut SupervisionSettings,
+) {
+    let surge = section.get("surge");
+    let unavailable = section.get("max_unavailable");
+    let surge_read = surge.as_ref().map(|entry| count::read(entry, &SURGE));
+    let unavailable_read = unavailable
+        .as_ref()
+        .map(|entry| count::read(entry, &MAX_UNAVAILABLE));
+    if let Some(read) = surge_read {
+        let Ok(read) = read else { return };
+        settings.surge = read;
+    }
+    if let Some(read) = unavailable_read {
+        let Ok(read) = read else { return };
+        settings.max_unavailable = read;
+    }
+    if settings.surge == 0
+        && settings.max_unavailable == 0
+        && let Some(entry) = &surge
+    {
+        let draft = entry
+            .problem("with `surge` and `max_unavailable` both 0 no worker could be replaced")
+            .hint("`surge = 1` starts a new worker before an old one goes");
+        match &unavailable {
+            Some(other) => draft.also(&other.span, "the other").report(),
+            None => draft.label("`max_unavailable` is 0 by default").report(),
+        };
+    }
+    if let (Some(entry), Some((workers, declared))) = (&unavailable, of)
+        && settings.max_unavailable >= workers
+    {
+        let message = format!(
+            "`max_unavailable` must be less than the {} of the pool, not {}",
+            match workers {
+                1 => "one worker".to_owned(),
+                workers => format!("{workers} workers"),
+            },
+            settings.max_unavailable,
+        );
+        let draft = entry
+            .problem(message)
+            .hint("one worker at least goes on serving while others are replaced");
+        match declared {
+            Some(declared) => draft.also(&declared.span, "the workers").report(),
+            None => draft.report(),
+        };
+    }
+}
+
+fn read_memory(section: &Section<'_>, settings: &mut SupervisionSettings) {
+    section.set(&mut settings.memory, "memory", |entry| {
+        size::read_or_zero(entry, &MEMORY, "no limit")
+    });
+    let Some(entry) = section.get("memory_soft") else {
+        return;
+    };
+    let Ok(soft) = size::read_or_zero(&entry, &MEMORY, "80 % of `memory`") else {
+        return;
+    };
+    settings.memory_soft = soft;
+    if settings.memory > 0
+        && soft > settings.memory
+        && let Some(memory) = section.get("memory")
+    {
+        entry
+            .problem(format!(
+                "`memory_soft` is {} and `memory`, its limit, only {}",
+                size::shown(soft),
+                size::shown(settings.memory),
+            ))
+            .also(&memory.span, "the limit")
+            .hint("leave `memory_soft` out for 80 % of `memory`")
+            .report();
     }
 }

@@ -5,22 +5,16 @@ use std::path::Path;
 use skep_core::{LogFormat, LogLevel, LogSpec, ServerSpec};
 
 use crate::document::{Entry, Schema, Section};
-use crate::elements::{choice, path};
+use crate::elements::{alert, choice, path};
 use crate::report::Reported;
 
 pub(crate) static SCHEMA: Schema = Schema {
     title: "[server]",
-    keys: &["state_dir", "log"],
-    unavailable: &[
-        (
-            "alert",
-            "alerts are written to the log and shown by `skep status`",
-        ),
-        (
-            "trusted_proxies",
-            "forwarding headers are always set from the connection",
-        ),
-    ],
+    keys: &["state_dir", "log", "alert"],
+    unavailable: &[(
+        "trusted_proxies",
+        "forwarding headers are always set from the connection",
+    )],
 };
 
 static LOG: Schema = Schema {
@@ -68,6 +62,7 @@ pub(crate) fn read(file: &Section<'_>, dir: &Path) -> ServerSpec {
         path::read(entry, dir, "\".skep\"")
     });
     section.set(&mut spec.log, "log", read_log);
+    spec.alert = section.read("alert", alert::read);
     spec
 }
 
