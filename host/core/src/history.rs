@@ -22,9 +22,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Revision;
 
-#[cfg(test)]
-mod tests;
-
 /// The version of the written form.
 const VERSION: u32 = 1;
 
@@ -448,3 +445,6 @@ impl TryFrom<Written> for History {
         Ok(history)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ mod socket_file;
 mod start;
 mod state_dir;
 mod status;
+mod store;
 mod worker_link;
 
 pub use client::{Client, ClientError};

@@ -13,11 +13,14 @@
 //! found to be the sidecar's. Everything here blocks; the callers run it on
 //! blocking threads.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -178,14 +181,57 @@ impl Cache {
 
     /// Waits for the right to build an entry; it ends when the file is closed.
     pub(super) fn lock(&self, key: &Key) -> io::Result<File> {
-        let file = OpenOptions::new()
+        loop {
+            let file = self.lock_file(key)?;
+            file.lock()?;
+            // Whoever removed the entry meanwhile took the lock's name away,
+            // and with it what the lock is worth.
+            if file.metadata()?.nlink() > 0 {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Deletes what all builders ever made of a component, their locks too, but
+    /// for an entry that somebody builds right now. A worker that has an
+    /// artifact open keeps it.
+    ///
+    /// # Errors
+    ///
+    /// What the file system refused; the rest may still be there.
+    pub(super) fn remove_all(&self, component: Digest) -> io::Result<()> {
+        let prefix = format!("{component}-");
+        let mut fingerprints = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+            if let Some((fingerprint, _)) = rest.and_then(|rest| rest.split_once('.'))
+                && is_fingerprint(fingerprint)
+            {
+                fingerprints.insert(fingerprint.to_owned());
+            }
+        }
+        for fingerprint in fingerprints {
+            let key = Key::new(component, &fingerprint);
+            let lock = self.lock_file(&key)?;
+            match lock.try_lock() {
+                Ok(()) => self.remove(&key)?,
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Its name last, while it is held.
+            fs::remove_file(self.path(&key, "lock"))?;
+        }
+        Ok(())
+    }
+
+    fn lock_file(&self, key: &Key) -> io::Result<File> {
+        OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(self.path(key, "lock"))?;
-        file.lock()?;
-        Ok(file)
+            .open(self.path(key, "lock"))
     }
 
     /// Deletes an entry. Only for the holder of its lock.
@@ -331,4 +377,64 @@ fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
         .take(MAX_SIDECAR)
         .read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_that_nobody_needs_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let digest = |of: &[u8]| Digest::of(&mut &*of, 10).unwrap().0;
+        let (gone, kept) = (digest(b"gone"), digest(b"kept"));
+        let store = |key: &Key| {
+            let _lock = cache.lock(key).unwrap();
+            let (draft, file) = cache.draft(key).unwrap();
+            File::from(file).write_all(b"code").unwrap();
+            let built = Built {
+                flavor: Flavor::P2,
+                imports: Vec::new(),
+                digest: digest(b"code").to_string(),
+                size: 4,
+            };
+            cache.store(key, &draft, &built).unwrap();
+        };
+        let [old, new, other] = [
+            Key::new(gone, "0a"),
+            Key::new(gone, "0b"),
+            Key::new(kept, "0b"),
+        ];
+        for key in [&old, &new, &other] {
+            store(key);
+        }
+        let being_built = cache.lock(&new).unwrap();
+        cache.remove_all(gone).unwrap();
+        assert!(matches!(cache.lookup(&old), Lookup::Absent));
+        assert!(matches!(cache.lookup(&new), Lookup::Hit(_)));
+        drop(being_built);
+        cache.remove_all(gone).unwrap();
+        assert!(matches!(cache.lookup(&other), Lookup::Hit(_)));
+        let left = fs::read_dir(cache.dir()).unwrap().map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name.starts_with(&other.to_string()), "{name}");
+        });
+        assert_eq!(left.count(), 3);
+    }
+
+    #[test]
+    fn a_lock_whose_name_was_taken_away_is_worth_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let key = Key::new(Digest::of(&mut io::empty(), 1).unwrap().0, "0a");
+        let held = cache.lock(&key).unwrap();
+        std::thread::scope(|threads| {
+            let waits = threads.spawn(|| cache.lock(&key).unwrap());
+            fs::remove_file(cache.path(&key, "lock")).unwrap();
+            drop(held);
+            let got = waits.join().unwrap();
+            assert_eq!(got.metadata().unwrap().nlink(), 1);
+        });
+    }
 }

@@ -2,12 +2,18 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
+use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 digest; displayed as lower-case hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Digest([u8; 32]);
+
+/// A text that is not the display of a [`Digest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not 64 digits of lower-case hexadecimal")]
+pub(crate) struct NoDigest;
 
 /// Bytes read at a time: large enough that system calls do not show, small
 /// enough for a thread's stack to stay as it is.
@@ -17,7 +23,7 @@ impl Digest {
     /// Reads to the end of `from`, or to one byte over `limit`, and copies what
     /// was read to `to`. Returns the digest and the number of bytes; a number
     /// over `limit` means that there was more.
-    pub(super) fn of_copy(
+    pub(crate) fn of_copy(
         from: &mut impl Read,
         to: &mut impl Write,
         limit: u64,
@@ -41,8 +47,29 @@ impl Digest {
 
     /// The digest of everything that `from` still holds, and its size; as
     /// [`Digest::of_copy`] without the copy.
-    pub(super) fn of(from: &mut impl Read, limit: u64) -> io::Result<(Self, u64)> {
+    pub(crate) fn of(from: &mut impl Read, limit: u64) -> io::Result<(Self, u64)> {
         Self::of_copy(from, &mut io::sink(), limit)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = NoDigest;
+
+    fn from_str(text: &str) -> Result<Self, NoDigest> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(NoDigest),
+        };
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != 32 || !rest.is_empty() {
+            return Err(NoDigest);
+        }
+        let mut digest = [0; 32];
+        for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(Self(digest))
     }
 }
 
@@ -74,6 +101,16 @@ mod tests {
             digest.to_string(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    #[test]
+    fn digests_are_read_as_they_are_shown() {
+        let (digest, _) = Digest::of(&mut &b"abc"[..], 10).unwrap();
+        let text = digest.to_string();
+        assert_eq!(text.parse(), Ok(digest));
+        for bad in [&text[1..], &text.to_uppercase(), "../../etc/passwd", ""] {
+            assert_eq!(bad.parse::<Digest>(), Err(NoDigest));
+        }
     }
 
     #[test]
