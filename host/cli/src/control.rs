@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use skep_primary::{Client, ClientError};
+use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure};
 
@@ -16,7 +17,7 @@ pub(crate) const DEFAULT_STATE_DIR: &str = ".skep";
 pub(crate) const SOCKET: &str = "control.sock";
 
 /// The control socket of a primary that may or may not be there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Control {
     path: PathBuf,
 }
@@ -33,6 +34,26 @@ impl Control {
     /// Connects.
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
         Client::connect(&self.path).map_err(|error| self.failed(error))
+    }
+
+    /// Asks on a thread of its own, and waits for the answer. Dropping the
+    /// future ends the waiting and nothing else.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        let path = self.path.clone();
+        let (answered, answer) = oneshot::channel();
+        // Not one of the runtime's threads: those would be waited for.
+        std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let result = Client::connect(&path).and_then(|mut client| ask(&mut client));
+                // Fails where nobody waits any more.
+                let _ = answered.send(result);
+            })
+            .map_err(ClientError::Io)?;
+        answer.await.unwrap_or(Err(ClientError::Gone))
     }
 
     /// What a broken conversation means to the user.

@@ -6,6 +6,7 @@
 //! the primary starts, and that never get as far as the command line.
 #![forbid(unsafe_code)]
 
+mod alike;
 mod args;
 mod commands;
 mod control;

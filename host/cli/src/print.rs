@@ -1,7 +1,10 @@
 //! The only place that prints. Data goes to stdout, everything else to
-//! stderr, one `skep: ` line each. Colour never carries meaning.
+//! stderr, one `skep: ` line each. Colour never carries meaning, and what
+//! others said (a guest, through the primary) controls no terminal.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::ops::ControlFlow;
 
 use crate::exit::{Failure, Words};
 
@@ -21,8 +24,8 @@ pub(crate) enum ColorChoice {
 }
 
 impl ColorChoice {
-    /// Decides for stderr, where all coloured text goes. `no_color` and `term`
-    /// are the variables `NO_COLOR` and `TERM`.
+    /// Decides for one stream. `no_color` and `term` are the variables
+    /// `NO_COLOR` and `TERM`.
     fn resolve(self, is_terminal: bool, no_color: Option<&str>, term: Option<&str>) -> bool {
         match self {
             Self::Always => true,
@@ -35,7 +38,21 @@ impl ColorChoice {
 /// Prints.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printer {
+    /// Whether to colour stderr.
     color: bool,
+    /// Whether to colour stdout, and whether people read it.
+    data: DataStyle,
+}
+
+/// Who reads stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataStyle {
+    /// A program, or a file.
+    Raw,
+    /// Somebody at a terminal.
+    Plain,
+    /// The same, in colour.
+    Colored,
 }
 
 impl Printer {
@@ -44,13 +61,21 @@ impl Printer {
         let no_color =
             std::env::var_os("NO_COLOR").map(|value| value.to_string_lossy().into_owned());
         let term = std::env::var("TERM").ok();
+        let resolve =
+            |is_terminal| choice.resolve(is_terminal, no_color.as_deref(), term.as_deref());
         Self {
-            color: choice.resolve(
-                io::stderr().is_terminal(),
-                no_color.as_deref(),
-                term.as_deref(),
-            ),
+            color: resolve(io::stderr().is_terminal()),
+            data: match io::stdout().is_terminal() {
+                false => DataStyle::Raw,
+                true if resolve(true) => DataStyle::Colored,
+                true => DataStyle::Plain,
+            },
         }
+    }
+
+    /// Who reads stdout.
+    pub(crate) const fn data_style(self) -> DataStyle {
+        self.data
     }
 
     /// Whether to colour what is rendered elsewhere for stderr.
@@ -60,23 +85,29 @@ impl Printer {
 
     /// Writes what was asked for to stdout. A reader that has gone away, such
     /// as `head`, is no failure.
+    pub(crate) fn data(self, text: &str) -> Result<(), Failure> {
+        self.stream(text).map(drop)
+    }
+
+    /// The same for text that goes on; breaks when the reader has gone away.
     #[expect(
         clippy::unused_self,
         reason = "printing is what a printer is asked for"
     )]
-    pub(crate) fn data(self, text: &str) -> Result<(), Failure> {
+    pub(crate) fn stream(self, text: &str) -> Result<ControlFlow<()>, Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::from(
+            Ok(()) => Ok(ControlFlow::Continue(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            Err(error) => Err(Failure::from(
                 anyhow::Error::new(error).context("cannot write to stdout"),
             )),
-            _ => Ok(()),
         }
     }
 
     /// A line about what goes on.
     pub(crate) fn note(self, text: &str) {
-        self.stderr(&format!("skep: {text}\n"));
+        self.stderr(&format!("skep: {}\n", harmless(text.trim_end())));
     }
 
     /// Why the command failed.
@@ -98,10 +129,10 @@ impl Printer {
         match failure.words() {
             Words::Message { message, hint } => {
                 let label = self.paint("1;31", "error");
-                let mut text = format!("skep: {label}: {message}\n");
+                let mut text = format!("skep: {label}: {}\n", harmless(message.trim_end()));
                 if let Some(hint) = hint {
                     let label = self.paint("1;36", "hint");
-                    text.push_str(&format!("  {label}: {hint}\n"));
+                    text.push_str(&format!("  {label}: {}\n", harmless(hint)));
                 }
                 text
             }
@@ -121,6 +152,31 @@ impl Printer {
             text.to_owned()
         }
     }
+}
+
+/// Text of any origin without what a terminal would obey. Ends of lines stay.
+fn harmless(text: &str) -> Cow<'_, str> {
+    escape(text, |c| c.is_control() && c != '\n')
+}
+
+/// Text of any origin on one line, without what a terminal would obey.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    escape(text, char::is_control)
+}
+
+fn escape(text: &str, obeyed: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&obeyed) {
+        return text.into();
+    }
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if obeyed(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped.into()
 }
 
 /// What a panic says: it is our bug, and where to send it.
@@ -146,6 +202,15 @@ mod tests {
     use super::*;
     use crate::exit::Exit;
 
+    const PLAIN: Printer = Printer {
+        color: false,
+        data: DataStyle::Raw,
+    };
+    const PAINTED: Printer = Printer {
+        color: true,
+        data: DataStyle::Raw,
+    };
+
     #[test]
     fn colour_follows_the_terminal_and_the_users_wish() {
         use ColorChoice::{Always, Auto, Never};
@@ -161,23 +226,31 @@ mod tests {
     #[test]
     fn failures_read_alike_with_and_without_colour() {
         let failure = Failure::new(Exit::NoPrimary, "no primary at '/x'").hint("start one");
-        let plain = Printer { color: false }.render(&failure);
+        let plain = PLAIN.render(&failure);
         assert_eq!(
             plain,
             "skep: error: no primary at '/x'\n  hint: start one\n"
         );
-        let painted = Printer { color: true }.render(&failure);
+        let painted = PAINTED.render(&failure);
         assert_eq!(
             painted,
             "skep: \x1b[1;31merror\x1b[0m: no primary at '/x'\n  \x1b[1;36mhint\x1b[0m: start one\n"
         );
         assert_eq!(
-            Printer { color: false }.render(&Failure::report(Exit::Configuration, "a\n\n".into())),
+            PLAIN.render(&Failure::report(Exit::Configuration, "a\n\n".into())),
             "a\n"
         );
+        assert_eq!(PLAIN.render(&Failure::said(Exit::Failed)), "");
+    }
+
+    #[test]
+    fn words_of_others_control_no_terminal() {
+        let failure = Failure::new(Exit::Failed, "rejected: \x1b]0;title\x07\n  at line 1\n");
         assert_eq!(
-            Printer { color: false }.render(&Failure::said(Exit::Failed)),
-            ""
+            PLAIN.render(&failure),
+            "skep: error: rejected: \\u{1b}]0;title\\u{7}\n  at line 1\n"
         );
+        assert_eq!(one_line("a\nb\u{9b}m"), "a\\nb\\u{9b}m");
+        assert_eq!(one_line("ä b"), "ä b");
     }
 }

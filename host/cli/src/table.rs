@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::print::one_line;
+
 /// Stands in a cell that has nothing to say.
 pub(crate) const NOTHING: &str = "-";
 
@@ -30,9 +32,10 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Adds a row.
+    /// Adds a row. A cell is one line, whoever wrote what is in it.
     pub(crate) fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
+        self.rows
+            .push(cells.map(|cell| one_line(&cell).into_owned()));
     }
 
     /// The table as lines, two spaces between columns and none at the ends.

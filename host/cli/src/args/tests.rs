@@ -1,5 +1,6 @@
 use clap::CommandFactory as _;
 
+use super::values::{canary_share, listen_address};
 use super::*;
 
 fn typed(line: &str) -> Result<Args, Stopped> {
@@ -99,12 +100,6 @@ fn the_other_commands_resolve() {
         }
     );
     assert_eq!(
-        command("reset default"),
-        Command::Reset {
-            pool: "default".into()
-        }
-    );
-    assert_eq!(
         command("doctor --json"),
         Command::Doctor {
             format: Format::Json
@@ -117,6 +112,194 @@ fn the_other_commands_resolve() {
             template: Template::RustP3
         }
     );
+}
+
+#[test]
+fn what_operators_ask_for() {
+    for (line, operation) in [
+        (
+            "promote hello",
+            Operation::Promote {
+                app: "hello".into(),
+            },
+        ),
+        (
+            "rollback hello",
+            Operation::Rollback {
+                app: "hello".into(),
+                revision: None,
+            },
+        ),
+        (
+            "rollback hello 3",
+            Operation::Rollback {
+                app: "hello".into(),
+                revision: Some(Revision(3)),
+            },
+        ),
+        ("reload", Operation::Reload),
+        ("restart", Operation::Restart { pool: None }),
+        (
+            "restart default",
+            Operation::Restart {
+                pool: Some("default".into()),
+            },
+        ),
+        (
+            "scale default 256",
+            Operation::Scale {
+                pool: "default".into(),
+                workers: 256,
+            },
+        ),
+        (
+            "rotate 12",
+            Operation::Rotate {
+                worker: WorkerId(12),
+            },
+        ),
+        (
+            "reset default",
+            Operation::Reset {
+                target: "default".into(),
+            },
+        ),
+        (
+            "pause hello",
+            Operation::Pause {
+                app: "hello".into(),
+            },
+        ),
+        (
+            "resume hello",
+            Operation::Resume {
+                app: "hello".into(),
+            },
+        ),
+    ] {
+        assert_eq!(command(line), Command::Operate(operation), "{line}");
+    }
+    for (line, words) in [
+        ("scale default 0", "0 is not in 1..=256"),
+        ("scale default 257", "257 is not in 1..=256"),
+        ("scale default", "<N>"),
+        ("rotate one", "`skep status` shows them"),
+        ("rollback hello 0", "`skep history APP` shows them"),
+        ("rollback hello back", "`skep history APP` shows them"),
+        ("promote", "<APP>"),
+        ("reset", "<POOL|APP>"),
+    ] {
+        let said = complaint(line);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+}
+
+#[test]
+fn what_operators_look_at() {
+    for (line, expected) in [
+        (
+            "events",
+            Command::Events {
+                follow: false,
+                format: Format::Text,
+            },
+        ),
+        (
+            "events -f --json",
+            Command::Events {
+                follow: true,
+                format: Format::Json,
+            },
+        ),
+        (
+            "describe hello",
+            Command::Describe {
+                what: "hello".into(),
+                format: Format::Text,
+            },
+        ),
+        (
+            "history hello --json",
+            Command::History {
+                app: "hello".into(),
+                format: Format::Json,
+            },
+        ),
+    ] {
+        assert_eq!(command(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn deployments_take_their_terms() {
+    let deploy = |terms| Command::Deploy {
+        app: "hello".into(),
+        source: "a.wasm".into(),
+        terms,
+    };
+    assert_eq!(command("deploy hello a.wasm"), deploy(Terms::default()));
+    assert_eq!(
+        command("deploy hello a.wasm --strategy swap --canary 12.5% --force"),
+        deploy(Terms {
+            strategy: Some(Strategy::Swap),
+            canary: Some(Portion(1250)),
+            force: true,
+            ..Terms::default()
+        })
+    );
+    assert_eq!(
+        command("deploy --detach --dry-run --strategy=restart hello a.wasm"),
+        deploy(Terms {
+            strategy: Some(Strategy::Restart),
+            dry_run: true,
+            detach: true,
+            ..Terms::default()
+        })
+    );
+    for (line, words) in [
+        ("deploy hello", "<SOURCE>"),
+        ("deploy hello a.wasm --strategy roll", "swap"),
+        ("deploy hello a.wasm --canary all", "such as 10% or 12.5%"),
+        ("deploy hello a.wasm --canry 10%", "'--canary'"),
+    ] {
+        let said = complaint(line);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+}
+
+#[test]
+fn shares_are_read_as_people_type_them() {
+    for (text, hundredths) in [
+        ("10%", 1000),
+        ("10", 1000),
+        ("12.5%", 1250),
+        ("12.50", 1250),
+        ("0.01%", 1),
+        ("100%", 10_000),
+        ("10 %", 1000),
+    ] {
+        assert_eq!(canary_share(text), Ok(Portion(hundredths)), "{text}");
+    }
+    for bad in [
+        "",
+        "%",
+        "0",
+        "0%",
+        "0.001%",
+        "100.01%",
+        "101",
+        "-1",
+        "+1",
+        "1e1",
+        ".5",
+        "5.",
+        "ten",
+        "10%%",
+        "99999999999",
+        "0.1.2",
+    ] {
+        assert!(canary_share(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -134,21 +317,24 @@ fn global_options_stand_on_either_side() {
 #[test]
 fn what_is_not_there_yet_is_recognised_whatever_follows() {
     for (line, name) in [
-        ("deploy hello a.wasm --canary 10% --detach", "deploy"),
         ("logs -f --help", "logs"),
+        ("top", "top"),
+        ("debug 12 profile", "debug"),
         ("upgrade", "upgrade"),
-        ("scale default 4", "scale"),
     ] {
         assert_eq!(command(line), Command::NotYet(name));
     }
     let help = LowArgs::command().render_long_help().to_string();
-    assert!(!help.contains("deploy"), "{help}");
+    assert!(!help.contains("upgrade"), "{help}");
+    assert!(help.contains("deploy"), "{help}");
 }
 
 #[test]
 fn mistyped_words_get_a_suggestion() {
     assert!(complaint("serv").contains("'serve'"));
     assert!(complaint("statsu").contains("'status'"));
+    assert!(complaint("rolback hello").contains("'rollback'"));
+    assert!(complaint("scael default 2").contains("'scale'"));
     assert!(complaint("status --jsn").contains("'--json'"));
     assert!(complaint("new x --template rst").contains("rust"));
 }

@@ -1,15 +1,21 @@
-//! One file per command: calls the crate that does the work and says what
-//! came of it.
+//! One file per command, and one for those that are one request: calls the
+//! crate that does the work and says what came of it.
 
 mod build;
 mod check;
+mod deploy;
+mod describe;
 mod dev;
+mod events;
+mod history;
 mod new;
-mod reset;
+mod operate;
 mod serve;
 mod source;
 mod status;
 mod stop;
+
+use serde::Serialize;
 
 use crate::args::{Args, Command};
 use crate::control::Control;
@@ -33,7 +39,25 @@ pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
         }
         Command::Status { format } => status::run(&Control::find(control), format, printer),
         Command::Stop { strength } => stop::run(&Control::find(control), strength, printer),
-        Command::Reset { pool } => reset::run(&Control::find(control), &pool, printer),
+        Command::Describe { what, format } => {
+            describe::run(&Control::find(control), &what, format, printer)
+        }
+        Command::History { app, format } => {
+            history::run(&Control::find(control), &app, format, printer)
+        }
+        Command::Events { follow, format } => {
+            events::run(&Control::find(control), follow, format, printer)
+        }
+        Command::Deploy { app, source, terms } => wait(deploy::run(
+            &Control::find(control),
+            &app,
+            &source,
+            terms,
+            printer,
+        )),
+        Command::Operate(operation) => {
+            wait(operate::run(&Control::find(control), operation, printer))
+        }
         Command::Doctor { format } => wait(doctor::run(format, printer)),
         Command::New { path, template } => new::run(&path, template, printer),
         Command::NotYet(name) => Err(Failure::new(
@@ -42,6 +66,18 @@ pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
         )
         .hint("`skep help` lists what is")),
     }
+}
+
+/// A document as programs read it.
+fn json(document: &impl Serialize) -> Result<String, Failure> {
+    let mut json = serde_json::to_string_pretty(document).map_err(|error| {
+        Failure::new(
+            Exit::Bug,
+            format!("the document is not representable: {error}"),
+        )
+    })?;
+    json.push('\n');
+    Ok(json)
 }
 
 /// Runs a command that waits for more than one thing at a time.

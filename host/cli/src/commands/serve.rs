@@ -1,7 +1,9 @@
 //! `skep serve`: the primary, in the foreground.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use skep_core::FleetSpec;
 use skep_primary::{Client, Options};
 
 use super::source::{Loaded, started};
@@ -20,14 +22,21 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let loaded = Loaded::read(source, overrides).map_err(|unusable| unusable.told(printer))?;
     let control = control.unwrap_or_else(|| loaded.spec().server.state_dir.join(SOCKET));
+    let mut spec = loaded.spec().clone();
     if leash == Leash::Stdin {
         hold(&control)?;
+        unobserved(&mut spec);
     }
-    let options = Options {
-        spec: loaded.spec().clone(),
-        control,
-    };
+    let options = Options { spec, control };
     skep_primary::run(options).map_err(|error| started(&loaded, error).told(printer))
+}
+
+/// Takes a revision that was rolled out for good at once. Who holds us deploys
+/// with every change and looks at the result.
+fn unobserved(spec: &mut FleetSpec) {
+    for app in spec.apps.values_mut() {
+        app.rollout.observe = Duration::ZERO;
+    }
 }
 
 /// Lets the end of stdin end the primary, by the same way as `skep stop`.

@@ -9,6 +9,7 @@ use skep_core::{AppName, FleetSpec};
 use skep_primary::StartError;
 use skep_wire::Refusal;
 
+use crate::alike::closest;
 use crate::args::{Overrides, Source};
 use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR, chain};
 use crate::exit::{Exit, Failure};
@@ -232,12 +233,8 @@ fn override_file(spec: &mut FleetSpec, overrides: Overrides) -> Result<(), Failu
     Ok(())
 }
 
-/// How alike two file names must be, from 0 to 1, for one to be offered in
-/// place of the other. As clap has it for commands.
-const ALIKE: f64 = 0.7;
-
 /// A component with a similar name beside the missing one, or the only one.
-fn similar(component: &Path) -> Option<PathBuf> {
+pub(super) fn similar(component: &Path) -> Option<PathBuf> {
     let dir = component.parent().unwrap_or_else(|| Path::new(""));
     let listed = if dir == Path::new("") {
         Path::new(".")
@@ -255,12 +252,7 @@ fn similar(component: &Path) -> Option<PathBuf> {
     if let [only] = names.as_slice() {
         return Some(dir.join(only));
     }
-    names
-        .into_iter()
-        .map(|name| (strsim::jaro(&name, wanted), name))
-        .filter(|(alike, _)| *alike > ALIKE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, name)| dir.join(name))
+    closest(wanted, names.iter().map(String::as_str)).map(|name| dir.join(name))
 }
 
 #[cfg(test)]

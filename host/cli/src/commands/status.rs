@@ -1,11 +1,13 @@
 //! `skep status`: the fleet as tables for people or as the document itself.
 
-use skep_wire::{BreakerStatus, FleetStatus, LastExit, PoolStatus, WorkerStatus};
+use skep_core::Portion;
+use skep_wire::{AppStatus, BreakerStatus, FleetStatus, LastExit, PoolStatus, WorkerStatus};
 
+use super::json;
 use crate::args::Format;
 use crate::control::Control;
-use crate::exit::{Exit, Failure};
-use crate::print::Printer;
+use crate::exit::Failure;
+use crate::print::{Printer, one_line};
 use crate::table::{Align, NOTHING, Table, bytes, count, duration, milliseconds};
 
 /// Asks the primary and prints what it says.
@@ -16,16 +18,7 @@ pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result
         .map_err(|error| control.failed(error))?;
     match format {
         Format::Text => printer.data(&render(&status)),
-        Format::Json => {
-            let mut json = serde_json::to_string_pretty(&status).map_err(|error| {
-                Failure::new(
-                    Exit::Bug,
-                    format!("the status is not representable: {error}"),
-                )
-            })?;
-            json.push('\n');
-            printer.data(&json)
-        }
+        Format::Json => printer.data(&json(&status)?),
     }
 }
 
@@ -38,25 +31,33 @@ fn render(status: &FleetStatus) -> String {
         duration(status.uptime_seconds),
         status.generation,
     );
+    if let Some(operation) = &status.operation {
+        text.push_str(&format!("  under way: {}\n", one_line(operation)));
+    }
     for listener in &status.listeners {
         text.push_str(&format!(
             "  {} to pool {}\n",
             listener.address, listener.pool
         ));
     }
-    for section in [pools(&status.pools), workers(&status.workers), apps(status)] {
+    for section in [
+        pools(&status.pools),
+        workers(&status.workers),
+        apps(&status.apps),
+    ] {
         text.push('\n');
         text.push_str(&section);
     }
     text
 }
 
-fn pools(pools: &[PoolStatus]) -> String {
+pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>) -> String {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("POOL", Left),
         ("SERVING", Right),
         ("BREAKER", Left),
+        ("ROLLING", Left),
         ("SPAWNS", Right),
         ("RESTARTS", Right),
         ("CRASHES", Right),
@@ -67,6 +68,8 @@ fn pools(pools: &[PoolStatus]) -> String {
             pool.name.to_string(),
             format!("{}/{}", pool.serving, pool.workers),
             breaker(pool.breaker).to_owned(),
+            pool.rolling
+                .map_or_else(|| NOTHING.to_owned(), |left| format!("{left} left")),
             pool.spawns.to_string(),
             pool.restarts.to_string(),
             pool.crashes_in_window.to_string(),
@@ -79,7 +82,7 @@ fn pools(pools: &[PoolStatus]) -> String {
 }
 
 /// The last word is in capitals where somebody should do something.
-const fn breaker(breaker: BreakerStatus) -> &'static str {
+pub(super) const fn breaker(breaker: BreakerStatus) -> &'static str {
     match breaker {
         BreakerStatus::Admitting => "admitting",
         BreakerStatus::Tripped => "TRIPPED",
@@ -87,7 +90,7 @@ const fn breaker(breaker: BreakerStatus) -> &'static str {
     }
 }
 
-fn last_exit(exit: &LastExit) -> String {
+pub(super) fn last_exit(exit: &LastExit) -> String {
     // A worker's own words may have any number of lines; a table's row has one.
     let reason = exit.reason.to_string();
     let reason = reason.lines().next().unwrap_or_default();
@@ -100,9 +103,10 @@ fn last_exit(exit: &LastExit) -> String {
     )
 }
 
-fn workers(workers: &[WorkerStatus]) -> String {
+pub(super) fn workers<'a>(workers: impl IntoIterator<Item = &'a WorkerStatus>) -> String {
     use Align::{Left, Right};
-    if workers.is_empty() {
+    let mut workers = workers.into_iter().peekable();
+    if workers.peek().is_none() {
         return "no workers\n".to_owned();
     }
     let mut table = Table::new([
@@ -111,6 +115,7 @@ fn workers(workers: &[WorkerStatus]) -> String {
         ("SLOT", Right),
         ("PID", Right),
         ("STATE", Left),
+        ("GEN", Right),
         ("UP", Right),
         ("CONNS", Right),
         ("REQUESTS", Right),
@@ -134,6 +139,7 @@ fn workers(workers: &[WorkerStatus]) -> String {
             worker.slot.to_string(),
             worker.pid.to_string(),
             worker.state.clone(),
+            worker.generation.to_string(),
             duration(worker.uptime_seconds),
             worker.connections.to_string(),
             worker.requests.to_string(),
@@ -162,18 +168,20 @@ fn failed(worker: &WorkerStatus) -> u64 {
 /// Routes shown of one app; a generated configuration may have hundreds.
 const ROUTES_SHOWN: usize = 3;
 
-fn apps(status: &FleetStatus) -> String {
+pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>) -> String {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("APP", Left),
         ("TENANT", Left),
         ("POOL", Left),
         ("REVISION", Right),
+        ("CANARY", Left),
+        ("STATE", Left),
         ("WASI", Left),
         ("ROUTES", Left),
         ("SOURCE", Left),
     ]);
-    for app in &status.apps {
+    for app in apps {
         let shown = app
             .routes
             .iter()
@@ -190,6 +198,8 @@ fn apps(status: &FleetStatus) -> String {
             app.tenant.to_string(),
             app.pool.to_string(),
             app.revision.to_string(),
+            canary(app).unwrap_or_else(|| NOTHING.to_owned()),
+            state(app),
             app.wasi.clone(),
             routes,
             app.source.clone(),
@@ -198,13 +208,28 @@ fn apps(status: &FleetStatus) -> String {
     table.render()
 }
 
+/// A canary and its share, if there is one.
+pub(super) fn canary(app: &AppStatus) -> Option<String> {
+    let (revision, share) = app.canary?;
+    Some(format!("{revision} at {}", Portion(share)))
+}
+
+/// What an app does, and what is done with it.
+pub(super) fn state(app: &AppStatus) -> String {
+    let serves = if app.paused { "paused" } else { "serving" };
+    match &app.rollout {
+        Some(rollout) => format!("{serves}, {rollout}"),
+        None => serves.to_owned(),
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use skep_core::{AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex};
     use skep_core::{TenantName, WorkerId};
-    use skep_wire::{AppStatus, LatencyStatus, ListenerStatus};
+    use skep_wire::{LatencyStatus, ListenerStatus};
 
     use super::*;
 
@@ -221,6 +246,7 @@ mod tests {
             }
             .into(),
             uptime_seconds: 3700.0,
+            generation: Generation(2),
             ready_after_ms: Some(6.0),
             connections: 3,
             accepted: 40,
@@ -233,15 +259,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn people_read_tables() {
+    pub(in crate::commands) fn fleet() -> FleetStatus {
         let pool = PoolName::new("default").unwrap();
-        let status = FleetStatus {
+        FleetStatus {
             version: "0.1.0".into(),
             pid: 4242,
             uptime_seconds: 11_520.0,
-            generation: Generation(1),
+            generation: Generation(2),
             stopping: true,
+            operation: Some("deploy of hello".into()),
             listeners: vec![ListenerStatus {
                 name: ListenerName::new("web").unwrap(),
                 address: "http://127.0.0.1:8080".into(),
@@ -252,6 +278,7 @@ mod tests {
                 workers: 2,
                 serving: 1,
                 breaker: BreakerStatus::Tripped,
+                rolling: Some(1),
                 spawns: 7,
                 restarts: 5,
                 crashes_in_window: 5,
@@ -281,27 +308,35 @@ mod tests {
                 name: AppName::new("hello").unwrap(),
                 tenant: TenantName::new("default").unwrap(),
                 pool,
-                revision: Revision(1),
+                revision: Revision(7),
+                canary: Some((Revision(8), 1250)),
+                paused: true,
+                rollout: Some("canary".into()),
                 digest: "sha256:00".into(),
                 source: "hello.wasm".into(),
                 wasi: "0.2".into(),
                 routes: ["/a", "/b", "/c", "/d"].map(String::from).to_vec(),
             }],
-        };
+        }
+    }
+
+    #[test]
+    fn people_read_tables() {
         let golden = "\
-skep 0.1.0, pid 4242, up 3h 12m, generation 1, stopping
+skep 0.1.0, pid 4242, up 3h 12m, generation 2, stopping
+  under way: deploy of hello
   http://127.0.0.1:8080 to pool default
 
-POOL     SERVING  BREAKER  SPAWNS  RESTARTS  CRASHES  LAST EXIT
-default      1/2  TRIPPED       7         5        5  validation-failed: no database, 12s ago (worker 6, pid 4299, slot 1)
+POOL     SERVING  BREAKER  ROLLING  SPAWNS  RESTARTS  CRASHES  LAST EXIT
+default      1/2  TRIPPED  1 left        7         5        5  validation-failed: no database, 12s ago (worker 6, pid 4299, slot 1)
 
-WORKER  POOL     SLOT   PID  STATE        UP  CONNS  REQUESTS  FAILED  IN FLIGHT    P50   P99    CPU     RSS
-     1  default     0  4300  serving   1h 1m      3    120345       4          1  0.2ms  14ms  1m 2s  13 MiB
-     7  default     1  4301  starting  1h 1m      3         0       4          1      -     -  1m 2s  13 MiB
+WORKER  POOL     SLOT   PID  STATE     GEN     UP  CONNS  REQUESTS  FAILED  IN FLIGHT    P50   P99    CPU     RSS
+     1  default     0  4300  serving     2  1h 1m      3    120345       4          1  0.2ms  14ms  1m 2s  13 MiB
+     7  default     1  4301  starting    2  1h 1m      3         0       4          1      -     -  1m 2s  13 MiB
 
-APP    TENANT   POOL     REVISION  WASI  ROUTES                SOURCE
-hello  default  default         1  0.2   /a /b /c and 1 other  hello.wasm
+APP    TENANT   POOL     REVISION  CANARY      STATE           WASI  ROUTES                SOURCE
+hello  default  default         7  8 at 12.5%  paused, canary  0.2   /a /b /c and 1 other  hello.wasm
 ";
-        assert_eq!(render(&status), golden);
+        assert_eq!(render(&fleet()), golden);
     }
 }

@@ -1,19 +1,21 @@
 //! `skep dev`: build, serve, watch, build again, swap.
 //!
 //! The primary is a `skep serve` of its own process, held by its stdin: when
-//! we are gone, for whatever reason, it drains and ends. A new component is
-//! checked while the old one serves, and only a good one takes its place.
+//! we are gone, for whatever reason, it drains and ends. It is started with the
+//! first good component; those after it are deployed as by `skep deploy`, so no
+//! process restarts, no request is lost, and only a good one takes the place
+//! of the one before.
 //!
 //! ```text
-//! Building ──built──▶ Checking ──good──▶ Swapping ──▶ Watching
-//!     ▲    ──broken─────────┴──refused──────────────────▶ │
-//!     └──────────────────────change───────────────────────┘
+//! Building ──built──▶ Checking (the first) ──good──▶ Starting ──▶ Watching
+//!   ▲   │  ──built──▶ Deploying (the others) ──live or refused──▶ │ │
+//!   │   └─────broken──────────────────────────────────────────────▶ │
+//!   └────────────────────────change─────────────────────────────────┘
 //! ```
 
 mod serving;
 mod watch;
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -64,7 +66,7 @@ struct Dev {
     commands: Commands,
     watch: Watch,
     serving: Option<Serving>,
-    /// SHA-256 of the component that was checked last.
+    /// SHA-256 of the component that is served.
     seen: Option<[u8; 32]>,
     printer: Printer,
 }
@@ -90,9 +92,11 @@ impl Dev {
         };
         let commands = Commands::new(
             home,
-            listen.map(fixed).transpose()?,
+            listen.map(unambiguous).transpose()?,
             control.map(absolute).transpose()?,
         )?;
+        // As our children: a socket's path is short only from here.
+        std::env::set_current_dir(home).map_err(|error| cannot("enter", home, &error))?;
         Ok(Self {
             watch: watch.map_err(|error| {
                 Failure::new(Exit::Failed, format!("cannot watch for changes: {error}"))
@@ -137,7 +141,7 @@ impl Dev {
         }
     }
 
-    /// Builds, checks and swaps, as far as there is anything new.
+    /// Builds, and serves or swaps, as far as there is anything new.
     async fn refresh(&mut self) -> Result<(), Failure> {
         let built = match &self.origin {
             Origin::Project(project) => {
@@ -158,12 +162,13 @@ impl Dev {
             self.printer.note("nothing has changed in the component");
             return Ok(());
         }
-        self.commands.check(&built.component).await?;
-        if let Some(mut old) = self.serving.take() {
+        if let Some(serving) = &mut self.serving {
             self.printer.note("swapping");
-            old.make_room().await;
+            serving.deploy(&built.component, self.printer).await?;
+        } else {
+            self.commands.check(&built.component).await?;
+            self.serving = Some(self.commands.serve(&built.component)?);
         }
-        self.serving = Some(self.commands.serve(&built.component)?);
         self.seen = Some(digest);
         Ok(())
     }
@@ -178,16 +183,9 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| cannot("find", path, &error))
 }
 
-/// An address that stays the same from one primary to the next, whatever
-/// directory that runs in.
-fn fixed(address: ListenAddress) -> Result<ListenAddress, Failure> {
+/// An address that means the same in whatever directory.
+fn unambiguous(address: ListenAddress) -> Result<ListenAddress, Failure> {
     match address {
-        ListenAddress::Tcp(any) if any.port() == 0 => TcpListener::bind(any)
-            .and_then(|socket| socket.local_addr())
-            .map(|address: SocketAddr| ListenAddress::Tcp(address))
-            .map_err(|error| {
-                Failure::new(Exit::Unavailable, format!("no free port at {any}: {error}"))
-            }),
         ListenAddress::Unix(path) => Ok(ListenAddress::Unix(absolute(&path)?)),
         other => Ok(other),
     }
@@ -235,15 +233,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_outlive_one_primary() {
-        let any = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
-        let ListenAddress::Tcp(address) = fixed(any).unwrap() else {
-            panic!("a TCP address stays one");
-        };
-        assert_ne!(address.port(), 0);
-        let same = ListenAddress::Tcp(address);
-        assert_eq!(fixed(same.clone()).unwrap(), same);
-        let ListenAddress::Unix(path) = fixed(ListenAddress::Unix("a.sock".into())).unwrap() else {
+    fn addresses_mean_the_same_elsewhere() {
+        let ListenAddress::Unix(path) = unambiguous(ListenAddress::Unix("a.sock".into())).unwrap()
+        else {
             panic!("a path stays one");
         };
         assert!(path.is_absolute());

@@ -5,15 +5,24 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use skep_core::ListenAddress;
+use skep_core::{ListenAddress, Strategy};
+use skep_primary::{ClientError, Deployment};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::args::{Overrides, Source};
+use crate::commands::source::{Loaded, Unusable};
+use crate::control::{Control, DEFAULT_STATE_DIR, SOCKET};
 use crate::exit::{Exit, Failure};
+use crate::print::Printer;
 
-/// How long requests in flight may hold up a swap. Whoever develops waits for
-/// the new build, and would not for an open event stream.
-const SWAP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a primary that is still starting, or that somebody else has
+/// something under way with, is asked again: as long as workers may take to
+/// start, and some more.
+const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is asked.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a drain may take in the end: the primary's own deadlines, 30 s
 /// and 5 s, and some more for a busy machine.
@@ -32,11 +41,13 @@ pub(super) struct Commands {
     skep: PathBuf,
     home: PathBuf,
     listen: Option<ListenAddress>,
-    control: Option<PathBuf>,
+    control: PathBuf,
 }
 
 impl Commands {
     /// Commands for a project; `listen` and `control` must not be relative.
+    /// Without a `control` it is the one in the project's state directory,
+    /// relative to `home`.
     pub(super) fn new(
         home: &Path,
         listen: Option<ListenAddress>,
@@ -52,7 +63,9 @@ impl Commands {
             skep,
             home: home.to_owned(),
             listen,
-            control,
+            // Said even where it is the default: a configuration in the
+            // project's directory may have another, and is not what we serve.
+            control: control.unwrap_or_else(|| Path::new(DEFAULT_STATE_DIR).join(SOCKET)),
         })
     }
 
@@ -76,6 +89,7 @@ impl Commands {
 
     /// Starts a primary. It says by itself when and where it serves.
     pub(super) fn serve(&self, component: &Path) -> Result<Serving, Failure> {
+        let app = app_of(component)?;
         let mut command = self.command("serve");
         command.arg("--until-stdin-ends").arg(component);
         if let Some(address) = &self.listen {
@@ -88,19 +102,35 @@ impl Commands {
         Ok(Serving {
             process,
             leash,
+            app,
             commands: self.clone(),
         })
     }
 
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.skep);
-        command.current_dir(&self.home).arg(name);
-        match &self.control {
-            Some(path) => command.arg("--control").arg(path),
-            None => command.env_remove("SKEP_CONTROL"),
-        };
+        command
+            .current_dir(&self.home)
+            .arg(name)
+            .arg("--control")
+            .arg(&self.control);
         command
     }
+}
+
+/// The name that `skep serve` gives to the app of a component.
+fn app_of(component: &Path) -> Result<String, Failure> {
+    let source = Source::Component(component.to_owned());
+    let loaded =
+        Loaded::read(&source, Overrides::default()).map_err(|unusable| match unusable {
+            Unusable::Failure(failure) => failure,
+            // It was there, and good, a moment ago.
+            Unusable::Problems(problems) => {
+                Failure::report(Exit::Configuration, problems.render(false))
+            }
+        })?;
+    let app = loaded.spec().apps.keys().next();
+    Ok(app.expect("a component alone is one app").to_string())
 }
 
 fn cannot_run(error: std::io::Error) -> Failure {
@@ -113,6 +143,8 @@ pub(super) struct Serving {
     process: Child,
     /// The other end of its stdin. Closing it asks for a drain.
     leash: Option<ChildStdin>,
+    /// The name that it gave to its only app.
+    app: String,
     commands: Commands,
 }
 
@@ -124,12 +156,50 @@ impl Serving {
 
     /// Ends it so that no request is lost, within the primary's own deadlines.
     pub(super) async fn drain(&mut self) {
-        self.end_within(DRAIN_PATIENCE).await;
+        drop(self.leash.take());
+        if timeout(DRAIN_PATIENCE, self.process.wait()).await.is_err() {
+            self.cut().await;
+        }
     }
 
-    /// Ends it for a successor that wants its address.
-    pub(super) async fn make_room(&mut self) {
-        self.end_within(SWAP_PATIENCE).await;
+    /// Puts another component in the place of the one that it serves. If that
+    /// fails, it serves what it served before.
+    pub(super) async fn deploy(
+        &mut self,
+        component: &Path,
+        printer: Printer,
+    ) -> Result<(), Failure> {
+        let deployment = Deployment {
+            app: self.app.clone(),
+            source: component.to_owned(),
+            strategy: Some(Strategy::Swap),
+            ..Deployment::default()
+        };
+        let control = Control::find(Some(self.commands.control.clone()));
+        let give_up = Instant::now() + BUSY_PATIENCE;
+        let error = loop {
+            let deployment = deployment.clone();
+            let asked =
+                control.ask(move |client| client.deploy(deployment, |said| printer.note(said)));
+            match asked.await {
+                Ok(said) => {
+                    printer.note(said.as_deref().unwrap_or("swapped"));
+                    return Ok(());
+                }
+                Err(error) if is_early(&error) && Instant::now() < give_up && self.runs() => {
+                    sleep(ASK_EVERY).await;
+                }
+                Err(error) => break error,
+            }
+        };
+        // Whatever it is, the next change may mend it; the primary's own end is
+        // noticed elsewhere.
+        let failure = control.failed(error);
+        Err(Failure::new(Exit::Failed, failure.to_string()))
+    }
+
+    fn runs(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     /// Ends it at once.
@@ -148,12 +218,14 @@ impl Serving {
             let _ = self.process.kill().await;
         }
     }
+}
 
-    async fn end_within(&mut self, patience: Duration) {
-        drop(self.leash.take());
-        if timeout(patience, self.process.wait()).await.is_err() {
-            self.cut().await;
-        }
+/// Whether it may well be otherwise in a moment.
+fn is_early(error: &ClientError) -> bool {
+    match error {
+        ClientError::NoPrimary { .. } => true,
+        ClientError::Refused { code, .. } => *code == Exit::Refused.code(),
+        _ => false,
     }
 }
 
