@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod balance;
+pub mod converge;
 mod exit;
 pub mod history;
 mod latency;
@@ -16,6 +17,7 @@ mod name;
 mod outcome;
 mod plan;
 mod record;
+pub mod rollout;
 pub mod route;
 mod spec;
 pub mod supervise;
