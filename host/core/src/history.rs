@@ -158,6 +158,12 @@ impl History {
         self.active
     }
 
+    /// The number that the next revision will have.
+    #[must_use]
+    pub const fn next(&self) -> Revision {
+        self.next
+    }
+
     /// Whether an operator has paused the app.
     #[must_use]
     pub const fn paused(&self) -> bool {

@@ -8,6 +8,7 @@
 
 mod balance;
 pub mod converge;
+pub mod difference;
 mod exit;
 pub mod history;
 mod latency;
@@ -34,7 +35,7 @@ pub use name::{
 };
 pub use outcome::{Outcome, Reply};
 pub use plan::{Plan, PlannedApp};
-pub use record::Record;
+pub use record::{Record, timestamp};
 pub use spec::{
     AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, ListenAddress, ListenerSpec, LogFormat,
     LogLevel, LogSpec, PoolSpec, Portion, RolloutSpec, ServerSpec, Strategy,

@@ -95,6 +95,12 @@ fn quote(line: &mut String, value: &str) {
     line.push('"');
 }
 
+/// A time in milliseconds since 1970 as RFC 3339, in UTC, with milliseconds.
+#[must_use]
+pub fn timestamp(unix_millis: u64) -> String {
+    Timestamp(unix_millis).to_string()
+}
+
 /// RFC 3339 with milliseconds.
 struct Timestamp(u64);
 

@@ -40,6 +40,24 @@ impl Rollout {
         (rollout, vec![Output::Build])
     }
 
+    /// Begins where a revision is live and written down already: a reload made
+    /// it so together with all else, and it is only to be observed. Neither
+    /// `from` nor `observe` of the order may be nothing.
+    #[must_use]
+    pub fn observe(now: Moment, order: Order) -> Self {
+        let until = now + order.observe;
+        Self {
+            order,
+            now,
+            wanted: Wanted::New { standby_old: true },
+            committed: true,
+            state: State::Observing {
+                until,
+                watched: None,
+            },
+        }
+    }
+
     /// Takes one input and returns what to do about it, in order.
     ///
     /// What time alone brings about waits for [`Input::Timer`]: an answer that

@@ -434,6 +434,20 @@ fn a_first_revision_has_nothing_to_go_back_to() {
 }
 
 #[test]
+fn what_a_reload_made_live_is_only_observed() {
+    let mut rollout = Rollout::observe(at(5), order());
+    assert_eq!(rollout.stage(), Stage::Observing);
+    assert_eq!(rollout.wanted(), Wanted::New { standby_old: true });
+    assert_eq!(rollout.deadline(), Some(at(15)));
+    let mut bad = rollout.clone();
+    let out = bad.step(at(6), unhealthy());
+    assert_eq!(out[1..], [Output::Revert, OLD]);
+    assert_eq!(rollout.step(at(14), healthy()), []);
+    let out = rollout.step(at(15), Input::Timer);
+    assert_eq!(out, [NEW_ALONE, Output::Ended(Ending::Done)]);
+}
+
+#[test]
 fn a_shutdown_ends_it_anywhere() {
     for count in 0..=TO_LIVE.len() {
         let (mut rollout, _) = after(&order(), &TO_LIVE[..count]);
