@@ -66,8 +66,8 @@ struct Dev {
     commands: Commands,
     watch: Watch,
     serving: Option<Serving>,
-    /// SHA-256 of the component that is served.
-    seen: Option<[u8; 32]>,
+    /// Digest of the component that is served.
+    seen: Option<String>,
     printer: Printer,
 }
 
@@ -117,12 +117,19 @@ impl Dev {
                 if !matches!(failure.exit(), Exit::Failed | Exit::Configuration) {
                     return Err(failure);
                 }
-                self.printer.failure(&failure);
-                self.printer.note(if self.serving.is_some() {
-                    "still serving what was built before; waiting for a change"
-                } else {
-                    "waiting for a change"
-                });
+                match self.serving.as_mut().map(Serving::runs) {
+                    // It has said itself why it ended.
+                    Some(false) => {}
+                    Some(true) => {
+                        self.printer.failure(&failure);
+                        self.printer
+                            .note("still serving what was built before; waiting for a change");
+                    }
+                    None => {
+                        self.printer.failure(&failure);
+                        self.printer.note("waiting for a change");
+                    }
+                }
             }
             let Some(serving) = &mut self.serving else {
                 self.watch.changed().await;
@@ -158,7 +165,7 @@ impl Dev {
         };
         self.watch.add(&built.sources);
         let digest = digest(&built.component)?;
-        if self.seen == Some(digest) {
+        if self.seen.as_ref() == Some(&digest) {
             self.printer.note("nothing has changed in the component");
             return Ok(());
         }
@@ -167,16 +174,24 @@ impl Dev {
             serving.deploy(&built.component, self.printer).await?;
         } else {
             self.commands.check(&built.component).await?;
-            self.serving = Some(self.commands.serve(&built.component)?);
+            let serving = self.serving.insert(self.commands.serve(&built.component)?);
+            if !serving.serves(&digest).await? {
+                serving.deploy(&built.component, self.printer).await?;
+            }
         }
         self.seen = Some(digest);
         Ok(())
     }
 }
 
-fn digest(component: &Path) -> Result<[u8; 32], Failure> {
+/// As the primary writes it.
+fn digest(component: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(component).map_err(|error| cannot("read", component, &error))?;
-    Ok(Sha256::digest(&bytes).into())
+    let mut digest = "sha256:".to_owned();
+    for byte in Sha256::digest(&bytes) {
+        digest.push_str(&format!("{byte:02x}"));
+    }
+    Ok(digest)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -239,5 +254,16 @@ mod tests {
             panic!("a path stays one");
         };
         assert!(path.is_absolute());
+    }
+
+    #[test]
+    fn a_digest_is_written_as_the_primary_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.wasm");
+        std::fs::write(&file, "abc").unwrap();
+        assert_eq!(
+            digest(&file).unwrap(),
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use skep_core::{ListenAddress, Strategy};
-use skep_primary::{ClientError, Deployment};
+use skep_primary::{Client, ClientError, Deployment};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -162,6 +162,14 @@ impl Serving {
         }
     }
 
+    /// Waits until it serves, and says whether it serves this component. The
+    /// primary goes on with the revision that was active last if it read the
+    /// same file before, and that may be a later one.
+    pub(super) async fn serves(&mut self, digest: &str) -> Result<bool, Failure> {
+        let status = self.ask(Client::status).await?;
+        Ok(status.apps.iter().all(|app| app.digest == digest))
+    }
+
     /// Puts another component in the place of the one that it serves. If that
     /// fails, it serves what it served before.
     pub(super) async fn deploy(
@@ -175,30 +183,38 @@ impl Serving {
             strategy: Some(Strategy::Swap),
             ..Deployment::default()
         };
+        let said = self
+            .ask(move |client| client.deploy(deployment.clone(), |said| printer.note(said)))
+            .await?;
+        printer.note(said.as_deref().unwrap_or("swapped"));
+        Ok(())
+    }
+
+    /// Asks the primary, again if it is too early for that.
+    async fn ask<T: Send + 'static>(
+        &mut self,
+        ask: impl Fn(&mut Client) -> Result<T, ClientError> + Clone + Send + 'static,
+    ) -> Result<T, Failure> {
         let control = Control::find(Some(self.commands.control.clone()));
         let give_up = Instant::now() + BUSY_PATIENCE;
-        let error = loop {
-            let deployment = deployment.clone();
-            let asked =
-                control.ask(move |client| client.deploy(deployment, |said| printer.note(said)));
-            match asked.await {
-                Ok(said) => {
-                    printer.note(said.as_deref().unwrap_or("swapped"));
-                    return Ok(());
-                }
+        loop {
+            match control.ask(ask.clone()).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) if is_early(&error) && Instant::now() < give_up && self.runs() => {
                     sleep(ASK_EVERY).await;
                 }
-                Err(error) => break error,
+                // Whatever it is, the next change may mend it; the primary's
+                // own end is noticed elsewhere.
+                Err(error) => {
+                    let failure = control.failed(error);
+                    return Err(Failure::new(Exit::Failed, failure.to_string()));
+                }
             }
-        };
-        // Whatever it is, the next change may mend it; the primary's own end is
-        // noticed elsewhere.
-        let failure = control.failed(error);
-        Err(Failure::new(Exit::Failed, failure.to_string()))
+        }
     }
 
-    fn runs(&mut self) -> bool {
+    /// Whether it has not ended.
+    pub(super) fn runs(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
     }
 
