@@ -8,10 +8,12 @@
 //! nothing ends the primary but its operator.
 #![forbid(unsafe_code)]
 
+mod alert;
 mod artifacts;
 mod client;
 mod control;
 mod fleet;
+mod journal;
 mod line;
 mod listeners;
 mod log;
