@@ -81,9 +81,13 @@ fn text(members: &Map<String, Value>, style: DataStyle) -> String {
         (DataStyle::Colored, Severity::Warn) => format!("\x1b[1;33m{name}\x1b[0m"),
         _ => name,
     };
-    let mut line = format!("{}  {name}", one_line(word("time")));
+    let mut line = format!(
+        "{} {:<5} {name}",
+        one_line(word("time")),
+        one_line(word("level"))
+    );
     let between = members.keys().map(String::as_str).filter(|key| {
-        !matches!(*key, "time" | "name") && !FIRST.contains(key) && !LAST.contains(key)
+        !matches!(*key, "time" | "level" | "name") && !FIRST.contains(key) && !LAST.contains(key)
     });
     for key in FIRST.into_iter().chain(between).chain(LAST) {
         if let Some(value) = members.get(key).filter(|value| !value.is_null()) {
@@ -146,10 +150,10 @@ mod tests {
         let plain = |event: Value| line(&event, DataStyle::Plain);
         assert_eq!(
             plain(json!({
-                "time": "2026-11-21T11:32:44.120Z", "name": "app.live", "app": "hello",
+                "time": "2026-11-21T11:32:44.120Z", "level": "info", "name": "app.live", "app": "hello",
                 "revision": 8, "after": "12ms", "reason": null,
             })),
-            "2026-11-21T11:32:44.120Z  app.live           app=hello  revision=8  after=12ms\n"
+            "2026-11-21T11:32:44.120Z info  app.live           app=hello  revision=8  after=12ms\n"
         );
         assert_eq!(
             plain(json!({
@@ -157,10 +161,10 @@ mod tests {
                 "code": 3, "voluntary": false, "worker": 12, "pool": "default",
                 "message": "it said \"no\"\n\u{1b}[2J\u{9b}",
             })),
-            "2026-11-21T11:32:44.120Z  worker.exited      pool=default  worker=12  code=3  \
+            "2026-11-21T11:32:44.120Z -     worker.exited      pool=default  worker=12  code=3  \
              voluntary=false  reason=crash  message=\"it said \\\"no\\\"\\n\\u001b[2J\\u{9b}\"\n"
         );
-        assert_eq!(plain(json!({})), "-  -                \n");
+        assert_eq!(plain(json!({})), "- -     -                \n");
     }
 
     #[test]
