@@ -1,6 +1,8 @@
-//! What this executable is when the primary starts it: a worker or a builder.
-//! The role is the first argument; the channel to the primary is fd 3.
+//! What this executable is when the primary starts it: a worker, a
+//! builder or an alerter. The role is the first argument; the channel to the
+//! primary is fd 3.
 
+mod alerter;
 mod builder;
 
 use std::process::ExitCode;
@@ -11,6 +13,7 @@ pub(crate) fn enter() -> Option<ExitCode> {
     match role.to_str()? {
         "worker" => Some(skep_worker::run()),
         "builder" => Some(builder::run()),
+        "alerter" => Some(alerter::run()),
         _ => None,
     }
 }
