@@ -26,6 +26,11 @@ impl SplitMix64 {
         // 53 bits are what the mantissa holds: the quotient is exact.
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
+
+    /// Uniform over all values.
+    pub(super) fn share(&mut self) -> u16 {
+        (self.next() >> 48) as u16
+    }
 }
 
 /// The delay after `failures` (at least 1) in a row: uniform between nothing

@@ -1,5 +1,7 @@
 //! What goes into the supervisor and what comes out.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitReason;
@@ -57,6 +59,10 @@ pub enum Event {
         at: Moment,
         /// Whether it has answered at least one request well.
         served: bool,
+        /// Requests that it has ever read.
+        requests: u64,
+        /// Bytes of its resident memory; 0 is unknown.
+        memory: u64,
     },
     /// Nothing is in flight in a draining worker; its exit follows.
     Drained {
@@ -70,10 +76,30 @@ pub enum Event {
         /// How it ended.
         status: EndStatus,
     },
-    /// An operator wants this worker replaced. Ignored unless it serves.
-    Replace {
-        /// The worker.
-        worker: WorkerId,
+    /// Workers are to be replaced, slot by slot. While a roll is under way in
+    /// the pool these are added to it, and the lesser patience counts.
+    /// Answered by [`Record::Rolled`] or [`Record::RollFailed`], unless it is
+    /// cancelled or the pool ends.
+    Roll {
+        /// The pool.
+        pool: PoolName,
+        /// Which; those that hold no slot of the pool are ignored. Empty: all
+        /// that hold one now, be they serving or starting.
+        workers: Vec<WorkerId>,
+        /// What is done about a replacement that fails.
+        patience: Patience,
+    },
+    /// No further worker is replaced; a replacement that starts is stopped.
+    /// Nothing happens where nothing rolls.
+    RollCancelled {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// The pool is no more: its workers drain, and it is forgotten with the
+    /// last of them. If it is added before, it is a new pool at once.
+    PoolRemoved {
+        /// The pool.
+        pool: PoolName,
     },
     /// An operator wants another number of workers.
     Scale {
@@ -95,6 +121,18 @@ pub enum Event {
     },
     /// The deadline has passed.
     Timer,
+}
+
+/// What is done about the replacements of a roll that fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Patience {
+    /// The first failure ends the roll.
+    OneTry,
+    /// It is tried again after a backoff, until a breaker of the pool trips or
+    /// `max_crashes` workers of the pool have failed without one success of the
+    /// roll in between, however slowly.
+    UntilTripped,
 }
 
 /// How a process ended, as the system says.
@@ -140,6 +178,54 @@ pub enum FailureKind {
     Startup,
     /// It had served, or was stable.
     Runtime,
+}
+
+/// Why a roll ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum RollFailure {
+    /// This worker failed, and the patience was at its end.
+    Worker {
+        /// The worker: a replacement, or the one whose crash tripped a breaker.
+        worker: WorkerId,
+        /// Why it failed.
+        reason: ExitReason,
+    },
+    /// A breaker of the pool was not admitting when the roll was asked for.
+    Tripped,
+}
+
+impl fmt::Display for RollFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Worker { worker, reason } => write!(f, "worker {worker}: {reason}"),
+            Self::Tripped => f.write_str("too many crashes; reset the pool first"),
+        }
+    }
+}
+
+/// Which limit a worker has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecycleCause {
+    /// `max_requests`.
+    Requests,
+    /// `max_age`.
+    Age,
+    /// `memory_soft`.
+    Memory,
+}
+
+impl RecycleCause {
+    /// The stable name used in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Age => "age",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// What the driver shall do, in this order.
@@ -225,7 +311,7 @@ pub enum Record {
         /// Whether we had asked for it.
         voluntary: bool,
     },
-    /// A replacement was refused or failed; the worker it was for stays.
+    /// A replacement failed or was called off; the worker it was for stays.
     Kept {
         /// The worker that stays.
         worker: WorkerId,
@@ -233,6 +319,36 @@ pub enum Record {
         pool: PoolName,
         /// Its place.
         slot: SlotIndex,
+    },
+    /// A roll is complete: every worker that it was for is gone from its slot,
+    /// and the slot has served since.
+    Rolled {
+        /// The pool.
+        pool: PoolName,
+        /// Workers that were replaced.
+        replaced: u16,
+    },
+    /// A roll was refused or given up; what was not replaced stays.
+    RollFailed {
+        /// The pool.
+        pool: PoolName,
+        /// Why.
+        reason: RollFailure,
+        /// Workers that were replaced.
+        replaced: u16,
+        /// Workers that were not, or whose slot does not serve yet.
+        left: u16,
+    },
+    /// A worker has reached a limit, and its replacement starts.
+    Recycling {
+        /// The worker.
+        worker: WorkerId,
+        /// Its pool.
+        pool: PoolName,
+        /// Its place.
+        slot: SlotIndex,
+        /// Which limit.
+        cause: RecycleCause,
     },
     /// A breaker tripped: the one alert of a crash loop.
     Tripped {

@@ -13,7 +13,7 @@ use crate::name::SlotIndex;
 /// The first fill, the crashes that trip the breaker, and the probes. Retries
 /// and probes wait until they are within it. So it bounds, by construction, the
 /// forks of workers that never become stable, unless an operator asks for more
-/// (a reset, a replacement, another size). With the defaults and 2 workers: 7
+/// (a reset, a roll, another size). With the defaults and 2 workers: 7
 /// in 60 s.
 #[must_use]
 pub fn fork_budget(settings: &SupervisionSettings, workers: u16) -> usize {
@@ -41,9 +41,10 @@ impl Forks {
         self.0.push_back((now, slot));
     }
 
-    /// Forgets the forks of a slot that has a stable worker.
-    pub(super) fn settle(&mut self, slot: SlotIndex) {
-        self.0.retain(|(_, of)| *of != slot);
+    /// Forgets the forks of a slot whose worker became stable at `stable`.
+    /// Later ones are those of its replacements.
+    pub(super) fn settle(&mut self, slot: SlotIndex, stable: Moment) {
+        self.0.retain(|(at, of)| *of != slot || *at > stable);
     }
 
     /// When one more is within the budget: a moment that may have passed.
@@ -83,7 +84,9 @@ mod tests {
         assert_eq!(forks.allowed_at(&settings, 2), at(60));
         forks.record(at(60), SlotIndex(1), &settings);
         assert_eq!(forks.allowed_at(&settings, 2), at(61));
-        forks.settle(SlotIndex(1));
+        forks.settle(SlotIndex(1), at(59));
+        assert_eq!(forks.allowed_at(&settings, 2), at(61));
+        forks.settle(SlotIndex(1), at(60));
         assert_eq!(forks.allowed_at(&settings, 2), Moment::ORIGIN);
     }
 }

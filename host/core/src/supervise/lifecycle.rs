@@ -39,18 +39,30 @@ impl Supervisor {
         };
         out.push(Action::Record(worker.ready(id)));
         let (name, index) = (worker.pool.clone(), worker.slot);
-        if let Some(slot) = self.pools.get_mut(&name).and_then(|pool| pool.slot(index))
-            && let Slot::Replacing { old, new } = *slot
-            && new == id
-        {
-            *slot = Slot::Held { worker: new };
+        let Some(pool) = self.pools.get_mut(&name) else {
+            return;
+        };
+        let old = pool.slot(index).and_then(|slot| slot.succeed(id));
+        if let Some(roll) = &mut pool.roll {
+            roll.ready(index, old);
+        } else if old.is_some() {
+            pool.recycling.succeeded();
+        }
+        if let Some(old) = old {
             self.dismiss(old, Strength::Drain, out);
         }
     }
 
-    pub(super) fn beat(&mut self, id: WorkerId, at: Moment, served: bool) {
+    pub(super) fn beat(
+        &mut self,
+        id: WorkerId,
+        at: Moment,
+        served: bool,
+        (requests, memory): (u64, u64),
+    ) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.served |= served;
+            worker.wear.beat(requests, memory);
             if let Stage::Serving { beat, .. } = &mut worker.stage {
                 *beat = at.min(self.now).max(*beat);
             }
@@ -104,6 +116,7 @@ impl Supervisor {
             self.crashed(id, reason, self.now, out);
         }
         self.workers.remove(&id);
+        self.forget_pool(&name);
     }
 
     /// A worker in a slot is no good: it is made to go and counts as crashed.
@@ -156,7 +169,7 @@ impl Supervisor {
             // The timer may not have come yet.
             self.settle(id, out);
         }
-        self.count(id, stable, reason, out);
+        self.count(id, stable, reason.clone(), out);
         let Some(pool) = self.pools.get_mut(&name) else {
             return;
         };
@@ -164,21 +177,28 @@ impl Supervisor {
             .slot(index)
             .map_or(Loss::Stranger, |slot| slot.lose(id));
         let next = match loss {
-            Loss::Stranger | Loss::Old => return,
-            Loss::New { old } => return out.push(kept(old, name, index)),
-            Loss::Empty if stable && pool.breaker.replaces_at_once() => Slot::Held {
+            Loss::Stranger => return,
+            Loss::Old => None,
+            Loss::New { old } => {
+                out.push(kept(old, name.clone(), index));
+                None
+            }
+            Loss::Empty if stable && pool.breaker.replaces_at_once() => Some(Slot::Held {
                 worker: self.start(&name, index, 1, out),
-            },
-            Loss::Empty if stable => Slot::Waiting {
+            }),
+            Loss::Empty if stable => Some(Slot::Waiting {
                 attempt: 1,
                 until: self.now,
-            },
-            Loss::Empty => Slot::Waiting {
+            }),
+            Loss::Empty => Some(Slot::Waiting {
                 attempt: attempt.saturating_add(1),
                 until: self.now + backoff::delay(&pool.settings, attempt, &mut self.random),
-            },
+            }),
         };
-        self.put(&name, index, next);
+        if let Some(next) = next {
+            self.put(&name, index, next);
+        }
+        self.set_back((&name, index, id), loss, reason, out);
     }
 
     /// Tells the breaker of its generation.
@@ -231,7 +251,7 @@ impl Supervisor {
         let Some(pool) = self.pools.get_mut(&name) else {
             return;
         };
-        pool.forks.settle(slot);
+        pool.forks.settle(slot, worker.stable_at(&pool.settings));
         if pool.breaker.settle(id, slot) {
             self.reset(&name, out);
         }

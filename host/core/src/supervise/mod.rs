@@ -51,7 +51,9 @@ mod forks;
 mod lifecycle;
 mod operator;
 mod pool;
+mod recycle;
 mod retiree;
+mod roll;
 mod slot;
 mod supervisor;
 mod timers;
@@ -60,7 +62,9 @@ mod window;
 mod worker;
 
 pub use breaker::BreakerState;
-pub use event::{Action, EndStatus, Event, FailureKind, Record, Strength};
+pub use event::{
+    Action, EndStatus, Event, FailureKind, Patience, Record, RecycleCause, RollFailure, Strength,
+};
 pub use forks::fork_budget;
 pub use supervisor::Supervisor;
 pub use view::{LastExit, PoolView, WorkerState, WorkerView};

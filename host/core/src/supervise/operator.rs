@@ -1,14 +1,13 @@
-//! What operators ask for: pools, sizes, replacements, resets and the end.
+//! What operators ask for: pools, sizes, resets and the end.
 
 use crate::exit::ExitReason;
 use crate::limits::SupervisionSettings;
 use crate::name::{Generation, PoolName, WorkerId};
-use crate::supervise::breaker::BreakerState;
 use crate::supervise::event::{Action, Record, Strength};
-use crate::supervise::pool::Pool;
+use crate::supervise::pool::{Pool, Presence};
 use crate::supervise::retiree::Retiree;
 use crate::supervise::slot::Slot;
-use crate::supervise::supervisor::{Phase, Supervisor, ask, kept};
+use crate::supervise::supervisor::{Phase, Supervisor, ask};
 use crate::supervise::worker::Stage;
 
 impl Supervisor {
@@ -21,6 +20,10 @@ impl Supervisor {
         out: &mut Vec<Action>,
     ) {
         match self.pools.get_mut(name) {
+            // What is left of the old one are retirees.
+            Some(pool) if pool.presence == Presence::Leaving => {
+                *pool = Pool::new(settings, generation);
+            }
             Some(pool) if generation <= pool.generation => return,
             Some(pool) => pool.renew(settings, generation),
             None => {
@@ -32,7 +35,7 @@ impl Supervisor {
     }
 
     pub(super) fn scale(&mut self, name: &PoolName, workers: u16, out: &mut Vec<Action>) {
-        let Some(pool) = self.pools.get_mut(name) else {
+        let Some(pool) = self.staying(name) else {
             return;
         };
         for worker in pool.resize(workers).into_iter().flat_map(Slot::workers) {
@@ -40,32 +43,33 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn replace(&mut self, old: WorkerId, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get(&old) else {
-            return;
-        };
-        let (name, index) = (worker.pool.clone(), worker.slot);
-        let serves = matches!(worker.stage, Stage::Serving { .. });
-        let Some(pool) = self.pools.get_mut(&name) else {
-            return;
-        };
-        let held = pool
-            .slot(index)
-            .is_some_and(|slot| *slot == Slot::Held { worker: old });
-        if !(serves && held) {
-            return;
+    pub(super) fn remove_pool(&mut self, name: &PoolName, out: &mut Vec<Action>) {
+        self.scale(name, 0, out);
+        if let Some(pool) = self.staying(name) {
+            let (settings, generation) = (pool.settings.clone(), pool.generation);
+            *pool = Pool {
+                presence: Presence::Leaving,
+                spawns: pool.spawns,
+                restarts: pool.restarts,
+                last_exit: pool.last_exit.take(),
+                ..Pool::new(&settings, generation)
+            };
         }
-        if pool.breaker.view() != BreakerState::Admitting {
-            out.push(kept(old, name, index));
-            return;
+        self.forget_pool(name);
+    }
+
+    /// A pool that is leaving and has no worker is gone.
+    pub(super) fn forget_pool(&mut self, name: &PoolName) {
+        if self.of(name).next().is_none() {
+            self.pools
+                .retain(|of, pool| of != name || pool.presence == Presence::Staying);
         }
-        let new = self.start(&name, index, 1, out);
-        self.put(&name, index, Slot::Replacing { old, new });
     }
 
     pub(super) fn reset(&mut self, name: &PoolName, out: &mut Vec<Action>) {
-        if let Some(pool) = self.pools.get_mut(name) {
-            pool.reset(self.now);
+        let now = self.now;
+        if let Some(pool) = self.staying(name) {
+            pool.reset(now);
             out.push(Action::Record(Record::Reset { pool: name.clone() }));
         }
     }
@@ -79,6 +83,7 @@ impl Supervisor {
         self.phase = Phase::ShuttingDown { strength };
         for pool in self.pools.values_mut() {
             pool.slots.clear();
+            pool.roll = None;
         }
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         for worker in workers {
@@ -96,6 +101,9 @@ impl Supervisor {
             return;
         };
         pool.breaker.probe_ended(id, self.now);
+        if let Some(roll) = &mut pool.roll {
+            roll.forget(id);
+        }
         let strength = match &mut worker.stage {
             Stage::Retired(retiree) => {
                 if !retiree.escalate(strength, self.now, &pool.settings) {
@@ -117,5 +125,10 @@ impl Supervisor {
         if strength == Strength::Drain {
             out.push(Action::Record(worker.draining(id)));
         }
+    }
+
+    fn staying(&mut self, name: &PoolName) -> Option<&mut Pool> {
+        let pool = self.pools.get_mut(name)?;
+        (pool.presence == Presence::Staying).then_some(pool)
     }
 }

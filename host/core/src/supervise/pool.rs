@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
-use crate::name::{Generation, SlotIndex};
+use crate::name::{Generation, SlotIndex, WorkerId};
 use crate::supervise::breaker::{Breaker, BreakerState};
 use crate::supervise::forks::Forks;
+use crate::supervise::recycle::Recycling;
+use crate::supervise::roll::Roll;
 use crate::supervise::slot::Slot;
 use crate::supervise::view::LastExit;
 
@@ -17,15 +19,26 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
+    pub(super) presence: Presence,
     pub(super) settings: SupervisionSettings,
     pub(super) generation: Generation,
     pub(super) workers: u16,
     pub(super) slots: Vec<Slot>,
     pub(super) breaker: Breaker,
     pub(super) forks: Forks,
+    pub(super) roll: Option<Roll>,
+    pub(super) recycling: Recycling,
     pub(super) spawns: u64,
     pub(super) restarts: u64,
     pub(super) last_exit: Option<LastExit>,
+}
+
+/// Whether a pool is to exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Staying,
+    /// It is forgotten with its last worker.
+    Leaving,
 }
 
 /// What a pool wants done now.
@@ -54,12 +67,15 @@ pub(super) enum Starts {
 impl Pool {
     pub(super) fn new(settings: &SupervisionSettings, generation: Generation) -> Self {
         Self {
+            presence: Presence::Staying,
             settings: bounded(settings),
             generation,
             workers: 0,
             slots: Vec::new(),
             breaker: Breaker::new(),
             forks: Forks::default(),
+            roll: None,
+            recycling: Recycling::new(),
             spawns: 0,
             restarts: 0,
             last_exit: None,
@@ -77,6 +93,9 @@ impl Pool {
     /// Sets the size. Returns what was in the slots that are no more.
     pub(super) fn resize(&mut self, workers: u16) -> Vec<Slot> {
         self.workers = workers;
+        if let Some(roll) = &mut self.roll {
+            roll.resize(workers);
+        }
         let workers = usize::from(workers);
         self.slots
             .resize(self.slots.len().max(workers), Slot::Vacant);
@@ -96,6 +115,9 @@ impl Pool {
     pub(super) fn reset(&mut self, now: Moment) {
         self.breaker = Breaker::new();
         self.forks.clear();
+        if let Some(roll) = &mut self.roll {
+            roll.reset();
+        }
         for slot in &mut self.slots {
             if let Slot::Waiting { attempt, until } = slot {
                 (*attempt, *until) = (1, now);
@@ -105,6 +127,42 @@ impl Pool {
 
     pub(super) fn slot(&mut self, index: SlotIndex) -> Option<&mut Slot> {
         self.slots.get_mut(usize::from(index.0))
+    }
+
+    /// All workers in slots, in the order of the slots.
+    pub(super) fn holders(&self) -> impl Iterator<Item = WorkerId> {
+        self.slots.iter().copied().flat_map(Slot::workers)
+    }
+
+    /// Slots with one worker.
+    pub(super) fn held(&self) -> impl Iterator<Item = (SlotIndex, WorkerId)> {
+        (0..)
+            .zip(&self.slots)
+            .filter_map(|(index, slot)| match slot {
+                Slot::Held { worker } => Some((SlotIndex(index), *worker)),
+                Slot::Vacant | Slot::Waiting { .. } | Slot::Replacing { .. } => None,
+            })
+    }
+
+    /// How many slots have a worker whose successor starts.
+    pub(super) fn replacing(&self) -> usize {
+        let replacing = |slot: &&Slot| matches!(slot, Slot::Replacing { .. });
+        self.slots.iter().filter(replacing).count()
+    }
+
+    /// Gives every slot back to the worker that serves in it. Returns each with
+    /// that worker and the successor, which is in no slot any more.
+    pub(super) fn keep_old(&mut self) -> Vec<(SlotIndex, WorkerId, WorkerId)> {
+        (0..)
+            .zip(&mut self.slots)
+            .filter_map(|(index, slot)| match *slot {
+                Slot::Replacing { old, new } => {
+                    *slot = Slot::Held { worker: old };
+                    Some((SlotIndex(index), old, new))
+                }
+                Slot::Vacant | Slot::Waiting { .. } | Slot::Held { .. } => None,
+            })
+            .collect()
     }
 
     /// What to do now.
@@ -166,7 +224,8 @@ impl Pool {
         }
     }
 
-    fn allowed_at(&self) -> Moment {
+    /// When one more fork is within the budget.
+    pub(super) fn allowed_at(&self) -> Moment {
         self.forks.allowed_at(&self.settings, self.workers)
     }
 
@@ -182,7 +241,13 @@ impl Pool {
 }
 
 fn bounded(settings: &SupervisionSettings) -> SupervisionSettings {
+    // With neither a roll would not get on.
+    let surge = match settings.max_unavailable {
+        0 => settings.surge.max(1),
+        _ => settings.surge,
+    };
     SupervisionSettings {
+        surge,
         min_uptime: settings.min_uptime.max(SHORTEST),
         crash_window: settings.crash_window.max(SHORTEST),
         probe_interval: settings.probe_interval.max(SHORTEST),

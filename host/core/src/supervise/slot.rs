@@ -47,6 +47,18 @@ impl Slot {
         }
     }
 
+    /// `ready` is ready. If it is a successor, it has the slot now, and whom it
+    /// replaces is returned.
+    pub(super) fn succeed(&mut self, ready: WorkerId) -> Option<WorkerId> {
+        match *self {
+            Self::Replacing { old, new } if new == ready => {
+                *self = Self::Held { worker: new };
+                Some(old)
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn workers(self) -> impl Iterator<Item = WorkerId> {
         let (one, two) = match self {
             Self::Vacant | Self::Waiting { .. } => (None, None),

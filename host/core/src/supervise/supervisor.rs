@@ -8,6 +8,8 @@ use crate::name::{PoolName, SlotIndex, WorkerId};
 use crate::supervise::backoff::SplitMix64;
 use crate::supervise::event::{Action, Event, Record, Strength};
 use crate::supervise::pool::{Pool, Starts, Want};
+use crate::supervise::recycle::Wear;
+use crate::supervise::roll::Roll;
 use crate::supervise::slot::Slot;
 use crate::supervise::view::{PoolView, WorkerView};
 use crate::supervise::worker::{Stage, Worker};
@@ -77,8 +79,24 @@ impl Supervisor {
             .pools
             .iter()
             .filter(|_| self.phase == Phase::Running)
-            .filter_map(|(name, pool)| pool.deadline(self.starts(name)));
+            .flat_map(|(name, pool)| {
+                [
+                    pool.deadline(self.starts(name)),
+                    self.roll_deadline(name),
+                    self.recycling_deadline(name),
+                ]
+            })
+            .flatten();
         workers.chain(pools).min()
+    }
+
+    /// The next worker's number, for a process that is not supervised here.
+    /// Events about it are ignored.
+    #[must_use]
+    pub fn claim_worker_id(&mut self) -> WorkerId {
+        let id = self.next;
+        self.next = WorkerId(id.0 + 1);
+        id
     }
 
     /// All pools, by name.
@@ -89,6 +107,7 @@ impl Supervisor {
             workers: pool.workers,
             serving: self.serving(name),
             breaker: pool.breaker.view(),
+            rolling: pool.roll.as_ref().map(Roll::left),
             spawns: pool.spawns,
             restarts: pool.restarts,
             crashes_in_window: pool.breaker.crashes(self.now, &pool.settings),
@@ -114,13 +133,21 @@ impl Supervisor {
                 let cause = ExitReason::ValidationFailed { message };
                 self.fail(worker, cause, Strength::Stop, self.now, out);
             }
-            Event::Beat { worker, at, served } => self.beat(worker, at, served),
+            Event::Beat {
+                worker,
+                at,
+                served,
+                requests,
+                memory,
+            } => self.beat(worker, at, served, (requests, memory)),
             Event::Drained { worker } => self.drained(worker),
             Event::Exited { worker, status } => self.gone(worker, status.unasked(), out),
             Event::Timer => self.fire(out),
             Event::Shutdown { strength } => self.shut_down(strength, out),
             Event::PoolAdded { .. }
-            | Event::Replace { .. }
+            | Event::PoolRemoved { .. }
+            | Event::Roll { .. }
+            | Event::RollCancelled { .. }
             | Event::Scale { .. }
             | Event::Reset { .. }
                 if self.phase != Phase::Running => {}
@@ -130,7 +157,13 @@ impl Supervisor {
                 settings,
                 generation,
             } => self.add_pool(&pool, workers, &settings, generation, out),
-            Event::Replace { worker } => self.replace(worker, out),
+            Event::PoolRemoved { pool } => self.remove_pool(&pool, out),
+            Event::Roll {
+                pool,
+                workers,
+                patience,
+            } => self.roll(&pool, &workers, patience, out),
+            Event::RollCancelled { pool } => self.cancel_roll(&pool, out),
             Event::Scale { pool, workers } => self.scale(&pool, workers, out),
             Event::Reset { pool } => self.reset(&pool, out),
         }
@@ -148,6 +181,9 @@ impl Supervisor {
                     break;
                 };
                 match pool.want(self.now, starts) {
+                    // Slots that are empty come before workers that are old.
+                    Want::Nothing if self.advance_roll(name, out) => {}
+                    Want::Nothing if self.recycle(name, out) => {}
                     Want::Nothing => break,
                     Want::Reset => self.reset(name, out),
                     Want::Start { slot, attempt } => {
@@ -176,8 +212,8 @@ impl Supervisor {
         attempt: u32,
         out: &mut Vec<Action>,
     ) -> WorkerId {
-        let id = self.next;
-        self.next = WorkerId(id.0 + 1);
+        let id = self.claim_worker_id();
+        let wear = Wear::new(&mut self.random);
         let pool = self
             .pools
             .get_mut(name)
@@ -195,6 +231,7 @@ impl Supervisor {
                 spawned_at: None,
                 ready_at: None,
                 served: false,
+                wear,
                 stage: Stage::Starting {
                     ready_by: self.now + pool.settings.start_timeout,
                 },
@@ -217,7 +254,7 @@ impl Supervisor {
         }
     }
 
-    fn starts(&self, name: &PoolName) -> Starts {
+    pub(super) fn starts(&self, name: &PoolName) -> Starts {
         let starting = |worker: &&Worker| matches!(worker.stage, Stage::Starting { .. });
         match self.of(name).find(starting) {
             Some(_) => Starts::Busy,
@@ -225,14 +262,19 @@ impl Supervisor {
         }
     }
 
-    fn serving(&self, name: &PoolName) -> u16 {
+    pub(super) fn serves(&self, id: WorkerId) -> bool {
+        let worker = self.workers.get(&id);
+        worker.is_some_and(|worker| matches!(worker.stage, Stage::Serving { .. }))
+    }
+
+    pub(super) fn serving(&self, name: &PoolName) -> u16 {
         let serving = self
             .of(name)
             .filter(|worker| matches!(worker.stage, Stage::Serving { .. }));
         u16::try_from(serving.count()).unwrap_or(u16::MAX)
     }
 
-    fn of<'a>(&'a self, name: &'a PoolName) -> impl Iterator<Item = &'a Worker> {
+    pub(super) fn of<'a>(&'a self, name: &'a PoolName) -> impl Iterator<Item = &'a Worker> {
         self.workers
             .values()
             .filter(move |worker| worker.pool == *name)

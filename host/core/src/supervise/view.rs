@@ -20,6 +20,8 @@ pub struct PoolView {
     pub serving: u16,
     /// Whether it replaces its workers.
     pub breaker: BreakerState,
+    /// Workers that a roll under way has still to replace.
+    pub rolling: Option<u16>,
     /// Processes that were asked for since the start.
     pub spawns: u64,
     /// Those of them that took a slot which had a worker before.

@@ -4,6 +4,7 @@ use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
 use crate::name::{Generation, PoolName, SlotIndex, WorkerId};
 use crate::supervise::event::{FailureKind, Record};
+use crate::supervise::recycle::Wear;
 use crate::supervise::retiree::Retiree;
 
 #[derive(Clone, Debug)]
@@ -17,6 +18,7 @@ pub(super) struct Worker {
     pub(super) ready_at: Option<Moment>,
     /// Whether it has answered a request well.
     pub(super) served: bool,
+    pub(super) wear: Wear,
     pub(super) stage: Stage,
     /// When this stage, or step of retirement, began.
     pub(super) since: Moment,
@@ -56,8 +58,7 @@ impl Worker {
             Stage::Starting { ready_by } => (*ready_by, Due::Late),
             Stage::Serving { beat, standing } => {
                 let hung = (*beat + settings.hang_timeout, Due::Hung);
-                let ready = self.ready_at.unwrap_or(self.asked_at);
-                let stable = (ready + settings.min_uptime, Due::Stable);
+                let stable = (self.stable_at(settings), Due::Stable);
                 // A worker that hangs as it becomes stable hangs.
                 match standing {
                     Standing::Unproven if stable.0 < hung.0 => stable,
@@ -66,6 +67,11 @@ impl Worker {
             }
             Stage::Retired(retiree) => (retiree.deadline(), Due::Lingering),
         }
+    }
+
+    /// When it is stable, if it goes on serving.
+    pub(super) fn stable_at(&self, settings: &SupervisionSettings) -> Moment {
+        self.ready_at.unwrap_or(self.asked_at) + settings.min_uptime
     }
 
     /// Whether it was stable when it was last seen at work.

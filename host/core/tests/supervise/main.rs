@@ -6,6 +6,10 @@
     reason = "a test driver may panic, and takes events as the supervisor does"
 )]
 
+mod checked;
 mod laws;
+mod recycling;
+mod rolls;
 mod scenarios;
 mod sim;
+mod world;

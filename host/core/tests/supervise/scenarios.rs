@@ -1,7 +1,8 @@
 //! The rules of the supervisor, one by one.
 
 use skep_core::supervise::{
-    Action, BreakerState, EndStatus, Event, FailureKind, Record, Strength, WorkerState, fork_budget,
+    Action, BreakerState, EndStatus, Event, FailureKind, Patience, Record, RollFailure, Strength,
+    WorkerState, fork_budget,
 };
 use skep_core::{ExitReason, SlotIndex, SupervisionSettings, WorkerId};
 
@@ -338,6 +339,8 @@ fn heartbeats_from_the_future_do_not_postpone_the_end() {
         worker: WorkerId(1),
         at,
         served: true,
+        requests: 1,
+        memory: 0,
     });
     sim.run(secs(10.2));
     assert_eq!(sim.exits(), [(WorkerId(1), ExitReason::Hung)]);
@@ -383,18 +386,10 @@ fn an_unasked_clean_exit_is_a_crash() {
 fn a_replaced_worker_leaves_when_its_successor_is_ready() {
     let mut sim = Sim::pool(1, 1, |_| Fate::healthy());
     sim.run(secs(1.0));
-    let actions = sim.send(Event::Replace {
-        worker: WorkerId(1),
-    });
+    let actions = sim.roll(&[1], Patience::OneTry);
     assert_eq!(spawn_of(&actions), Some((WorkerId(2), SlotIndex(0), 1)));
     assert_eq!(sim.serving(), [WorkerId(1)]);
-    assert_eq!(
-        sim.send(Event::Replace {
-            worker: WorkerId(1)
-        }),
-        [],
-        "once is enough"
-    );
+    assert_eq!(sim.roll(&[1], Patience::OneTry), [], "once is enough");
     sim.run(secs(0.05));
     assert_eq!(sim.serving(), [WorkerId(2)]);
     sim.run(secs(1.0));
@@ -418,9 +413,7 @@ fn a_replacement_that_fails_leaves_the_old_worker_in_place() {
             }
         });
         sim.run(secs(1.0));
-        let _ = sim.send(Event::Replace {
-            worker: WorkerId(1),
-        });
+        let _ = sim.roll(&[1], Patience::OneTry);
         sim.run(secs(20.0));
         assert_eq!(sim.serving(), [WorkerId(1)]);
         assert_eq!(sim.spawns().len(), 2, "it is not tried again");
@@ -443,9 +436,7 @@ fn a_replacement_that_fails_leaves_the_old_worker_in_place() {
 fn a_successor_inherits_the_slot_of_a_worker_that_dies_meanwhile() {
     let mut sim = Sim::pool(1, 1, |_| Fate::healthy());
     sim.run(secs(15.0));
-    let _ = sim.send(Event::Replace {
-        worker: WorkerId(1),
-    });
+    let _ = sim.roll(&[1], Patience::OneTry);
     assert_eq!(spawn_of(&sim.kill(WorkerId(1))), None);
     sim.run(secs(1.0));
     assert_eq!(sim.serving(), [WorkerId(2)]);
@@ -464,13 +455,20 @@ fn replacements_that_fail_trip_the_breaker_and_then_are_refused() {
     });
     sim.run(secs(1.0));
     for _ in 0..7 {
-        let _ = sim.send(Event::Replace {
-            worker: WorkerId(1),
-        });
+        let _ = sim.roll(&[1], Patience::OneTry);
         sim.run(secs(0.1));
     }
     assert_eq!(sim.spawns().len(), 6);
     assert_eq!(sim.tripped(), [FailureKind::Startup]);
+    let refused = Record::RollFailed {
+        pool: name("p"),
+        reason: RollFailure::Tripped,
+        replaced: 0,
+        left: 1,
+    };
+    let rolls = sim.rolls();
+    assert_eq!(rolls.len(), 7);
+    assert_eq!(rolls[5..], [refused.clone(), refused]);
     // No slot is empty, so nothing is left to prove.
     sim.run(secs(31.0));
     assert_eq!(sim.checked.pool("p").breaker, BreakerState::Admitting);

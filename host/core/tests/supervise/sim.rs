@@ -1,16 +1,14 @@
-//! A driver with simulated time and processes. It checks the laws of the
-//! supervisor after every step.
+//! A driver with simulated time and processes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_core::supervise::{
-    Action, BreakerState, EndStatus, Event, FailureKind, PoolView, Record, Strength, Supervisor,
-    WorkerState, WorkerView, fork_budget,
+    Action, EndStatus, Event, FailureKind, Patience, Record, Strength, WorkerState,
 };
-use skep_core::{
-    ExitReason, Generation, Moment, PoolName, SlotIndex, SupervisionSettings, WorkerId,
-};
+use skep_core::{ExitReason, Generation, Moment, PoolName, SupervisionSettings, WorkerId};
+
+use crate::checked::Checked;
 
 pub(crate) fn secs(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -18,239 +16,6 @@ pub(crate) fn secs(seconds: f64) -> Duration {
 
 pub(crate) fn name(pool: &str) -> PoolName {
     PoolName::new(pool).unwrap()
-}
-
-/// A supervisor whose every step is checked and recorded.
-pub(crate) struct Checked {
-    supervisor: Supervisor,
-    pub(crate) now: Moment,
-    pub(crate) log: Vec<(Moment, Action)>,
-    settings: BTreeMap<PoolName, SupervisionSettings>,
-    forks: BTreeMap<PoolName, Vec<(Moment, SlotIndex)>>,
-    tripped: BTreeMap<PoolName, Vec<FailureKind>>,
-    known: BTreeSet<WorkerId>,
-    exited: BTreeSet<WorkerId>,
-    ending: bool,
-    finished: bool,
-}
-
-impl Checked {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            supervisor: Supervisor::new(seed),
-            now: Moment::ORIGIN,
-            log: Vec::new(),
-            settings: BTreeMap::new(),
-            forks: BTreeMap::new(),
-            tripped: BTreeMap::new(),
-            known: BTreeSet::new(),
-            exited: BTreeSet::new(),
-            ending: false,
-            finished: false,
-        }
-    }
-
-    pub(crate) fn deadline(&self) -> Option<Moment> {
-        self.supervisor.deadline()
-    }
-
-    pub(crate) fn pool(&self, pool: &str) -> PoolView {
-        self.supervisor
-            .pools()
-            .find(|view| view.name.as_str() == pool)
-            .unwrap()
-    }
-
-    pub(crate) fn workers(&self) -> Vec<WorkerView> {
-        self.supervisor.workers().collect()
-    }
-
-    pub(crate) fn worker(&self, id: WorkerId) -> Option<WorkerView> {
-        self.supervisor.workers().find(|view| view.id == id)
-    }
-
-    pub(crate) fn records(&self) -> impl Iterator<Item = (Moment, &Record)> {
-        self.log.iter().filter_map(|(at, action)| match action {
-            Action::Record(record) => Some((*at, record)),
-            _ => None,
-        })
-    }
-
-    pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
-        let before: BTreeSet<WorkerId> = self.supervisor.workers().map(|w| w.id).collect();
-        self.ending |= matches!(event, Event::Shutdown { .. });
-        if let Event::PoolAdded {
-            pool,
-            settings,
-            generation,
-            ..
-        } = &event
-        {
-            let newer = self
-                .supervisor
-                .pools()
-                .find(|view| view.name == *pool)
-                .is_none_or(|view| view.generation < *generation);
-            if newer && !self.ending {
-                self.settings.insert(pool.clone(), settings.clone());
-                self.tripped.remove(pool);
-            }
-        }
-        self.settle();
-        let actions = self.supervisor.step(self.now, event.clone());
-        assert!(
-            !self.finished || actions.is_empty(),
-            "{actions:?} after the end"
-        );
-        for action in &actions {
-            self.check_action(action);
-            self.log.push((self.now, action.clone()));
-        }
-        if let Event::Exited { worker, .. } | Event::SpawnFailed { worker, .. } = &event {
-            assert_eq!(
-                before.contains(worker),
-                actions
-                    .iter()
-                    .any(|action| exit_of(action) == Some(*worker)),
-                "one record for every exit"
-            );
-            assert!(self.worker(*worker).is_none());
-        } else {
-            assert!(
-                actions.iter().all(|action| exit_of(action).is_none()),
-                "no exit, no record"
-            );
-        }
-        self.check_state();
-        if event == Event::Timer
-            && let Some(deadline) = self.deadline()
-        {
-            assert!(
-                deadline >= self.now,
-                "a deadline in the past was not served"
-            );
-        }
-        actions
-    }
-
-    /// Forks of a slot with a stable worker are no longer those of a crash loop.
-    fn settle(&mut self) {
-        for worker in self.supervisor.workers() {
-            let uptime = worker.ready_at.map(|ready| self.now.since(ready));
-            if worker.state == WorkerState::Serving
-                && uptime >= Some(self.settings[&worker.pool].min_uptime)
-                && let Some(forks) = self.forks.get_mut(&worker.pool)
-            {
-                forks.retain(|(_, slot)| *slot != worker.slot);
-            }
-        }
-    }
-
-    fn check_action(&mut self, action: &Action) {
-        match action {
-            Action::Spawn {
-                worker,
-                pool,
-                slot,
-                attempt,
-                ..
-            } => {
-                assert!(!self.ending, "a spawn after the shutdown");
-                assert!(self.known.insert(*worker), "{worker} was used before");
-                let settings = &self.settings[pool];
-                let workers = self.pool(pool.as_str()).workers;
-                let forks = self.forks.entry(pool.clone()).or_default();
-                forks.push((self.now, *slot));
-                if *attempt > 1 {
-                    let span = settings.crash_window * 2;
-                    let recent = forks
-                        .iter()
-                        .filter(|(at, _)| self.now.since(*at) < span)
-                        .count();
-                    let budget = fork_budget(settings, workers);
-                    assert!(recent <= budget, "{recent} forks, {budget} allowed");
-                }
-            }
-            Action::Record(Record::Exited {
-                worker,
-                reason,
-                voluntary,
-                ..
-            }) => {
-                assert!(self.exited.insert(*worker), "{worker} exited twice");
-                assert_eq!(*voluntary, reason.is_voluntary());
-            }
-            Action::Record(Record::Tripped { pool, kind, .. }) => {
-                let kinds = self.tripped.entry(pool.clone()).or_default();
-                assert!(!kinds.contains(kind), "a second alert for {kind:?}");
-                kinds.push(*kind);
-            }
-            Action::Record(Record::Reset { pool }) => {
-                self.tripped.remove(pool);
-                self.forks.remove(pool);
-            }
-            Action::Finished => self.finished = true,
-            _ => {}
-        }
-    }
-
-    fn check_state(&self) {
-        let workers = self.workers();
-        for pool in self.supervisor.pools() {
-            let held: Vec<&WorkerView> = workers
-                .iter()
-                .filter(|worker| worker.pool == pool.name && worker.state.is_in_slot())
-                .collect();
-            let in_slot = |slot| held.iter().filter(move |worker| worker.slot.0 == slot);
-            for slot in 0..pool.workers {
-                let serving = in_slot(slot)
-                    .filter(|w| w.state == WorkerState::Serving)
-                    .count();
-                assert!(serving <= 1, "two serve in slot {slot}");
-                assert!(
-                    in_slot(slot).count() - serving <= 1,
-                    "two start in slot {slot}"
-                );
-            }
-            assert!(
-                held.iter().all(|worker| worker.slot.0 < pool.workers),
-                "a slot too many"
-            );
-            assert!(
-                held.iter()
-                    .filter(|w| w.attempt > 1 && w.state == WorkerState::Starting)
-                    .count()
-                    <= 1
-            );
-            let full = (0..pool.workers).all(|slot| in_slot(slot).next().is_some());
-            assert!(
-                full || self.ending || self.deadline().is_some(),
-                "an empty slot without a deadline"
-            );
-            if let BreakerState::Probing { worker, .. } = pool.breaker {
-                assert!(
-                    self.ending || held.iter().any(|held| held.id == worker),
-                    "no probe"
-                );
-            }
-        }
-        assert_eq!(
-            self.finished,
-            self.ending && workers.is_empty(),
-            "the end is the last exit"
-        );
-        assert!(
-            workers.is_empty() || self.deadline().is_some(),
-            "a worker without a deadline"
-        );
-    }
-}
-
-fn exit_of(action: &Action) -> Option<WorkerId> {
-    match action {
-        Action::Record(Record::Exited { worker, .. }) => Some(*worker),
-        _ => None,
-    }
 }
 
 /// How a simulated process behaves.
@@ -322,6 +87,8 @@ pub(crate) struct Sim {
     processes: BTreeMap<WorkerId, Process>,
     fate: Box<dyn FnMut(&Action) -> Fate>,
     pub(crate) manners: Manners,
+    /// What a worker has read and holds, by the time that it has been ready.
+    pub(crate) usage: fn(Duration) -> (u64, u64),
     next_poll: Moment,
 }
 
@@ -339,6 +106,7 @@ impl Sim {
             processes: BTreeMap::new(),
             fate: Box::new(fate),
             manners: Manners::Polite(secs(0.1)),
+            usage: |_| (0, 0),
             next_poll: Moment::ORIGIN,
         }
     }
@@ -446,11 +214,16 @@ impl Sim {
         let beats: Vec<Event> = self
             .processes
             .iter()
-            .filter(|(_, process)| process.ready_at.is_some())
-            .map(|(worker, process)| Event::Beat {
-                worker: *worker,
-                at: process.hangs_at.unwrap_or(now).min(now),
-                served: process.well,
+            .filter_map(|(worker, process)| {
+                let at = process.hangs_at.unwrap_or(now).min(now);
+                let (requests, memory) = (self.usage)(at.since(process.ready_at?));
+                Some(Event::Beat {
+                    worker: *worker,
+                    at,
+                    served: process.well,
+                    requests,
+                    memory,
+                })
             })
             .collect();
         for beat in beats {
@@ -527,6 +300,8 @@ impl Sim {
                                 worker,
                                 at,
                                 served: true,
+                                requests: 1,
+                                memory: 0,
                             },
                         );
                     }
@@ -535,6 +310,23 @@ impl Sim {
             }
         }
         self.processes.insert(worker, process);
+    }
+
+    /// Asks for a roll of pool "p"; no workers are all of them.
+    pub(crate) fn roll(&mut self, workers: &[u64], patience: Patience) -> Vec<Action> {
+        self.send(Event::Roll {
+            pool: name("p"),
+            workers: workers.iter().copied().map(WorkerId).collect(),
+            patience,
+        })
+    }
+
+    /// Records of rolls, with their times.
+    pub(crate) fn rolls(&self) -> Vec<Record> {
+        let records = self.checked.records().map(|(_, record)| record.clone());
+        records
+            .filter(|record| matches!(record, Record::Rolled { .. } | Record::RollFailed { .. }))
+            .collect()
     }
 
     pub(crate) fn serving(&self) -> Vec<WorkerId> {

@@ -1,0 +1,655 @@
+//! A supervisor whose every step is checked against its laws. They hold for
+//! any sequence of events: lost, late, repeated, about workers that never were.
+//!
+//! - Never two workers that are not ready, or two that serve, in one slot;
+//!   never a worker in a slot that the pool does not have.
+//! - A worker that failed before starts alone in its pool.
+//! - Retries and recyclings stay within the fork budget.
+//! - No timer is lost: nothing is due before [`Supervisor::deadline`], tried on
+//!   a copy of the supervisor; and none is left in the past by a timer.
+//! - Every exit has one record, and no record is without an exit.
+//! - A breaker raises one alert until it is reset.
+//! - A roll or a recycling takes a serving worker away only if another serves
+//!   in its slot, or if `max_unavailable` allows one less.
+//! - No more replacements at a time than `surge`; one for recyclings. None in
+//!   a slot to which three workers would belong without it.
+//! - A roll begins when it is asked for and ends with one record, unless it is
+//!   cancelled or the pool or all ends. What it was for is then gone from its
+//!   slots, or stays. With [`Patience::OneTry`] its first failure is its last.
+//! - Recyclings wait for rolls and breakers, and `probe_interval` after one
+//!   that failed.
+//! - Where the world is fair ([`Checked::set_fair`]), a roll ends in bounded time.
+//! - A removed pool spawns nothing and is there until its last worker is gone.
+//! - After a shutdown nothing is spawned, and its end is the last exit.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use skep_core::supervise::{
+    Action, BreakerState, Event, FailureKind, Patience, PoolView, Record, RollFailure, Supervisor,
+    WorkerState, WorkerView, fork_budget,
+};
+use skep_core::{Moment, PoolName, SlotIndex, SupervisionSettings, WorkerId};
+
+/// Workers that may belong to one slot when a replacement was started.
+const MAX_LIVE: usize = 3;
+
+/// The shortest time after which the supervisor takes a worker for stable.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Longer than any setting.
+const FOR_EVER: Duration = Duration::from_secs(1 << 32);
+
+thread_local! {
+    static STEPS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Steps that were checked by this thread.
+pub(crate) fn steps() -> u64 {
+    STEPS.get()
+}
+
+/// A supervisor whose every step is checked and recorded.
+pub(crate) struct Checked {
+    supervisor: Supervisor,
+    view: View,
+    pub(crate) now: Moment,
+    pub(crate) log: Vec<(Moment, Action)>,
+    /// Whether timers come at once, and the exits of those asked to go.
+    fair: bool,
+    settings: BTreeMap<PoolName, SupervisionSettings>,
+    forks: BTreeMap<PoolName, Vec<(Moment, SlotIndex)>>,
+    tripped: BTreeMap<PoolName, Vec<FailureKind>>,
+    rolls: BTreeMap<PoolName, Roll>,
+    /// When the next recycling may begin, after one that failed.
+    recycles: BTreeMap<PoolName, Moment>,
+    removed: BTreeSet<PoolName>,
+    known: BTreeSet<WorkerId>,
+    exited: BTreeSet<WorkerId>,
+    ending: bool,
+    finished: bool,
+}
+
+/// A roll as its observer knows it.
+struct Roll {
+    patience: Patience,
+    workers: BTreeSet<WorkerId>,
+    /// When an operator last had a hand in it.
+    since: Moment,
+    most: u16,
+}
+
+/// What is there between two steps.
+#[derive(Default)]
+struct View {
+    pools: BTreeMap<PoolName, PoolView>,
+    workers: BTreeMap<WorkerId, WorkerView>,
+}
+
+impl View {
+    fn of(supervisor: &Supervisor) -> Self {
+        Self {
+            pools: supervisor
+                .pools()
+                .map(|pool| (pool.name.clone(), pool))
+                .collect(),
+            workers: supervisor
+                .workers()
+                .map(|worker| (worker.id, worker))
+                .collect(),
+        }
+    }
+}
+
+impl Checked {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            supervisor: Supervisor::new(seed),
+            view: View::default(),
+            now: Moment::ORIGIN,
+            log: Vec::new(),
+            fair: false,
+            settings: BTreeMap::new(),
+            forks: BTreeMap::new(),
+            tripped: BTreeMap::new(),
+            rolls: BTreeMap::new(),
+            recycles: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            known: BTreeSet::new(),
+            exited: BTreeSet::new(),
+            ending: false,
+            finished: false,
+        }
+    }
+
+    /// Whether timers come at once from now on, and the exits of those that are
+    /// asked to go: then rolls end.
+    pub(crate) fn set_fair(&mut self, fair: bool) {
+        self.fair = fair;
+        for roll in self.rolls.values_mut() {
+            roll.since = self.now;
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        self.supervisor.deadline()
+    }
+
+    pub(crate) fn find_pool(&self, pool: &str) -> Option<&PoolView> {
+        let mut pools = self.view.pools.values();
+        pools.find(|view| view.name.as_str() == pool)
+    }
+
+    pub(crate) fn pool(&self, pool: &str) -> PoolView {
+        self.find_pool(pool).unwrap().clone()
+    }
+
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &PoolView> {
+        self.view.pools.values()
+    }
+
+    pub(crate) fn workers(&self) -> Vec<WorkerView> {
+        self.view.workers.values().cloned().collect()
+    }
+
+    pub(crate) fn worker(&self, id: WorkerId) -> Option<&WorkerView> {
+        self.view.workers.get(&id)
+    }
+
+    pub(crate) fn claim(&mut self) -> WorkerId {
+        let id = self.supervisor.claim_worker_id();
+        assert!(self.known.insert(id), "{id} was used before");
+        id
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = (Moment, &Record)> {
+        self.log.iter().filter_map(|(at, action)| match action {
+            Action::Record(record) => Some((*at, record)),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
+        STEPS.set(STEPS.get() + 1);
+        self.settle();
+        self.expect(&event);
+        self.prune();
+        let actions = self.supervisor.step(self.now, event.clone());
+        let before = std::mem::replace(&mut self.view, View::of(&self.supervisor));
+        assert!(
+            !self.finished || actions.is_empty(),
+            "{actions:?} after the end"
+        );
+        for action in &actions {
+            self.check_action(action, &event, &before);
+            self.log.push((self.now, action.clone()));
+        }
+        self.check_exits(&event, &actions, &before);
+        self.check_state();
+        if !actions.is_empty() {
+            self.check_capacity(&event, &before);
+            self.check_replacements(&actions);
+        }
+        self.check_rolls(&event, &actions, &before);
+        self.check_timers(&event, &actions);
+        actions
+    }
+
+    /// Takes note of what an event asks for.
+    fn expect(&mut self, event: &Event) {
+        self.ending |= matches!(event, Event::Shutdown { .. });
+        if self.ending {
+            return;
+        }
+        match event {
+            Event::PoolAdded {
+                pool,
+                settings,
+                generation,
+                ..
+            } => {
+                let known = self.view.pools.get(pool);
+                let again = self.removed.remove(pool);
+                if again {
+                    self.forks.remove(pool);
+                    self.recycles.remove(pool);
+                }
+                if again || known.is_none_or(|view| view.generation < *generation) {
+                    self.settings.insert(pool.clone(), settings.clone());
+                    self.tripped.remove(pool);
+                }
+                self.touch(pool);
+            }
+            Event::PoolRemoved { pool } if self.view.pools.contains_key(pool) => {
+                self.removed.insert(pool.clone());
+            }
+            Event::Scale { pool, .. } | Event::Reset { pool } => self.touch(pool),
+            Event::Roll {
+                pool,
+                workers,
+                patience,
+            } => {
+                let view = self.view.pools.get(pool);
+                if self.removed.contains(pool)
+                    || view.is_none_or(|view| view.breaker != BreakerState::Admitting)
+                {
+                    return;
+                }
+                let roll = self.rolls.entry(pool.clone()).or_insert_with(|| Roll {
+                    patience: *patience,
+                    workers: BTreeSet::new(),
+                    since: self.now,
+                    most: 0,
+                });
+                roll.patience = roll.patience.min(*patience);
+                roll.since = self.now;
+                // The successor that a recycling had begun is called off.
+                let rolling = view.is_some_and(|view| view.rolling.is_some());
+                let held = in_slots(&self.view, pool).filter(|worker| {
+                    (workers.is_empty() || workers.contains(&worker.id))
+                        && (rolling || !is_successor(worker, &self.view))
+                });
+                roll.workers.extend(held.map(|worker| worker.id));
+            }
+            _ => {}
+        }
+    }
+
+    fn touch(&mut self, pool: &PoolName) {
+        if let Some(roll) = self.rolls.get_mut(pool) {
+            roll.since = self.now;
+        }
+    }
+
+    /// Forks of a slot with a stable worker are no longer those of a crash
+    /// loop, unless they came after it was stable.
+    fn settle(&mut self) {
+        self.prune();
+        for worker in self.view.workers.values() {
+            let min_uptime = self.settings[&worker.pool].min_uptime.max(SHORTEST);
+            if worker.state == WorkerState::Serving
+                && let Some(stable) = worker.ready_at.map(|ready| ready + min_uptime)
+                && stable <= self.now
+                && let Some(forks) = self.forks.get_mut(&worker.pool)
+            {
+                forks.retain(|(at, slot)| *slot != worker.slot || *at > stable);
+            }
+        }
+    }
+
+    /// Forgets what is too long ago by the settings of now.
+    fn prune(&mut self) {
+        for (pool, forks) in &mut self.forks {
+            let span = self.settings[pool].crash_window * 2;
+            forks.retain(|(at, _)| self.now.since(*at) < span);
+        }
+    }
+
+    fn check_action(&mut self, action: &Action, event: &Event, before: &View) {
+        match action {
+            Action::Spawn {
+                worker,
+                pool,
+                slot,
+                attempt,
+                ..
+            } => {
+                assert!(!self.ending, "a spawn after the shutdown");
+                assert!(!self.removed.contains(pool), "a spawn for a removed pool");
+                assert!(self.known.insert(*worker), "{worker} was used before");
+                let forks = self.forks.entry(pool.clone()).or_default();
+                forks.push((self.now, *slot));
+                let recycles = matches!(
+                    self.log.last(),
+                    Some((_, Action::Record(Record::Recycling { .. })))
+                );
+                if *attempt > 1 || recycles {
+                    let recent = forks.len();
+                    let workers = self.pool(pool.as_str()).workers;
+                    let budget = fork_budget(&self.settings[pool], workers);
+                    assert!(recent <= budget, "{recent} forks, {budget} allowed");
+                }
+            }
+            Action::Record(Record::Exited {
+                worker,
+                reason,
+                voluntary,
+                ..
+            }) => {
+                assert!(self.exited.insert(*worker), "{worker} exited twice");
+                assert_eq!(*voluntary, reason.is_voluntary());
+            }
+            Action::Record(Record::Tripped { pool, kind, .. }) => {
+                let kinds = self.tripped.entry(pool.clone()).or_default();
+                assert!(!kinds.contains(kind), "a second alert for {kind:?}");
+                kinds.push(*kind);
+            }
+            Action::Record(Record::Reset { pool }) => {
+                self.tripped.remove(pool);
+                self.forks.remove(pool);
+            }
+            // A recycling failed; one that a roll calls off has not.
+            Action::Record(Record::Kept { pool, .. })
+                if before.pools[pool].rolling.is_none() && !matches!(event, Event::Roll { .. }) =>
+            {
+                let pause = self.settings[pool].probe_interval;
+                self.recycles.insert(pool.clone(), self.now + pause);
+            }
+            Action::Record(Record::Recycling { worker, pool, .. }) => {
+                let view = self.pool(pool.as_str());
+                assert_eq!(view.rolling, None, "a recycling within a roll");
+                assert_eq!(view.breaker, BreakerState::Admitting);
+                assert_eq!(before.workers[worker].state, WorkerState::Serving);
+                let from = self.recycles.get(pool).copied().unwrap_or_default();
+                assert!(from <= self.now, "a recycling too soon after a failure");
+            }
+            Action::Finished => self.finished = true,
+            _ => {}
+        }
+    }
+
+    fn check_exits(&self, event: &Event, actions: &[Action], before: &View) {
+        if let Event::Exited { worker, .. } | Event::SpawnFailed { worker, .. } = event {
+            assert_eq!(
+                before.workers.contains_key(worker),
+                actions
+                    .iter()
+                    .any(|action| exit_of(action) == Some(*worker)),
+                "one record for every exit"
+            );
+            assert!(self.worker(*worker).is_none());
+        } else {
+            assert!(
+                actions.iter().all(|action| exit_of(action).is_none()),
+                "no exit, no record"
+            );
+        }
+    }
+
+    fn check_state(&self) {
+        let workers = &self.view.workers;
+        for pool in self.pools() {
+            let held: Vec<&WorkerView> = workers
+                .values()
+                .filter(|worker| worker.pool == pool.name && worker.state.is_in_slot())
+                .collect();
+            let in_slot = |slot| held.iter().filter(move |worker| worker.slot.0 == slot);
+            for slot in 0..pool.workers {
+                let serving = in_slot(slot)
+                    .filter(|w| w.state == WorkerState::Serving)
+                    .count();
+                assert!(serving <= 1, "two serve in slot {slot}");
+                assert!(
+                    in_slot(slot).count() - serving <= 1,
+                    "two start in slot {slot}"
+                );
+            }
+            assert!(
+                held.iter().all(|worker| worker.slot.0 < pool.workers),
+                "a slot too many"
+            );
+            assert!(
+                held.iter()
+                    .filter(|w| w.attempt > 1 && w.state == WorkerState::Starting)
+                    .count()
+                    <= 1,
+                "two retries at a time"
+            );
+            let full = (0..pool.workers).all(|slot| in_slot(slot).next().is_some());
+            assert!(
+                full || self.ending || self.deadline().is_some(),
+                "an empty slot without a deadline"
+            );
+            if let BreakerState::Probing { worker, .. } = pool.breaker {
+                assert!(
+                    self.ending || held.iter().any(|held| held.id == worker),
+                    "no probe"
+                );
+            }
+            if self.removed.contains(&pool.name) {
+                assert_eq!((pool.workers, held.len()), (0, 0));
+                assert!(
+                    workers.values().any(|worker| worker.pool == pool.name),
+                    "a removed pool without workers"
+                );
+            }
+        }
+        for worker in workers.values() {
+            assert!(
+                self.find_pool(worker.pool.as_str()).is_some(),
+                "a worker without a pool"
+            );
+        }
+        assert_eq!(
+            self.finished,
+            self.ending && workers.is_empty(),
+            "the end is the last exit"
+        );
+        assert!(
+            workers.is_empty() || self.deadline().is_some(),
+            "a worker without a deadline"
+        );
+    }
+
+    /// Nobody who served was taken away without one in his place, beyond what
+    /// an operator or `max_unavailable` allows.
+    fn check_capacity(&self, event: &Event, before: &View) {
+        for old in before.workers.values() {
+            let (Some(now), Some(pool)) = (
+                self.worker(old.id),
+                self.find_pool(old.pool.as_str()).filter(|_| !self.ending),
+            ) else {
+                continue;
+            };
+            if old.state != WorkerState::Serving
+                || !matches!(now.state, WorkerState::Draining | WorkerState::Stopping)
+                || matches!(event, Event::Unfit { worker, .. } if *worker == old.id)
+                || old.slot.0 >= pool.workers
+                || self.removed.contains(&pool.name)
+            {
+                continue;
+            }
+            let alone = !self.view.workers.values().any(|other| {
+                other.pool == old.pool
+                    && other.slot == old.slot
+                    && other.state == WorkerState::Serving
+            });
+            if alone {
+                let allowed = self.settings[&pool.name].max_unavailable;
+                assert!(allowed > 0, "{} was taken away", old.id);
+                assert!(
+                    before.pools[&pool.name].rolling.is_some()
+                        || matches!(event, Event::Roll { .. }),
+                    "no roll takes {} away",
+                    old.id
+                );
+                assert!(
+                    pool.serving >= pool.workers.saturating_sub(allowed),
+                    "{} of {} serve after {} was taken away",
+                    pool.serving,
+                    pool.workers,
+                    old.id
+                );
+                assert!(self.live(&pool.name, old.slot) <= MAX_LIVE, "too many live");
+            }
+        }
+    }
+
+    fn live(&self, pool: &PoolName, slot: SlotIndex) -> usize {
+        let workers = self.view.workers.values();
+        workers
+            .filter(|worker| worker.pool == *pool && worker.slot == slot)
+            .count()
+    }
+
+    fn check_replacements(&self, actions: &[Action]) {
+        for action in actions {
+            let Action::Spawn { pool, slot, .. } = action else {
+                continue;
+            };
+            let workers = &self.view.workers;
+            let replacing = |slot: SlotIndex| {
+                let states: Vec<WorkerState> = workers
+                    .values()
+                    .filter(|worker| worker.pool == *pool && worker.slot == slot)
+                    .map(|worker| worker.state)
+                    .collect();
+                states.contains(&WorkerState::Serving) && states.contains(&WorkerState::Starting)
+            };
+            if !replacing(*slot) {
+                continue;
+            }
+            assert!(self.live(pool, *slot) <= MAX_LIVE, "too many live");
+            let view = self.pool(pool.as_str());
+            let settings = &self.settings[pool];
+            let most = match (view.rolling, settings.surge, settings.max_unavailable) {
+                (Some(_), 0, 0) | (None, ..) => 1,
+                (Some(_), surge, _) => usize::from(surge),
+            };
+            let count = (0..view.workers)
+                .filter(|slot| replacing(SlotIndex(*slot)))
+                .count();
+            assert!(count <= most, "{count} replacements, {most} allowed");
+        }
+    }
+
+    fn check_rolls(&mut self, event: &Event, actions: &[Action], before: &View) {
+        if self.ending {
+            assert!(self.pools().all(|pool| pool.rolling.is_none()));
+            return self.rolls.clear();
+        }
+        let mut names: BTreeSet<PoolName> = before.pools.keys().cloned().collect();
+        names.extend(self.pools().map(|pool| pool.name.clone()));
+        for name in names {
+            let was = before.pools.get(&name).and_then(|pool| pool.rolling);
+            let view = self.view.pools.get(&name);
+            let is = view.and_then(|pool| pool.rolling);
+            let asked = matches!(event, Event::Roll { pool, .. } if *pool == name);
+            let ends: Vec<&Record> = actions
+                .iter()
+                .filter_map(|action| match action {
+                    Action::Record(
+                        record @ (Record::Rolled { pool, .. } | Record::RollFailed { pool, .. }),
+                    ) if *pool == name => Some(record),
+                    _ => None,
+                })
+                .collect();
+            let lost = actions
+                .iter()
+                .any(|action| matches!(action, Action::Record(Record::Kept { pool, .. }) if *pool == name));
+            assert!(is.is_none() || was.is_some() || asked, "an unasked roll");
+            assert!(
+                asked || is.is_none() || is <= was,
+                "more are left than were"
+            );
+            let Some(roll) = self.rolls.get_mut(&name) else {
+                // Refused at once, or never begun.
+                assert!(ends.iter().all(|end| asked
+                    && matches!(
+                        end,
+                        Record::RollFailed {
+                            reason: RollFailure::Tripped,
+                            replaced: 0,
+                            ..
+                        }
+                    )));
+                continue;
+            };
+            roll.most = roll.most.max(is.unwrap_or(0));
+            if is.is_some() {
+                assert!(ends.is_empty(), "{ends:?} of a roll that goes on");
+                assert!(
+                    !lost || asked || roll.patience == Patience::UntilTripped,
+                    "one try was not the last"
+                );
+                let bound = bound(
+                    &self.settings[&name],
+                    view.map_or(0, |view| view.workers),
+                    roll.most,
+                );
+                assert!(
+                    !self.fair || self.now.since(roll.since) <= bound,
+                    "a roll that does not end within {bound:?}"
+                );
+                continue;
+            }
+            let cancelled = matches!(event,
+                Event::RollCancelled { pool } | Event::PoolRemoved { pool } if *pool == name);
+            assert_eq!(ends.len(), usize::from(!cancelled), "{ends:?} of a roll");
+            if let [Record::Rolled { .. }] = ends[..] {
+                let left =
+                    self.view.workers.values().find(|worker| {
+                        worker.state.is_in_slot() && roll.workers.contains(&worker.id)
+                    });
+                assert!(left.is_none(), "not replaced: {left:?}");
+            } else if !self.removed.contains(&name) {
+                for worker in self.view.workers.values().filter(|w| w.pool == name) {
+                    assert!(
+                        worker.state != WorkerState::Draining
+                            || before.workers[&worker.id].state == WorkerState::Draining,
+                        "{} is replaced after the end",
+                        worker.id
+                    );
+                }
+            }
+            self.rolls.remove(&name);
+        }
+    }
+
+    /// Nothing is due before the deadline, and a timer serves what is due.
+    fn check_timers(&self, event: &Event, actions: &[Action]) {
+        let deadline = self.deadline();
+        if *event == Event::Timer
+            && let Some(deadline) = deadline
+        {
+            assert!(
+                deadline > self.now || deadline == self.now && !actions.is_empty(),
+                "a deadline in the past was not served"
+            );
+        }
+        let until = match deadline {
+            Some(deadline) if deadline <= self.now => return,
+            Some(deadline) => {
+                let just_before = deadline.since_origin() - Duration::from_nanos(1);
+                Moment::after_origin(just_before)
+            }
+            None => self.now + FOR_EVER,
+        };
+        let early = self.supervisor.clone().step(until, Event::Timer);
+        assert_eq!(early, [], "due before the deadline {deadline:?}");
+    }
+}
+
+/// How long a roll may take in a fair world: `max_crashes` failures for every
+/// worker, each after all workers have started one after the other, the
+/// longest backoff, a whole span of the fork budget and the longest retirement.
+fn bound(settings: &SupervisionSettings, workers: u16, left: u16) -> Duration {
+    let retirement = settings.drain_timeout + settings.kill_timeout * 2 + Duration::from_secs(5);
+    let failure = settings.start_timeout * (u32::from(workers) + 1)
+        + settings.backoff_max
+        + settings.crash_window * 2
+        + retirement;
+    failure * settings.max_crashes * (u32::from(left) + 1)
+}
+
+fn in_slots<'a>(before: &'a View, pool: &'a PoolName) -> impl Iterator<Item = &'a WorkerView> {
+    before
+        .workers
+        .values()
+        .filter(move |worker| worker.pool == *pool && worker.state.is_in_slot())
+}
+
+/// Whether it starts beside one that serves.
+fn is_successor(worker: &WorkerView, before: &View) -> bool {
+    worker.state == WorkerState::Starting
+        && in_slots(before, &worker.pool)
+            .any(|other| other.slot == worker.slot && other.state == WorkerState::Serving)
+}
+
+fn exit_of(action: &Action) -> Option<WorkerId> {
+    match action {
+        Action::Record(Record::Exited { worker, .. }) => Some(*worker),
+        _ => None,
+    }
+}
