@@ -38,8 +38,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the last replies may take at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Replies that may wait for one client.
-const REPLIES: usize = 256;
+/// Replies that may wait for one client: all events that are remembered.
+const REPLIES: usize = 1024;
 
 /// Requests that may wait for the loop.
 const REQUESTS: usize = 64;
@@ -63,6 +63,27 @@ impl Asker {
         // One place is always left for the answer.
         if self.0.capacity() > 1 {
             let _ = self.0.try_send(ControlReply::Progress { message });
+        }
+    }
+
+    /// Tells of an event, if there is room; whether the client is still there.
+    pub(crate) fn event(&self, event: serde_json::Value) -> bool {
+        if self.0.capacity() > 1 {
+            let _ = self.0.try_send(ControlReply::Event { event });
+        }
+        !self.is_gone()
+    }
+
+    /// Tells of an event as soon as there is room.
+    ///
+    /// # Errors
+    ///
+    /// The client is gone, or reads more slowly than it may.
+    pub(crate) async fn event_in_time(&self, event: serde_json::Value) -> io::Result<()> {
+        let sent = self.0.send(ControlReply::Event { event });
+        match timeout(WRITE_DEADLINE, sent).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
@@ -320,7 +341,7 @@ mod tests {
         let answering = tokio::spawn(async move {
             while let Some(Asked { asker, .. }) = requests.recv().await {
                 asker.progress("on the way".to_owned());
-                asker.answer(ControlReply::Done);
+                asker.answer(ControlReply::Done { message: None });
             }
         });
         test(path.clone()).await;
@@ -408,11 +429,11 @@ mod tests {
         for _ in 0..REPLIES * 2 {
             asker.progress("x".to_owned());
         }
-        asker.answer(ControlReply::Done);
+        asker.answer(ControlReply::Done { message: None });
         let mut last = None;
         while let Ok(reply) = replies.try_recv() {
             last = Some(reply);
         }
-        assert_eq!(last, Some(ControlReply::Done));
+        assert_eq!(last, Some(ControlReply::Done { message: None }));
     }
 }

@@ -1,29 +1,64 @@
-//! The primary's loop: receive, make an event, step the supervisor, perform its
-//! actions. What is to be done is decided in `skep-core`; how is known to the
-//! modules beside this one.
+//! The primary's loop: receive, make an event, step what decides, perform its
+//! actions. What is to be done is decided in `skep-core` (the supervisor, each
+//! app's rollout, each pool's convergence); how is known to the modules beside
+//! this one.
+//!
+//! | module | does |
+//! |---|---|
+//! | `workers` | spawns workers, hears them, tells the supervisor |
+//! | `plans` | makes plans and brings workers to them |
+//! | `passage` | what an app's rollout needs done |
+//! | `deploy` | an operator's deploys, promotions and returns |
+//! | `trial` | canary workers, which validate and take no traffic |
+//! | `recording` | what is written down of apps |
+//! | `reload`, `apply` | from one generation to the next |
+//! | `operation` | restarts, sizes, and that one thing is done at a time |
+//! | `operator` | everything else that operators ask for |
+//! | `report` | status and history |
 
+mod app;
+mod apply;
+mod deploy;
+mod operation;
 mod operator;
+mod passage;
+mod plans;
+mod recording;
+mod reload;
+mod report;
+mod trial;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use skep_core::supervise::{Action, Event, Record, Strength, Supervisor, WorkerView};
-use skep_core::{FleetSpec, Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
+use skep_core::rollout::Input;
+use skep_core::supervise::{Action, Event, Strength, Supervisor};
+use skep_core::{AppName, FleetSpec, Generation, Moment, PoolName, WorkerId};
 use skep_sys::clock;
-use skep_wire::FromWorker;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use crate::artifacts::Artifacts;
+use self::app::App;
+use self::operation::Operation;
+use self::trial::Trial;
+use crate::alert::Alerts;
+use crate::artifacts::Workshop;
+use crate::catalog::Catalog;
 use crate::control::{Asked, Asker};
+use crate::journal::Journal;
 use crate::listeners::Listeners;
-use crate::log::Log;
-use crate::pool::{Counts, Pool};
-use crate::records::{self, Known};
+use crate::pool::Pool;
+use crate::scribe::Scribe;
 use crate::signals::Signals;
-use crate::worker_link::{Birth, Mute, News, Order, WorkerLink};
+use crate::start::Reread;
+use crate::worker_link::{News, WorkerLink};
+
+pub(crate) use self::app::FirstApp;
 
 /// How often heartbeats are read: a tenth of the default `hang_timeout`.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,18 +66,45 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// News that may wait for the loop; workers' tasks wait when it is full.
 const NEWS: usize = 256;
 
+/// What a fleet is made of.
+pub(crate) struct Parts {
+    pub(crate) spec: FleetSpec,
+    pub(crate) reread: Reread,
+    pub(crate) apps: BTreeMap<AppName, FirstApp>,
+    pub(crate) workshop: Arc<Workshop>,
+    pub(crate) scribe: Scribe,
+    pub(crate) listeners: Listeners,
+    pub(crate) journal: Journal,
+    pub(crate) alerts: Alerts,
+    pub(crate) seed: u64,
+}
+
 /// Everything that the primary runs.
-#[derive(Debug)]
 pub(crate) struct Fleet {
     spec: FleetSpec,
-    artifacts: Artifacts,
+    reread: Reread,
+    apps: BTreeMap<AppName, App>,
+    catalog: Catalog,
+    workshop: Arc<Workshop>,
+    scribe: Scribe,
     supervisor: Supervisor,
     pools: BTreeMap<PoolName, Pool>,
     workers: BTreeMap<WorkerId, Worker>,
+    trials: BTreeMap<WorkerId, Trial>,
     listeners: Listeners,
-    log: Log,
+    journal: Journal,
+    alerts: Alerts,
     news: mpsc::Sender<(WorkerId, News)>,
     inbox: Option<mpsc::Receiver<(WorkerId, News)>>,
+    later: mpsc::UnboundedSender<Continuation>,
+    continuations: Option<mpsc::UnboundedReceiver<Continuation>>,
+    /// What the last event brought about and was not dealt with yet.
+    consequences: VecDeque<Consequence>,
+    /// What an operator has under way that others must wait for.
+    operation: Option<Operation>,
+    /// A signal asked for a reload while something else was under way.
+    reload_wanted: bool,
+    last_plan: u64,
     started: Moment,
     /// Pools of which it was said on standard error that they serve.
     announced: BTreeSet<PoolName>,
@@ -51,12 +113,24 @@ pub(crate) struct Fleet {
     waiting: Vec<Asker>,
 }
 
-/// A worker that has a process.
+/// A worker that has a process and a slot.
 #[derive(Debug)]
 struct Worker {
     link: WorkerLink,
     pool: PoolName,
     generation: Generation,
+}
+
+/// What work that was done elsewhere leads to.
+type Continuation = Box<dyn FnOnce(&mut Fleet) + Send>;
+
+/// What one event means to somebody else than whom it was for.
+#[derive(Debug)]
+enum Consequence {
+    /// Something happened to an app's rollout.
+    Feed(AppName, Input),
+    /// A pool's rolling replacement has ended, well or for this reason.
+    RollEnded(PoolName, Result<u16, String>),
 }
 
 /// What the fleet is about.
@@ -67,82 +141,149 @@ enum Phase {
     Ended,
 }
 
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("generation", &self.spec.generation)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Fleet {
     /// A fleet that has everything but workers.
     ///
     /// # Errors
     ///
     /// No memory or descriptors left for the scoreboards.
-    pub(crate) fn new(
-        spec: FleetSpec,
-        artifacts: Artifacts,
-        listeners: Listeners,
-        log: Log,
-        seed: u64,
-    ) -> io::Result<Self> {
-        let pools = spec
-            .pools
-            .keys()
-            .map(|name| Ok((name.clone(), Pool::new(&spec, name, &artifacts)?)))
-            .collect::<io::Result<_>>()?;
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
         let (news, inbox) = mpsc::channel(NEWS);
-        Ok(Self {
-            spec,
-            artifacts,
-            supervisor: Supervisor::new(seed),
-            pools,
+        let (later, continuations) = mpsc::unbounded_channel();
+        let mut catalog = Catalog::default();
+        let apps = parts
+            .apps
+            .into_iter()
+            .map(|(name, first)| {
+                let app = App::first(&mut catalog, &parts.spec, &name, first);
+                (name, app)
+            })
+            .collect();
+        let mut fleet = Self {
+            apps,
+            catalog,
+            workshop: parts.workshop,
+            scribe: parts.scribe,
+            supervisor: Supervisor::new(parts.seed),
+            pools: BTreeMap::new(),
             workers: BTreeMap::new(),
-            listeners,
-            log,
+            trials: BTreeMap::new(),
+            listeners: parts.listeners,
+            journal: parts.journal,
+            alerts: parts.alerts,
             news,
             inbox: Some(inbox),
+            later,
+            continuations: Some(continuations),
+            consequences: VecDeque::new(),
+            operation: None,
+            reload_wanted: false,
+            last_plan: 0,
             started: now(),
             announced: BTreeSet::new(),
             phase: Phase::Running,
             waiting: Vec::new(),
-        })
+            spec: parts.spec,
+            reread: parts.reread,
+        };
+        let names: Vec<_> = fleet.spec.pools.keys().cloned().collect();
+        for name in names {
+            let plan = fleet.compose(&name);
+            let pool = Pool::new(fleet.spec.pools[&name].clone(), plan)?;
+            fleet.pools.insert(name, pool);
+        }
+        Ok(fleet)
     }
 
-    /// Runs until every worker is gone after a shutdown.
-    pub(crate) async fn run(&mut self, signals: &mut Signals, mut asked: mpsc::Receiver<Asked>) {
+    /// Runs until every worker is gone after a shutdown. Returns what outlives
+    /// the fleet.
+    pub(crate) async fn run(
+        mut self,
+        signals: &mut Signals,
+        mut asked: mpsc::Receiver<Asked>,
+    ) -> (Scribe, Alerts) {
         let mut inbox = self.inbox.take().expect("a fleet runs once");
+        let mut continuations = self.continuations.take().expect("a fleet runs once");
         let mut beats = interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.fill();
         while self.phase != Phase::Ended {
+            self.settle();
+            if self.phase == Phase::Ended {
+                break;
+            }
             select! {
                 Some((worker, news)) = inbox.recv() => self.hear(worker, news),
+                Some(continuation) = continuations.recv() => continuation(&mut self),
                 wish = signals.next() => self.grant(wish),
                 Some(asked) = asked.recv() => self.answer(asked),
                 () = tick(&mut beats, self.workers.is_empty()) => self.read_beats(),
-                () = until(self.supervisor.deadline()) => {
-                    // Heartbeats that are there go first, or a primary that was
-                    // held up would have its workers killed for it.
-                    self.read_beats();
-                    self.step(Event::Timer);
-                }
+                () = until(self.deadline()) => self.fire(),
             }
         }
         self.farewell();
+        (self.scribe, self.alerts)
     }
 
     fn fill(&mut self) {
-        let generation = self.spec.generation;
-        let pools: Vec<_> = self
-            .pools
-            .iter()
-            .map(|(name, pool)| Event::PoolAdded {
-                pool: name.clone(),
-                workers: pool.spec().workers,
-                settings: pool.spec().supervision.clone(),
-                generation,
-            })
-            .collect();
-        for event in pools {
-            self.step(event);
+        let names: Vec<_> = self.pools.keys().cloned().collect();
+        for name in names {
+            self.add_to_supervisor(&name);
         }
         // A fleet without workers is complete as it is.
         self.announce();
+    }
+
+    fn add_to_supervisor(&mut self, name: &PoolName) {
+        let spec = &self.pools[name].spec;
+        let event = Event::PoolAdded {
+            pool: name.clone(),
+            workers: spec.workers,
+            settings: spec.supervision.clone(),
+            generation: self.spec.generation,
+        };
+        self.step(event);
+    }
+
+    /// When something must be done though nothing happens.
+    fn deadline(&self) -> Option<Moment> {
+        let rollouts = self.apps.values().filter_map(App::deadline);
+        let operation = self.operation.as_ref().and_then(Operation::deadline);
+        self.supervisor
+            .deadline()
+            .into_iter()
+            .chain(rollouts)
+            .chain(operation)
+            .min()
+    }
+
+    fn fire(&mut self) {
+        // Heartbeats that are there go first, or a primary that was held up
+        // would have its workers killed for it.
+        self.read_beats();
+        let now = now();
+        if self.supervisor.deadline().is_some_and(|at| at <= now) {
+            self.step(Event::Timer);
+        }
+        let due: Vec<AppName> = self
+            .apps
+            .iter()
+            .filter(|(_, app)| app.deadline().is_some_and(|at| at <= now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for app in due {
+            self.feed(&app, Input::Timer);
+        }
+        self.press_operation(now);
     }
 
     fn step(&mut self, event: Event) {
@@ -154,6 +295,7 @@ impl Fleet {
 
     /// Performs one action; returns those that follow from its result.
     fn perform(&mut self, action: Action) -> Vec<Action> {
+        use crate::worker_link::Order;
         match action {
             Action::Spawn {
                 worker,
@@ -171,8 +313,8 @@ impl Fleet {
                 };
                 return self.supervisor.step(now(), event);
             }
-            Action::Drain { worker } => self.order(worker, Order::Drain),
-            Action::Stop { worker } => self.order(worker, Order::Stop),
+            Action::Drain { worker } => self.order(worker, Order::drain()),
+            Action::Stop { worker } => self.order(worker, Order::stop()),
             Action::Kill { worker } => self.order(worker, Order::Kill),
             Action::Record(record) => self.record(&record),
             Action::Finished => self.phase = Phase::Ended,
@@ -180,169 +322,36 @@ impl Fleet {
         Vec::new()
     }
 
-    fn spawn(
-        &mut self,
-        worker: WorkerId,
-        name: &PoolName,
-        slot: SlotIndex,
-        generation: Generation,
-    ) -> io::Result<()> {
-        let pool = self
-            .pools
-            .get_mut(name)
-            .expect("the supervisor knows our pools only");
-        let cell = pool
-            .claim_cell(worker)
-            .ok_or_else(|| io::Error::other("too many workers of the pool are still going away"))?;
-        let birth = Birth {
-            worker,
-            title: format!("skep: worker {name}/{slot}"),
-            messages: pool.first_words(worker, name, slot, cell, self.listeners.of(name)),
-            grace: pool.spec().supervision.kill_timeout,
-        };
-        match WorkerLink::start(birth, self.news.clone()) {
-            Ok(link) => {
-                let pool = name.clone();
-                let born = Worker {
-                    link,
-                    pool,
-                    generation,
-                };
-                self.workers.insert(worker, born);
-                Ok(())
+    /// Deals with what the last event brought about, until there is nothing
+    /// left of it.
+    fn settle(&mut self) {
+        loop {
+            while let Some(consequence) = self.consequences.pop_front() {
+                match consequence {
+                    Consequence::Feed(app, input) => self.feed(&app, input),
+                    Consequence::RollEnded(pool, result) => self.roll_ended(&pool, &result),
+                }
             }
-            Err(error) => {
-                pool.release_cell(worker);
-                Err(error)
+            self.feed_settled();
+            self.check_operation();
+            if self.consequences.is_empty() {
+                return;
             }
         }
     }
 
-    fn order(&self, worker: WorkerId, order: Order) {
-        if let Some(worker) = self.workers.get(&worker) {
-            worker.link.order(order);
-        }
-    }
-
-    fn hear(&mut self, id: WorkerId, news: News) {
-        match news {
-            News::Said(FromWorker::Ready) => self.step(Event::Ready { worker: id }),
-            News::Said(FromWorker::Drained) => self.step(Event::Drained { worker: id }),
-            News::Said(FromWorker::Unfit { app, message }) => {
-                let message = match app {
-                    Some(app) => format!("app {app}: {message}"),
-                    None => message,
-                };
-                self.step(Event::Unfit {
-                    worker: id,
-                    message,
-                });
-            }
-            News::Mute(mute) => {
-                let why = match mute {
-                    Mute::HungUp => "it closed its channel and did not exit".to_owned(),
-                    Mute::Garbled(error) => error.to_string(),
-                };
-                self.log.record(LogLevel::Error, "worker.mute", |line| {
-                    line.number("worker", id).text("message", &why)
-                });
-            }
-            News::Exited(status) => {
-                // The last beat may hold the first good request.
-                self.read_beat(id);
-                self.step(Event::Exited { worker: id, status });
-                self.forget(id);
-            }
-        }
-    }
-
-    /// Gives back what a reaped worker had.
-    fn forget(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.remove(&id) else {
-            return;
-        };
-        let pool = self
-            .pools
-            .get_mut(&worker.pool)
-            .expect("pools outlive workers");
-        pool.release_cell(id);
-        pool.remember_gone(id, worker.link.pid());
-    }
-
-    fn read_beats(&mut self) {
-        let workers: Vec<_> = self.workers.keys().copied().collect();
-        for worker in workers {
-            self.read_beat(worker);
-        }
-    }
-
-    fn read_beat(&mut self, id: WorkerId) {
-        let cell = self
-            .workers
-            .get(&id)
-            .and_then(|worker| self.pools.get(&worker.pool)?.cell_of(id));
-        let Some(cell) = cell else { return };
-        let heartbeat = cell.heartbeat();
-        if !heartbeat.is_zero() {
-            let event = Event::Beat {
-                worker: id,
-                at: Moment::after_origin(heartbeat),
-                served: cell.good() > 0,
-            };
-            self.step(event);
-        }
-    }
-
-    fn record(&mut self, record: &Record) {
-        let known = records::subject(record).map(|worker| self.known(worker));
-        records::write(&self.log, record, &known.unwrap_or_default());
-        if let Some(message) = records::progress(record) {
-            self.waiting.retain(|asker| !asker.is_gone());
-            for asker in &self.waiting {
-                asker.progress(message.clone());
-            }
-        }
-        if matches!(record, Record::Ready { .. }) {
-            self.announce();
-        }
-    }
-
-    fn known(&self, id: WorkerId) -> Known {
-        let Some(worker) = self.workers.get(&id) else {
-            return Known::default();
-        };
-        let view = self.supervisor.workers().find(|view| view.id == id);
-        let ready_after = |view: WorkerView| Some(view.ready_at?.since(view.spawned_at));
-        Known {
-            pid: Some(worker.link.pid()),
-            generation: Some(worker.generation),
-            ready_after: view.and_then(ready_after),
-            counts: self.pools[&worker.pool].cell_of(id).map(Counts::of),
-        }
-    }
-
-    /// Says once of each pool where it serves, when it is complete for the
-    /// first time: one that never is does not keep the others from saying so.
-    fn announce(&mut self) {
-        let complete: Vec<_> = self
-            .supervisor
-            .pools()
-            .filter(|pool| pool.serving >= pool.workers && !self.announced.contains(&pool.name))
-            .map(|pool| pool.name)
-            .collect();
-        self.announced.extend(complete.iter().cloned());
-        for listener in self.listeners.statuses() {
-            if !complete.contains(&listener.pool) {
-                continue;
-            }
-            let pool = &self.pools[&listener.pool];
-            self.log.plain(&format!(
-                "skep: serving {} ({}, {})",
-                listener.address,
-                counted(usize::from(pool.spec().workers), "worker"),
-                counted(pool.apps(), "app"),
-            ));
-        }
+    /// Has work done beside the loop, and goes on with its result in it.
+    fn later<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+        then: impl FnOnce(&mut Self, T) + Send + 'static,
+    ) {
+        let later = self.later.clone();
+        tokio::spawn(async move {
+            let result = work.await;
+            // Fails only when the fleet has ended.
+            let _ = later.send(Box::new(move |fleet: &mut Self| then(fleet, result)));
+        });
     }
 }
 

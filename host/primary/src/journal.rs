@@ -81,22 +81,12 @@ impl Journal {
         let _ = self.followers.send(event);
     }
 
-    /// The newest events, oldest first.
-    pub(crate) fn recent(&self) -> Vec<Value> {
-        self.kept().iter().map(|event| (**event).clone()).collect()
-    }
-
-    /// Events to come from now on.
-    pub(crate) fn subscribe(&self) -> Events {
-        Events(self.followers.subscribe())
-    }
-
     /// The newest events, oldest first, and all that come after them: none is
     /// missed and none is in both, whatever other threads tell meanwhile.
     pub(crate) fn follow(&self) -> (Vec<Value>, Events) {
         let kept = self.kept();
         let recent = kept.iter().map(|event| (**event).clone()).collect();
-        (recent, self.subscribe())
+        (recent, Events(self.followers.subscribe()))
     }
 
     /// The log, for what is no event.
@@ -164,7 +154,7 @@ mod tests {
         assert!(recent[0]["time"].as_str().unwrap().ends_with('Z'));
         tell(LogLevel::Error, 3);
         assert_eq!(number(&events.next().await.unwrap()), 3);
-        assert_eq!(journal.recent().len(), 2);
+        assert_eq!(journal.follow().0.len(), 2);
         drop(journal);
         assert_eq!(events.next().await, None);
     }
@@ -172,14 +162,14 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_are_forgotten_and_the_slow_are_told() {
         let journal = journal();
-        let mut events = journal.subscribe();
+        let mut events = journal.follow().1;
         let total = 3 * KEPT as u64;
         for count in 0..total {
             journal.event(LogLevel::Info, "worker.exited", |line| {
                 line.number("number", count)
             });
         }
-        let recent = journal.recent();
+        let recent = journal.follow().0;
         assert_eq!(recent.len(), KEPT);
         assert_eq!(number(&recent[0]), total - KEPT as u64);
         let missed = events.next().await.unwrap();
@@ -199,7 +189,7 @@ mod tests {
                 });
             }
         });
-        while journal.recent().len() < 100 {
+        while journal.follow().0.len() < 100 {
             tokio::task::yield_now().await;
         }
         let (recent, mut events) = journal.follow();

@@ -10,6 +10,7 @@
 
 mod alert;
 mod artifacts;
+mod catalog;
 mod client;
 mod control;
 mod fleet;
@@ -19,6 +20,7 @@ mod listeners;
 mod log;
 mod pool;
 mod records;
+mod scribe;
 mod signals;
 mod socket_file;
 mod start;
@@ -27,6 +29,6 @@ mod status;
 mod store;
 mod worker_link;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Deployment};
 pub use listeners::BindFailure;
-pub use start::{Options, StartError, check_components, run};
+pub use start::{Options, Reread, StartError, check_components, run};

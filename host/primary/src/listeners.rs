@@ -4,13 +4,13 @@
 //! The primary never accepts from them. It holds them so that connections queue
 //! while no worker is ready, and lets go of them when the fleet shuts down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use skep_core::{FleetSpec, ListenAddress, ListenerName, PoolName};
+use skep_core::{FleetSpec, ListenAddress, ListenerName, ListenerSpec, PoolName};
 use skep_sys::{BindError, LocalAddress};
 use skep_wire::{ListenerRole, ListenerStatus};
 
@@ -29,12 +29,28 @@ pub struct BindFailure {
 }
 
 /// All listeners of a fleet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Listeners {
-    statuses: Vec<ListenerStatus>,
-    /// Empty once they were closed.
-    sockets: BTreeMap<PoolName, Vec<(ListenerRole, Arc<OwnedFd>)>>,
-    _files: Vec<SocketFile>,
+    bound: BTreeMap<ListenerName, Bound>,
+}
+
+/// One listener, bound.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// What was asked for.
+    asked: ListenAddress,
+    status: ListenerStatus,
+    role: ListenerRole,
+    /// `None` once it was closed.
+    socket: Option<Arc<OwnedFd>>,
+    file: Option<SocketFile>,
+}
+
+impl Bound {
+    /// The pool that serves it.
+    pub(crate) const fn pool(&self) -> &PoolName {
+        &self.status.pool
+    }
 }
 
 impl Listeners {
@@ -44,45 +60,31 @@ impl Listeners {
     ///
     /// All that could not be bound; nothing stays bound then.
     pub(crate) fn bind(spec: &FleetSpec) -> Result<Self, Vec<BindFailure>> {
-        let mut listeners = Self {
-            statuses: Vec::new(),
-            sockets: BTreeMap::new(),
-            _files: Vec::new(),
-        };
+        let names = spec.listeners.keys().cloned().collect();
+        let bound = Self::default().bind_more(spec, &names)?;
+        Ok(Self { bound })
+    }
+
+    /// Binds those of a specification that are `wanted`. A socket that is bound
+    /// to the same address already, under whatever name, is used again: two
+    /// sockets cannot be bound to it, and nobody who waits there is lost.
+    ///
+    /// # Errors
+    ///
+    /// All that could not be bound; nothing new stays bound then.
+    pub(crate) fn bind_more(
+        &self,
+        spec: &FleetSpec,
+        wanted: &BTreeSet<ListenerName>,
+    ) -> Result<BTreeMap<ListenerName, Bound>, Vec<BindFailure>> {
+        let mut bound = BTreeMap::new();
         let mut failures = Vec::new();
         for (name, listener) in &spec.listeners {
-            let bound = match &listener.address {
-                ListenAddress::Tcp(address) => skep_sys::bind(*address),
-                ListenAddress::Unix(path) => skep_sys::bind_unix(path),
-                ListenAddress::Inherited(_) => Err(BindError::Other(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "socket activation is not available in this version",
-                ))),
-            };
-            let adopted = bound.and_then(|bound| {
-                if let LocalAddress::Unix(path) = &bound.local {
-                    let file = SocketFile::adopt(path).map_err(BindError::Other)?;
-                    listeners._files.push(file);
-                }
-                Ok(bound)
-            });
-            match adopted {
-                Ok(bound) => {
-                    listeners.statuses.push(ListenerStatus {
-                        name: name.clone(),
-                        address: Url(&bound.local).to_string(),
-                        pool: listener.pool.clone(),
-                    });
-                    let role = ListenerRole {
-                        name: name.clone(),
-                        limits: listener.limits.clone(),
-                    };
-                    listeners
-                        .sockets
-                        .entry(listener.pool.clone())
-                        .or_default()
-                        .push((role, Arc::new(bound.socket)));
-                }
+            if !wanted.contains(name) {
+                continue;
+            }
+            match self.bind_one(name, listener) {
+                Ok(one) => drop(bound.insert(name.clone(), one)),
                 Err(source) => failures.push(BindFailure {
                     listener: name.clone(),
                     address: listener.address.clone(),
@@ -91,26 +93,112 @@ impl Listeners {
             }
         }
         if failures.is_empty() {
-            Ok(listeners)
+            Ok(bound)
         } else {
             Err(failures)
         }
     }
 
+    fn bind_one(&self, name: &ListenerName, listener: &ListenerSpec) -> Result<Bound, BindError> {
+        let role = ListenerRole {
+            name: name.clone(),
+            limits: listener.limits.clone(),
+        };
+        let same = |(other, bound): &(&ListenerName, &Bound)| {
+            // Port 0 is another port for everybody who asks.
+            let any =
+                matches!(listener.address, ListenAddress::Tcp(address) if address.port() == 0);
+            bound.asked == listener.address && bound.socket.is_some() && (!any || *other == name)
+        };
+        if let Some((_, same)) = self.bound.iter().find(same) {
+            return Ok(Bound {
+                asked: same.asked.clone(),
+                status: ListenerStatus {
+                    name: name.clone(),
+                    address: same.status.address.clone(),
+                    pool: listener.pool.clone(),
+                },
+                role,
+                socket: same.socket.clone(),
+                file: None,
+            });
+        }
+        let bound = match &listener.address {
+            ListenAddress::Tcp(address) => skep_sys::bind(*address),
+            ListenAddress::Unix(path) => skep_sys::bind_unix(path),
+            ListenAddress::Inherited(_) => Err(BindError::Other(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "socket activation is not available in this version",
+            ))),
+        }?;
+        let file = match &bound.local {
+            LocalAddress::Unix(path) => Some(SocketFile::adopt(path).map_err(BindError::Other)?),
+            LocalAddress::Tcp(_) => None,
+        };
+        Ok(Bound {
+            asked: listener.address.clone(),
+            status: ListenerStatus {
+                name: name.clone(),
+                address: Url(&bound.local).to_string(),
+                pool: listener.pool.clone(),
+            },
+            role,
+            socket: Some(Arc::new(bound.socket)),
+            file,
+        })
+    }
+
+    /// Has these from now on, in place of those of the same name, which are
+    /// returned.
+    pub(crate) fn adopt(
+        &mut self,
+        bound: BTreeMap<ListenerName, Bound>,
+    ) -> BTreeMap<ListenerName, Option<Bound>> {
+        let mut replaced = BTreeMap::new();
+        for (name, mut one) in bound {
+            let mut before = self.bound.remove(&name);
+            if let Some(before) = &mut before
+                && before.asked == one.asked
+            {
+                // The socket's file is removed with its last owner.
+                one.file = one.file.take().or(before.file.take());
+            }
+            self.bound.insert(name.clone(), one);
+            replaced.insert(name, before);
+        }
+        replaced
+    }
+
+    /// Lets go of one. Its socket file stays if another has the same address.
+    pub(crate) fn remove(&mut self, name: &ListenerName) -> Option<Bound> {
+        let mut gone = self.bound.remove(name)?;
+        let same = |bound: &&mut Bound| bound.asked == gone.asked;
+        if let Some(heir) = self.bound.values_mut().find(same) {
+            heir.file = heir.file.take().or(gone.file.take());
+        }
+        Some(gone)
+    }
+
     /// What a pool's workers accept from.
-    pub(crate) fn of(&self, pool: &PoolName) -> &[(ListenerRole, Arc<OwnedFd>)] {
-        self.sockets.get(pool).map_or(&[], Vec::as_slice)
+    pub(crate) fn of(&self, pool: &PoolName) -> Vec<(ListenerRole, Arc<OwnedFd>)> {
+        self.bound
+            .values()
+            .filter(|bound| bound.status.pool == *pool)
+            .filter_map(|bound| Some((bound.role.clone(), Arc::clone(bound.socket.as_ref()?))))
+            .collect()
     }
 
     /// Where they listen.
-    pub(crate) fn statuses(&self) -> &[ListenerStatus] {
-        &self.statuses
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = &ListenerStatus> {
+        self.bound.values().map(|bound| &bound.status)
     }
 
     /// Lets go of the sockets: once the workers have closed theirs, new
     /// connections are refused instead of queued for nobody.
     pub(crate) fn close(&mut self) {
-        self.sockets.clear();
+        for bound in self.bound.values_mut() {
+            bound.socket = None;
+        }
     }
 }
 

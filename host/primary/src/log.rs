@@ -6,9 +6,9 @@
 //! they look by `skep-core`.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skep_core::{LogFormat, LogLevel, LogSpec, Record};
@@ -23,7 +23,7 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 /// Where records go. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    spec: LogSpec,
+    spec: Arc<Mutex<LogSpec>>,
     queue: Option<SyncSender<String>>,
     dropped: Arc<AtomicU64>,
 }
@@ -40,18 +40,19 @@ impl Log {
         let (queue, records) = sync_channel::<String>(QUEUE);
         let (finished, done) = sync_channel(1);
         let log = Self {
-            spec,
+            spec: Arc::new(Mutex::new(spec)),
             queue: Some(queue),
             dropped: Arc::default(),
         };
         let dropped = log.dropped.clone();
+        let format = spec.format;
         std::thread::spawn(move || {
             for record in records {
                 // There is nowhere to complain about standard error.
                 let _ = sink.write_all(record.as_bytes());
                 let lost = dropped.swap(0, Relaxed);
                 if lost > 0 {
-                    let record = begin(spec.format, LogLevel::Warn, "log.dropped")
+                    let record = begin(format, LogLevel::Warn, "log.dropped")
                         .number("count", lost)
                         .finish();
                     let _ = sink.write_all(record.as_bytes());
@@ -66,10 +67,10 @@ impl Log {
     /// Swallows everything.
     pub(crate) fn discard() -> Self {
         Self {
-            spec: LogSpec {
+            spec: Arc::new(Mutex::new(LogSpec {
                 format: LogFormat::Text,
                 level: LogLevel::Error,
-            },
+            })),
             queue: None,
             dropped: Arc::default(),
         }
@@ -77,9 +78,19 @@ impl Log {
 
     /// Writes a record with the fields that `fill` adds, if its level is wanted.
     pub(crate) fn record(&self, level: LogLevel, name: &str, fill: impl FnOnce(Record) -> Record) {
-        if level <= self.spec.level {
-            self.push(fill(begin(self.spec.format, level, name)).finish());
+        let spec = self.spec();
+        if level <= spec.level {
+            self.push(fill(begin(spec.format, level, name)).finish());
         }
+    }
+
+    /// Writes records in this way from now on, those of all clones too.
+    pub(crate) fn reconfigure(&self, spec: LogSpec) {
+        *self.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
+    }
+
+    fn spec(&self) -> LogSpec {
+        *self.spec.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a line as it is, whatever the format and the level.
@@ -115,7 +126,6 @@ fn begin(format: LogFormat, level: LogLevel, name: &str) -> Record {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Mutex;
     use std::sync::mpsc::{Sender, channel};
 
     use super::*;

@@ -1,24 +1,21 @@
 //! What the primary keeps for one pool: the scoreboard, who writes which of its
-//! cells, what its workers load, and the counts of those that are gone.
+//! cells, the plan that its workers serve, and the counts of those that are gone.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::{array, io};
 
-use skep_core::{
-    FleetSpec, Generation, LogSpec, Outcome, PoolName, PoolSpec, Revision, SlotIndex, WorkerId,
-};
+use skep_core::converge::Convergence;
+use skep_core::{LogSpec, Outcome, Plan, PoolName, PoolSpec, SlotIndex, WorkerId};
 use skep_sys::{Board, Cell, OUTCOMES};
-use skep_wire::{ListenerRole, LoadApp, ToWorker};
+use skep_wire::{ListenerRole, ToWorker};
 
-use crate::artifacts::{Artifact, Artifacts};
+use crate::catalog::Catalog;
 
-/// Cells beyond two per slot (a worker and its retired predecessor), for slots
-/// whose workers go away more slowly than they are replaced.
-const SPARE_CELLS: u16 = 8;
-
-/// Every app is at its first revision until apps can be deployed anew.
-pub(crate) const FIRST_REVISION: Revision = Revision(1);
+/// Cells of a pool: three for each worker of the largest (one that serves and
+/// two that are going away), and some for those that go away slowly. Those that
+/// were never used cost nothing.
+const CELLS: u16 = 3 * 256 + 64;
 
 const _: () = assert!(
     Outcome::ALL.len() <= OUTCOMES,
@@ -28,16 +25,33 @@ const _: () = assert!(
 /// One pool's belongings.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    spec: PoolSpec,
-    generation: Generation,
-    log: LogSpec,
+    /// The checked specification, with the number of workers of now.
+    pub(crate) spec: PoolSpec,
+    /// What its workers are to serve.
+    pub(crate) plan: Box<Plan>,
+    /// How far they are with that.
+    pub(crate) convergence: Convergence,
     board: Board,
     board_fd: Arc<OwnedFd>,
     /// The writer of each cell.
     writers: Vec<Option<WorkerId>>,
-    apps: Vec<(Box<LoadApp>, Arc<OwnedFd>)>,
     gone: Counts,
     last_gone: Option<(WorkerId, u32)>,
+}
+
+/// Who a new worker is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Newborn<'a> {
+    /// Its unique number.
+    pub(crate) worker: WorkerId,
+    /// Its pool.
+    pub(crate) pool: &'a PoolName,
+    /// Its place.
+    pub(crate) slot: SlotIndex,
+    /// Its cell in the scoreboard.
+    pub(crate) cell: u16,
+    /// How it logs.
+    pub(crate) log: LogSpec,
 }
 
 /// What workers count, added up.
@@ -75,57 +89,19 @@ impl Pool {
     /// # Errors
     ///
     /// No memory or descriptors left for the scoreboard.
-    pub(crate) fn new(
-        spec: &FleetSpec,
-        name: &PoolName,
-        artifacts: &Artifacts,
-    ) -> io::Result<Self> {
-        let pool = &spec.pools[name];
-        let cells = pool.workers.saturating_mul(2).saturating_add(SPARE_CELLS);
-        let board = Board::create(cells)?;
+    pub(crate) fn new(spec: PoolSpec, plan: Plan) -> io::Result<Self> {
+        let board = Board::create(CELLS)?;
         let board_fd = Arc::new(board.as_fd().try_clone_to_owned()?);
-        let apps = spec
-            .apps
-            .iter()
-            .filter(|(_, app)| app.pool == *name)
-            .map(|(app_name, app)| {
-                let artifact: &Artifact = &artifacts[app_name];
-                let load = LoadApp {
-                    app: app_name.clone(),
-                    tenant: app.tenant.clone(),
-                    revision: FIRST_REVISION,
-                    flavor: artifact.flavor,
-                    routes: app.routes.clone(),
-                    strip_prefix: app.strip_prefix,
-                    limits: app.limits.clone(),
-                    instance: app.instance.clone(),
-                    env: app.env.clone(),
-                    config: app.config.clone(),
-                };
-                (Box::new(load), Arc::clone(&artifact.file))
-            })
-            .collect();
         Ok(Self {
-            spec: pool.clone(),
-            generation: spec.generation,
-            log: spec.server.log,
+            spec,
+            convergence: Convergence::new(plan.number, plan.handlers()),
+            plan: Box::new(plan),
             board,
             board_fd,
-            writers: vec![None; usize::from(cells)],
-            apps,
+            writers: vec![None; usize::from(CELLS)],
             gone: Counts::default(),
             last_gone: None,
         })
-    }
-
-    /// The checked specification.
-    pub(crate) const fn spec(&self) -> &PoolSpec {
-        &self.spec
-    }
-
-    /// How many apps its workers serve.
-    pub(crate) const fn apps(&self) -> usize {
-        self.apps.len()
     }
 
     /// The cell of a worker that has one.
@@ -139,6 +115,7 @@ impl Pool {
         let vacant = self.writers.iter().position(Option::is_none)?;
         self.writers[vacant] = Some(worker);
         let index = u16::try_from(vacant).expect("cells are counted in 16 bits");
+        self.board.use_up_to(index + 1);
         self.board
             .cell(index)
             .expect("writers are as many as cells")
@@ -186,22 +163,23 @@ impl Pool {
     /// What a new worker is told, with the descriptors of each message.
     pub(crate) fn first_words(
         &self,
-        worker: WorkerId,
-        name: &PoolName,
-        slot: SlotIndex,
-        cell: u16,
+        newborn: Newborn<'_>,
+        plan: &Plan,
+        catalog: &Catalog,
         listeners: &[(ListenerRole, Arc<OwnedFd>)],
     ) -> Vec<(ToWorker, Vec<Arc<OwnedFd>>)> {
+        let handlers = plan.handlers();
         let begin = ToWorker::Begin {
-            worker,
-            pool: name.clone(),
-            slot,
-            cell,
-            workers: self.spec.workers,
-            generation: self.generation,
-            log: self.log,
+            worker: newborn.worker,
+            pool: newborn.pool.clone(),
+            slot: newborn.slot,
+            cell: newborn.cell,
+            workers: plan.workers,
+            generation: plan.generation,
+            log: newborn.log,
+            drain_timeout: self.spec.supervision.drain_timeout,
             listeners: listeners.iter().map(|(role, _)| role.clone()).collect(),
-            apps: u32::try_from(self.apps.len()).unwrap_or(u32::MAX),
+            loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
         let sockets = listeners.iter().map(|(_, socket)| Arc::clone(socket));
         let fds = std::iter::once(Arc::clone(&self.board_fd))
@@ -209,10 +187,11 @@ impl Pool {
             .collect();
         let mut words = vec![(begin, fds)];
         words.extend(
-            self.apps
-                .iter()
-                .map(|(load, artifact)| (ToWorker::Load(load.clone()), vec![Arc::clone(artifact)])),
+            handlers
+                .into_iter()
+                .map(|handler| catalog.entry(handler).message()),
         );
+        words.push((ToWorker::Serve(Box::new(plan.clone())), Vec::new()));
         words
     }
 

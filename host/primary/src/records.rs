@@ -5,7 +5,7 @@ use std::time::Duration;
 use skep_core::supervise::{FailureKind, Record};
 use skep_core::{ExitReason, Generation, LogLevel, PoolName, SlotIndex, WorkerId};
 
-use crate::log::Log;
+use crate::journal::Journal;
 use crate::pool::Counts;
 
 /// What the primary knows about a worker that its record does not say.
@@ -19,6 +19,8 @@ pub(crate) struct Known {
     pub(crate) ready_after: Option<Duration>,
     /// What it counted.
     pub(crate) counts: Option<Counts>,
+    /// Requests that it was working on.
+    pub(crate) in_flight: u32,
 }
 
 /// The worker that a record is about, if it is about one.
@@ -29,14 +31,19 @@ pub(crate) const fn subject(record: &Record) -> Option<WorkerId> {
         | Record::Draining { worker, .. }
         | Record::Exited { worker, .. }
         | Record::Kept { worker, .. } => Some(*worker),
-        Record::Tripped { .. } | Record::Probing { .. } | Record::Reset { .. } => None,
+        Record::Recycling { worker, .. } => Some(*worker),
+        Record::Tripped { .. }
+        | Record::Probing { .. }
+        | Record::Reset { .. }
+        | Record::Rolled { .. }
+        | Record::RollFailed { .. } => None,
     }
 }
 
 /// Writes a record.
-pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
+pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
     let place = |pool: &PoolName, worker: WorkerId, slot: SlotIndex| {
-        let pool = pool.clone();
+        let (pool, known) = (pool.clone(), *known);
         move |mut line: skep_core::Record| {
             line = line
                 .text("pool", pool.as_str())
@@ -54,13 +61,13 @@ pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
     match record {
         Record::Spawned {
             worker, pool, slot, ..
-        } => log.record(
+        } => journal.event(
             LogLevel::Info,
             "worker.spawned",
             place(pool, *worker, *slot),
         ),
         Record::Ready { worker, pool, slot } => {
-            log.record(LogLevel::Info, "worker.ready", |line| {
+            journal.event(LogLevel::Info, "worker.ready", |line| {
                 let line = place(pool, *worker, *slot)(line);
                 match known.ready_after {
                     Some(after) => {
@@ -71,7 +78,7 @@ pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
             });
         }
         Record::Draining { worker, pool, slot } => {
-            log.record(
+            journal.event(
                 LogLevel::Info,
                 "worker.draining",
                 place(pool, *worker, *slot),
@@ -89,26 +96,27 @@ pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
             } else {
                 LogLevel::Warn
             };
-            log.record(level, "worker.exited", |line| {
+            journal.event(level, "worker.exited", |line| {
                 let mut line = place(pool, *worker, *slot)(line).number("voluntary", voluntary);
                 line = reason_of(line, reason);
                 match known.counts {
                     Some(counts) => line
                         .number("accepted", counts.accepted)
-                        .number("requests", counts.requests),
+                        .number("requests", counts.requests)
+                        .number("cut", known.in_flight),
                     None => line,
                 }
             });
         }
         Record::Kept { worker, pool, slot } => {
-            log.record(LogLevel::Warn, "worker.kept", place(pool, *worker, *slot));
+            journal.event(LogLevel::Warn, "worker.kept", place(pool, *worker, *slot));
         }
         Record::Tripped {
             pool,
             kind,
             crashes,
             last,
-        } => log.record(LogLevel::Error, "pool.tripped", |line| {
+        } => journal.event(LogLevel::Error, "pool.tripped", |line| {
             let line = line
                 .text("pool", pool.as_str())
                 .text(
@@ -121,11 +129,34 @@ pub(crate) fn write(log: &Log, record: &Record, known: &Known) {
                 .number("crashes", crashes);
             reason_of(line, last)
         }),
-        Record::Probing { pool } => log.record(LogLevel::Warn, "pool.probing", |line| {
+        Record::Rolled { pool, replaced } => journal.event(LogLevel::Info, "pool.rolled", |line| {
+            line.text("pool", pool.as_str())
+                .number("replaced", replaced)
+        }),
+        Record::RollFailed {
+            pool,
+            reason,
+            replaced,
+            left,
+        } => journal.event(LogLevel::Error, "pool.roll_failed", |line| {
+            line.text("pool", pool.as_str())
+                .number("replaced", replaced)
+                .number("left", left)
+                .text("reason", &reason.to_string())
+        }),
+        Record::Recycling {
+            worker,
+            pool,
+            slot,
+            cause,
+        } => journal.event(LogLevel::Info, "worker.recycling", |line| {
+            place(pool, *worker, *slot)(line).text("reason", cause.name())
+        }),
+        Record::Probing { pool } => journal.event(LogLevel::Warn, "pool.probing", |line| {
             line.text("pool", pool.as_str())
         }),
         Record::Reset { pool } => {
-            log.record(LogLevel::Info, "pool.reset", |line| {
+            journal.event(LogLevel::Info, "pool.reset", |line| {
                 line.text("pool", pool.as_str())
             });
         }

@@ -5,34 +5,56 @@
 //! scoreboards, workers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use skep_core::history::{AtStart, History};
 use skep_core::{AppName, FleetSpec, LogLevel};
 use skep_sys::{BindError, process};
 use skep_wire::Refusal;
 use tokio::runtime::{self, Runtime};
 use tokio::select;
 
-use crate::artifacts::{self, Artifacts, ArtifactsError};
+use crate::alert::Alerts;
+use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Workshop, components_of};
 use crate::control::{Control, ControlError};
-use crate::fleet::Fleet;
+use crate::fleet::{FirstApp, Fleet, Parts};
+use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners};
 use crate::log::Log;
+use crate::scribe::{Scribe, unix_millis};
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
+use crate::store::Store;
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
 const BLOCKING_THREADS: usize = 4;
 
+/// Reads what to run again, for a reload. The error is for people: all problems
+/// of the configuration. Called on a thread of its own.
+pub type Reread = Arc<dyn Fn() -> Result<FleetSpec, String> + Send + Sync>;
+
 /// What a primary is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// What to run.
     pub spec: FleetSpec,
+    /// Reads it again.
+    pub reread: Reread,
     /// Where to listen for operators: a path of at most 107 bytes.
     pub control: PathBuf,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("spec", &self.spec)
+            .field("control", &self.control)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why no fleet runs. Whatever was begun has been undone.
@@ -114,7 +136,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
 ///
 /// [`StartError::Builder`] and [`StartError::System`].
 pub async fn check_components(spec: &FleetSpec) -> Result<BTreeMap<AppName, Refusal>, StartError> {
-    match compile(spec, &Log::discard()).await {
+    let workshop = open_workshop(spec, &Log::discard()).await?;
+    match compile(&workshop, spec).await {
         Ok(_) => Ok(BTreeMap::new()),
         Err(StartError::Components(refused)) => Ok(refused),
         Err(error) => Err(error),
@@ -130,7 +153,11 @@ fn new_runtime() -> Result<Runtime, StartError> {
 }
 
 async fn start(options: Options, log: Log) -> Result<(), StartError> {
-    let Options { spec, control } = options;
+    let Options {
+        spec,
+        reread,
+        control,
+    } = options;
     let mut signals = Signals::install().map_err(StartError::system("handle signals"))?;
     let state_dir = &spec.server.state_dir;
     let _lock = StateLock::take(state_dir).map_err(|error| match error {
@@ -153,8 +180,10 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         });
     }
 
-    let artifacts = select! {
-        artifacts = compile(&spec, &log) => artifacts?,
+    let alerts = Alerts::start(spec.server.alert.clone(), log.clone());
+    let journal = Journal::new(log.clone(), alerts.clone());
+    let prepared = select! {
+        prepared = prepare(&spec, &log, &journal) => prepared?,
         // Builders that run are killed. There is nothing to drain.
         _ = signals.next_end() => return Ok(()),
     };
@@ -165,28 +194,138 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
             StartError::system(format!("listen at the control socket {}", path.display()))(source)
         }
     })?;
-    log.record(LogLevel::Info, "primary.started", |line| {
+    journal.event(LogLevel::Info, "primary.started", |line| {
         line.number("pid", std::process::id())
             .number("generation", spec.generation)
             .text("version", env!("CARGO_PKG_VERSION"))
     });
-    let mut fleet = Fleet::new(spec, artifacts, listeners, log, seed())
-        .map_err(StartError::system("make a scoreboard"))?;
-    fleet.run(&mut signals, asked).await;
+    let Prepared {
+        workshop,
+        scribe,
+        apps,
+    } = prepared;
+    let fleet = Fleet::new(Parts {
+        spec,
+        reread,
+        apps,
+        workshop,
+        scribe,
+        listeners,
+        journal,
+        alerts,
+        seed: seed(),
+    })
+    .map_err(StartError::system("make a scoreboard"))?;
+    let (scribe, alerts) = fleet.run(&mut signals, asked).await;
     control.finish().await;
+    alerts.finish().await;
+    scribe.finish();
     Ok(())
 }
 
-async fn compile(spec: &FleetSpec, log: &Log) -> Result<Artifacts, StartError> {
-    artifacts::prepare(spec, log)
+/// What a fleet needs of the disk.
+struct Prepared {
+    workshop: Arc<Workshop>,
+    scribe: Scribe,
+    apps: BTreeMap<AppName, FirstApp>,
+}
+
+async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepared, StartError> {
+    let workshop = open_workshop(spec, log).await?;
+    let artifacts = compile(&workshop, spec).await?;
+    let store = Store::open(&spec.server.state_dir).map_err(|error| {
+        let step = format!("use the state directory: {error}");
+        StartError::system(step)(io::Error::other(error))
+    })?;
+    let scribe = Scribe::start(store, journal.clone());
+    let mut apps = BTreeMap::new();
+    for (name, artifact) in artifacts {
+        let source = &spec.apps[&name].component;
+        let app = first_app(&workshop, &scribe, journal, &name, source, artifact).await;
+        apps.insert(name, app);
+    }
+    Ok(Prepared {
+        workshop,
+        scribe,
+        apps,
+    })
+}
+
+/// What an app begins with (DESIGN §7): a source that has changed since it was
+/// read last is a new revision, otherwise the one that was active last goes on.
+async fn first_app(
+    workshop: &Workshop,
+    scribe: &Scribe,
+    journal: &Journal,
+    name: &AppName,
+    source: &Path,
+    artifact: Arc<Artifact>,
+) -> FirstApp {
+    let recorded = scribe.read(name.clone()).await;
+    let mut history = recorded.clone();
+    let digest = artifact.component.to_string();
+    let at = history.at_start(&digest, source.to_owned(), unix_millis());
+    let first = |history: History, revision, artifact, unrecorded| FirstApp {
+        recorded: recorded.clone(),
+        history,
+        revision,
+        artifact,
+        unrecorded,
+    };
+    let active = match at {
+        AtStart::New(revision) => return first(history, revision, artifact, true),
+        AtStart::Active(active) | AtStart::Refused { active, .. } => active,
+    };
+    let unrecorded = history != recorded;
+    let active_digest = history.get(active).map(|record| record.digest.clone());
+    if active_digest.as_ref() == Some(&digest) {
+        return first(history, active, artifact, unrecorded);
+    }
+    let kept = active_digest.and_then(|digest| scribe.component_path(&digest));
+    let made = match kept {
+        Some(path) => workshop.make(path).await,
+        None => Err(Refusal {
+            problem: "its digest is none".to_owned(),
+            hint: None,
+        }),
+    };
+    match made {
+        Ok(artifact) => first(history, active, artifact, unrecorded),
+        Err(refusal) => {
+            // Its source is at hand, and answering with it is better than not
+            // to answer.
+            journal.event(LogLevel::Error, "app.revision_lost", |line| {
+                line.text("app", name.as_str())
+                    .number("revision", active)
+                    .text("reason", &refusal.problem)
+            });
+            let revision = history.begin(digest, source.to_owned(), unix_millis());
+            first(history, revision, artifact, true)
+        }
+    }
+}
+
+async fn open_workshop(spec: &FleetSpec, log: &Log) -> Result<Arc<Workshop>, StartError> {
+    Workshop::open(&spec.server.state_dir, log)
         .await
-        .map_err(|error| match error {
-            ArtifactsError::Refused(refused) => StartError::Components(refused),
-            ArtifactsError::Builder(refusal) => StartError::Builder(refusal),
-            ArtifactsError::Dir { dir, source } => {
-                StartError::system(format!("use the artifact cache in {}", dir.display()))(source)
-            }
-        })
+        .map_err(unusable)
+}
+
+async fn compile(workshop: &Arc<Workshop>, spec: &FleetSpec) -> Result<Artifacts, StartError> {
+    workshop
+        .make_all(&components_of(spec))
+        .await
+        .map_err(unusable)
+}
+
+fn unusable(error: ArtifactsError) -> StartError {
+    match error {
+        ArtifactsError::Refused(refused) => StartError::Components(refused),
+        ArtifactsError::Builder(refusal) => StartError::Builder(refusal),
+        ArtifactsError::Dir { dir, source } => {
+            StartError::system(format!("use the artifact cache in {}", dir.display()))(source)
+        }
+    }
 }
 
 /// A number that differs from start to start, for the jitter of backoffs: the

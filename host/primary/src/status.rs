@@ -5,14 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_core::supervise::{BreakerState, PoolView, WorkerState, WorkerView};
-use skep_core::{BUCKETS, FleetSpec, LatencyCounts, Moment, Outcome};
+use skep_core::{BUCKETS, LatencyCounts, Moment, Outcome};
 use skep_sys::{Cell, OUTCOMES, process};
-use skep_wire::{
-    AppStatus, BreakerStatus, Flavor, LastExit, LatencyStatus, PoolStatus, WorkerStatus,
-};
-
-use crate::artifacts::Artifacts;
-use crate::pool::FIRST_REVISION;
+use skep_wire::{BreakerStatus, Flavor, LastExit, LatencyStatus, PoolStatus, WorkerStatus};
 
 const _: () = assert!(BUCKETS == skep_sys::BUCKETS, "one histogram, two crates");
 
@@ -27,6 +22,7 @@ pub(crate) fn of_pool(view: PoolView, pid_of_last: Option<u32>, now: Moment) -> 
             BreakerState::Tripped { .. } => BreakerStatus::Tripped,
             BreakerState::Probing { .. } => BreakerStatus::Probing,
         },
+        rolling: view.rolling,
         spawns: view.spawns,
         restarts: view.restarts,
         crashes_in_window: view.crashes_in_window,
@@ -59,6 +55,7 @@ pub(crate) fn of_worker(
         pid,
         state: view.state.name().to_owned(),
         uptime_seconds: now.since(view.spawned_at).as_secs_f64(),
+        generation: view.generation,
         ready_after_ms: ready_after.map(millis),
         connections: cell.map_or(0, Cell::connections),
         accepted: cell.map_or(0, Cell::accepted),
@@ -73,30 +70,12 @@ pub(crate) fn of_worker(
     }
 }
 
-/// All apps.
-pub(crate) fn of_apps(spec: &FleetSpec, artifacts: &Artifacts) -> Vec<AppStatus> {
-    let status = |(name, artifact): (&skep_core::AppName, _)| {
-        let artifact: &crate::artifacts::Artifact = artifact;
-        let app = &spec.apps[name];
-        AppStatus {
-            name: name.clone(),
-            tenant: app.tenant.clone(),
-            pool: app.pool.clone(),
-            revision: FIRST_REVISION,
-            digest: format!("sha256:{}", artifact.component),
-            source: app.component.display().to_string(),
-            wasi: match artifact.flavor {
-                Flavor::P2 => "0.2",
-                Flavor::P3 => "0.3",
-            }
-            .to_owned(),
-            routes: app.routes.iter().map(ToString::to_string).collect(),
-        }
-    };
-    artifacts
-        .iter()
-        .map(|(name, artifact)| status((name, &**artifact)))
-        .collect()
+/// The version of `wasi:http` that an artifact speaks.
+pub(crate) const fn wasi(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::P2 => "0.2",
+        Flavor::P3 => "0.3",
+    }
 }
 
 /// Outcomes that occurred, by name.
@@ -178,6 +157,7 @@ mod tests {
                 kind: FailureKind::Startup,
                 probe_at: at(9000),
             },
+            rolling: None,
             spawns: 5,
             restarts: 3,
             crashes_in_window: 5,

@@ -43,14 +43,27 @@ pub(crate) enum Mute {
 }
 
 /// What the loop tells a worker's task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Order {
-    /// Ask the worker to finish and go.
-    Drain,
-    /// Ask it to go at once.
-    Stop,
+    /// Tell the worker this, with these descriptors.
+    Say(ToWorker, Vec<Arc<OwnedFd>>),
+    /// Ask the worker to go at once and kill it if it does not within the grace
+    /// it was born with: for workers that the supervisor does not watch.
+    End,
     /// Kill it.
     Kill,
+}
+
+impl Order {
+    /// Ask the worker to finish and go.
+    pub(crate) const fn drain() -> Self {
+        Self::Say(ToWorker::Drain, Vec::new())
+    }
+
+    /// Ask it to go at once.
+    pub(crate) const fn stop() -> Self {
+        Self::Say(ToWorker::Stop, Vec::new())
+    }
 }
 
 /// The loop's handle of a worker. Dropping it kills the worker.
@@ -100,6 +113,7 @@ impl WorkerLink {
             orders: inbox,
             news,
             grace: birth.grace,
+            end_by: None,
         };
         tokio::spawn(task.run());
         Ok(Self { pid, orders })
@@ -110,8 +124,8 @@ impl WorkerLink {
         self.pid
     }
 
-    /// Tells the worker's task to do something. There are a few orders in a
-    /// worker's life, so they need no bound; one that has ended ignores them.
+    /// Tells the worker's task to do something. They are as many as changes that
+    /// operators make, so they need no bound; one that has ended ignores them.
     pub(crate) fn order(&self, order: Order) {
         let _ = self.orders.send(order);
     }
@@ -124,6 +138,8 @@ struct Task {
     orders: mpsc::UnboundedReceiver<Order>,
     news: mpsc::Sender<(WorkerId, News)>,
     grace: Duration,
+    /// When it is killed unless it has gone.
+    end_by: Option<Instant>,
 }
 
 /// Whether there is somebody to talk to.
@@ -147,7 +163,7 @@ impl Task {
                     return;
                 }
                 order = self.orders.recv() => match order {
-                    Some(order) => self.obey(order, &ear),
+                    Some(order) => self.obey(order, &mut ear),
                     // The fleet is gone; dropping the child kills it.
                     None => return,
                 },
@@ -166,6 +182,10 @@ impl Task {
                     };
                     ear = Ear::Shut(Instant::now() + grace, mute);
                 }
+                () = until(self.end_by) => {
+                    self.end_by = None;
+                    self.kill();
+                }
                 () = kill_time(&ear) => {
                     self.kill();
                     if let Ear::Shut(_, mute) = std::mem::replace(&mut ear, Ear::Gone) {
@@ -176,17 +196,22 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, order: Order, ear: &Ear) {
-        let message = match order {
-            Order::Drain => ToWorker::Drain,
-            Order::Stop => ToWorker::Stop,
+    fn obey(&mut self, order: Order, ear: &mut Ear) {
+        let (message, fds) = match order {
+            Order::Say(message, fds) => (message, fds),
+            Order::End => {
+                self.end_by.get_or_insert(Instant::now() + self.grace);
+                (ToWorker::Stop, Vec::new())
+            }
             Order::Kill => return self.kill(),
         };
         match ear {
-            Ear::Open => self
-                .line
-                .say(&message, Vec::new())
-                .expect("a message without fields is small and carries nothing"),
+            Ear::Open => {
+                // What cannot be said (it is too large) cannot be done without.
+                if let Err(error) = self.line.say(&message, fds) {
+                    *ear = Ear::Shut(Instant::now(), Mute::Garbled(error.into()));
+                }
+            }
             // It goes soon, whatever it was to do.
             Ear::Shut(..) | Ear::Gone => {}
         }
@@ -219,7 +244,14 @@ impl Task {
 
 async fn kill_time(ear: &Ear) {
     match ear {
-        Ear::Shut(at, _) => sleep_until(*at).await,
-        Ear::Open | Ear::Gone => std::future::pending().await,
+        Ear::Shut(at, _) => until(Some(*at)).await,
+        Ear::Open | Ear::Gone => until(None).await,
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -39,7 +39,7 @@ const SIGXFSZ: i32 = 25;
 const SIGSYS: i32 = 31;
 
 /// Who compiles: processes, or something quick in tests.
-pub(super) trait Build: Sync {
+pub(crate) trait Build: Sync {
     /// What artifacts depend on besides their component.
     fn fingerprint(&self) -> impl Future<Output = Result<String, Refusal>> + Send;
 
@@ -54,7 +54,7 @@ pub(super) trait Build: Sync {
 
 /// Builders as processes of this executable.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BuilderProcesses {
+pub(crate) struct BuilderProcesses {
     /// Wall time for one compilation.
     pub(super) deadline: Duration,
 }

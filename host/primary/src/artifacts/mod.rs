@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skep_core::{AppName, FleetSpec, LogLevel};
+use skep_core::{AppName, AppSpec, FleetSpec, LogLevel};
 use skep_wire::Refusal;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -27,10 +27,10 @@ use tokio::time::timeout;
 use self::builder::{Build, BuilderProcesses, COMPILE_DEADLINE};
 use self::cache::{Cache, Key, Lookup, StoreError, is_fingerprint};
 use self::component::Component;
-use self::digest::Digest;
 use crate::log::Log;
 
 pub(crate) use self::cache::Artifact;
+pub(crate) use self::digest::Digest;
 
 /// Builders at one time. Each may use a core and some GiB of memory, and while
 /// they run a fleet may be serving beside them.
@@ -39,6 +39,9 @@ const BUILDERS: usize = 2;
 /// How long another process may take to build what we need: its compilation
 /// and what comes before and after.
 const LOCK_DEADLINE: Duration = COMPILE_DEADLINE.saturating_add(Duration::from_secs(30));
+
+/// How long finding or building one artifact may take at most.
+pub(crate) const MAKE_DEADLINE: Duration = LOCK_DEADLINE.saturating_add(COMPILE_DEADLINE);
 
 /// The artifact of each app.
 pub(crate) type Artifacts = BTreeMap<AppName, Arc<Artifact>>;
@@ -62,85 +65,129 @@ pub(crate) enum ArtifactsError {
     Refused(BTreeMap<AppName, Refusal>),
 }
 
-/// Finds or builds the artifact of every app.
-///
-/// # Errors
-///
-/// [`ArtifactsError`]. Nothing is left running.
-pub(crate) async fn prepare(spec: &FleetSpec, log: &Log) -> Result<Artifacts, ArtifactsError> {
-    let builder = BuilderProcesses {
-        deadline: COMPILE_DEADLINE,
-    };
-    prepare_with(builder, spec, log).await
+/// Where artifacts are found or built, for as long as the primary lives.
+pub(crate) type Workshop = Works<BuilderProcesses>;
+
+impl Workshop {
+    /// Opens the artifact cache and asks a builder for its fingerprint.
+    ///
+    /// # Errors
+    ///
+    /// [`ArtifactsError::Dir`] and [`ArtifactsError::Builder`].
+    pub(crate) async fn open(state_dir: &Path, log: &Log) -> Result<Arc<Self>, ArtifactsError> {
+        let builder = BuilderProcesses {
+            deadline: COMPILE_DEADLINE,
+        };
+        Self::with(builder, state_dir, log).await
+    }
 }
 
-async fn prepare_with<B>(
-    builder: B,
-    spec: &FleetSpec,
-    log: &Log,
-) -> Result<Artifacts, ArtifactsError>
-where
-    B: Build + Send + 'static,
-{
-    let state_dir = &spec.server.state_dir;
-    let cache = Cache::open(state_dir).map_err(|source| ArtifactsError::Dir {
-        dir: state_dir.clone(),
-        source,
-    })?;
-    let fingerprint = builder
-        .fingerprint()
-        .await
-        .map_err(ArtifactsError::Builder)?;
-    if !is_fingerprint(&fingerprint) {
-        return Err(ArtifactsError::Builder(Refusal {
-            problem: "the compiler's fingerprint is none".to_owned(),
-            hint: None,
-        }));
+impl<B: Build + Send + Sync + 'static> Works<B> {
+    async fn with(builder: B, state_dir: &Path, log: &Log) -> Result<Arc<Self>, ArtifactsError> {
+        let cache = Cache::open(state_dir).map_err(|source| ArtifactsError::Dir {
+            dir: state_dir.to_owned(),
+            source,
+        })?;
+        let fingerprint = builder
+            .fingerprint()
+            .await
+            .map_err(ArtifactsError::Builder)?;
+        if !is_fingerprint(&fingerprint) {
+            return Err(ArtifactsError::Builder(Refusal {
+                problem: "the compiler's fingerprint is none".to_owned(),
+                hint: None,
+            }));
+        }
+        Ok(Arc::new(Self {
+            cache,
+            builder,
+            fingerprint,
+            builders: Semaphore::new(BUILDERS),
+            log: log.clone(),
+        }))
     }
 
-    let works = Arc::new(Works {
-        cache,
-        builder,
-        fingerprint,
-        builders: Semaphore::new(BUILDERS),
-        log: log.clone(),
-    });
-    let sources = open_all(spec).await;
-    let mut jobs = JoinSet::new();
-    let mut components = BTreeMap::new();
-    for (path, opened) in &sources.by_path {
-        if let Ok(digest) = opened {
-            components.entry(*digest).or_insert_with(|| path.clone());
-        }
-    }
-    for (digest, component) in sources.distinct {
-        let works = works.clone();
-        let path = components[&digest].clone();
-        jobs.spawn(async move { (digest, works.obtain(component, &path).await) });
-    }
-    let mut artifacts = BTreeMap::new();
-    while let Some(done) = jobs.join_next().await {
-        let (digest, artifact) = done.expect("jobs do not panic and are not aborted");
-        artifacts.insert(digest, artifact.map(Arc::new));
+    /// Finds or builds the artifact of one component.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be served.
+    pub(crate) async fn make(&self, path: PathBuf) -> Result<Arc<Artifact>, Refusal> {
+        let file = path.clone();
+        let component = blocking(move || Component::open(&file)).await?;
+        self.obtain(component, &path).await.map(Arc::new)
     }
 
-    let mut found = Artifacts::new();
-    let mut refused = BTreeMap::new();
-    for (name, app) in &spec.apps {
-        let artifact = match &sources.by_path[&app.component] {
-            Ok(digest) => artifacts[digest].clone(),
-            Err(refusal) => Err(refusal.clone()),
-        };
-        match artifact {
-            Ok(artifact) => drop(found.insert(name.clone(), artifact)),
-            Err(refusal) => drop(refused.insert(name.clone(), refusal)),
+    /// Deletes the artifacts of components that are not needed any more. Workers
+    /// that have one loaded keep it.
+    pub(crate) async fn forget(&self, components: Vec<Digest>) {
+        let (cache, log) = (self.cache.clone(), self.log.clone());
+        blocking(move || {
+            for component in components {
+                if let Err(error) = cache.remove_all(component) {
+                    log.record(LogLevel::Warn, "artifact.kept", |r| {
+                        r.text("component", &component.to_string())
+                            .text("reason", &error.to_string())
+                    });
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Finds or builds the artifacts of the components of these apps, each
+    /// distinct component once.
+    ///
+    /// # Errors
+    ///
+    /// [`ArtifactsError::Refused`]. Nothing is left running.
+    pub(crate) async fn make_all(
+        self: &Arc<Self>,
+        wanted: &BTreeMap<AppName, PathBuf>,
+    ) -> Result<Artifacts, ArtifactsError> {
+        let sources = open_all(wanted.values()).await;
+        let mut jobs = JoinSet::new();
+        let mut components = BTreeMap::new();
+        for (path, opened) in &sources.by_path {
+            if let Ok(digest) = opened {
+                components.entry(*digest).or_insert_with(|| path.clone());
+            }
+        }
+        for (digest, component) in sources.distinct {
+            let works = self.clone();
+            let path = components[&digest].clone();
+            jobs.spawn(async move { (digest, works.obtain(component, &path).await) });
+        }
+        let mut artifacts = BTreeMap::new();
+        while let Some(done) = jobs.join_next().await {
+            let (digest, artifact) = done.expect("jobs do not panic and are not aborted");
+            artifacts.insert(digest, artifact.map(Arc::new));
+        }
+
+        let mut found = Artifacts::new();
+        let mut refused = BTreeMap::new();
+        for (name, component) in wanted {
+            let artifact = match &sources.by_path[component] {
+                Ok(digest) => artifacts[digest].clone(),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            match artifact {
+                Ok(artifact) => drop(found.insert(name.clone(), artifact)),
+                Err(refusal) => drop(refused.insert(name.clone(), refusal)),
+            }
+        }
+        if refused.is_empty() {
+            Ok(found)
+        } else {
+            Err(ArtifactsError::Refused(refused))
         }
     }
-    if refused.is_empty() {
-        Ok(found)
-    } else {
-        Err(ArtifactsError::Refused(refused))
-    }
+}
+
+/// The component that each app names.
+pub(crate) fn components_of(spec: &FleetSpec) -> BTreeMap<AppName, PathBuf> {
+    let component = |(name, app): (&AppName, &AppSpec)| (name.clone(), app.component.clone());
+    spec.apps.iter().map(component).collect()
 }
 
 /// The components of a specification, each read once.
@@ -149,29 +196,30 @@ struct Sources {
     distinct: BTreeMap<Digest, Component>,
 }
 
-async fn open_all(spec: &FleetSpec) -> Sources {
+async fn open_all(wanted: impl Iterator<Item = &PathBuf>) -> Sources {
     let mut sources = Sources {
         by_path: BTreeMap::new(),
         distinct: BTreeMap::new(),
     };
-    for app in spec.apps.values() {
-        if sources.by_path.contains_key(&app.component) {
+    for component in wanted {
+        if sources.by_path.contains_key(component) {
             continue;
         }
-        let path = app.component.clone();
+        let path = component.clone();
         let opened = blocking(move || Component::open(&path)).await;
         let digest = opened.map(|component| {
             let digest = component.digest();
             sources.distinct.entry(digest).or_insert(component);
             digest
         });
-        sources.by_path.insert(app.component.clone(), digest);
+        sources.by_path.insert(component.clone(), digest);
     }
     sources
 }
 
 /// What all jobs share.
-struct Works<B> {
+#[derive(Debug)]
+pub(crate) struct Works<B> {
     cache: Cache,
     builder: B,
     fingerprint: String,

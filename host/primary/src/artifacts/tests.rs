@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use skep_core::{
     AppLimits, AppSpec, Dispatch, Generation, InstancePolicy, LogFormat, LogSpec, PoolName,
-    PoolSpec, ServerSpec, SupervisionSettings, TenantName,
+    PoolSpec, RolloutSpec, ServerSpec, SupervisionSettings, TenantName,
 };
 use skep_wire::Flavor;
 use tempfile::TempDir;
@@ -71,6 +71,11 @@ struct House {
     scribe: Scribe,
 }
 
+async fn prepare(scribe: Scribe, spec: &FleetSpec) -> Result<Artifacts, ArtifactsError> {
+    let works = Works::with(scribe, &spec.server.state_dir, &Log::discard()).await?;
+    works.make_all(&components_of(spec)).await
+}
+
 impl House {
     fn new() -> Self {
         Self {
@@ -96,6 +101,8 @@ impl House {
                 env: Vec::new(),
                 require: Vec::new(),
                 config: BTreeMap::new(),
+                validate: None,
+                rollout: RolloutSpec::default(),
             };
             (AppName::new(&format!("app-{index}")).unwrap(), app)
         });
@@ -107,6 +114,7 @@ impl House {
                     format: LogFormat::Text,
                     level: LogLevel::Info,
                 },
+                alert: None,
             },
             listeners: BTreeMap::new(),
             apps: apps.collect(),
@@ -123,7 +131,7 @@ impl House {
 
     async fn prepare(&self, components: &[&str]) -> Result<Artifacts, ArtifactsError> {
         let spec = self.spec(components);
-        prepare_with(self.scribe.clone(), &spec, &Log::discard()).await
+        prepare(self.scribe.clone(), &spec).await
     }
 
     async fn one(&self, component: &str) -> Arc<Artifact> {
@@ -254,7 +262,7 @@ async fn every_refusal_is_told_at_once_and_none_is_cached() {
         let mut spec = house.spec(&["good", "bad", "gone"]);
         fs::remove_file(house.dir.path().join("2.wasm")).unwrap();
         spec.server.log.level = LogLevel::Error;
-        let prepared = prepare_with(house.scribe.clone(), &spec, &Log::discard()).await;
+        let prepared = prepare(house.scribe.clone(), &spec).await;
         let Err(ArtifactsError::Refused(refused)) = prepared else {
             panic!("{prepared:?}");
         };

@@ -19,9 +19,9 @@ fn against<T>(
         let mut stream = BufReader::new(stream);
         let mut request = String::new();
         stream.read_line(&mut request).unwrap();
-        for reply in replies {
-            writeln!(stream.get_mut(), "{reply}").unwrap();
-        }
+        // At once, because a client may leave after the first of them.
+        let text: String = replies.iter().map(|reply| format!("{reply}\n")).collect();
+        stream.get_mut().write_all(text.as_bytes()).unwrap();
         serde_json::from_str(&request).unwrap()
     });
     let answer = ask(&mut Client::connect(&path).unwrap());

@@ -6,17 +6,15 @@
 //! one mind.
 
 use skep_core::LogLevel;
+use skep_core::rollout::Input;
 use skep_core::supervise::{Event, Strength};
-use skep_wire::{ControlReply, ControlRequest, FleetStatus};
+use skep_wire::{ControlReply, ControlRequest};
 
-use super::{Fleet, Phase, now};
-use crate::control::Asked;
+use super::deploy::Deploy;
+use super::{Fleet, Phase};
+use crate::control::{Asked, Asker};
 use crate::signals::Wish;
 use crate::status;
-
-/// The exit code for a request about something that does not exist (SPEC §1,
-/// usage).
-const NO_SUCH: u8 = 2;
 
 impl Fleet {
     /// Does what a signal asks for.
@@ -31,9 +29,7 @@ impl Fleet {
                 self.shut_down(strength);
             }
             Wish::EndNow => self.shut_down(self.strength_of_now()),
-            Wish::Reload => self.log.record(LogLevel::Warn, "config.rejected", |line| {
-                line.text("reason", "reload is not available in this version")
-            }),
+            Wish::Reload => self.reload(None),
         }
     }
 
@@ -47,16 +43,33 @@ impl Fleet {
 
     fn shut_down(&mut self, strength: Strength) {
         self.phase = Phase::Ending(strength);
-        self.log.record(LogLevel::Info, "primary.stopping", |line| {
-            line.text(
-                "strength",
-                match strength {
-                    Strength::Drain => "drain",
-                    Strength::Stop => "stop",
-                    Strength::Kill => "kill",
-                },
-            )
-        });
+        self.reload_wanted = false;
+        self.journal
+            .event(LogLevel::Info, "primary.stopping", |line| {
+                line.text(
+                    "strength",
+                    match strength {
+                        Strength::Drain => "drain",
+                        Strength::Stop => "stop",
+                        Strength::Kill => "kill",
+                    },
+                )
+            });
+        let passing: Vec<_> = self
+            .apps
+            .iter()
+            .filter(|(_, app)| app.passage.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for app in passing {
+            self.feed(&app, Input::Abandon);
+        }
+        // Whoever waits for what will not be is told so by being hung up on.
+        self.operation = None;
+        let trials: Vec<_> = self.trials.keys().copied().collect();
+        for trial in trials {
+            self.end_trial(trial);
+        }
         self.listeners.close();
         self.step(Event::Shutdown { strength });
     }
@@ -68,6 +81,8 @@ impl Fleet {
             ControlRequest::Status => {
                 asker.answer(ControlReply::Status(Box::new(self.status())));
             }
+            ControlRequest::History { app } => self.history(&app, asker),
+            ControlRequest::Events { follow } => self.tell_events(follow, asker),
             ControlRequest::Stop { now } => {
                 self.waiting.push(asker);
                 match (now, self.phase) {
@@ -76,52 +91,77 @@ impl Fleet {
                     (false, Phase::Ending(_) | Phase::Ended) => {}
                 }
             }
-            ControlRequest::Reset { pool } => {
-                let Some(name) = self.pools.keys().find(|name| name.as_str() == pool) else {
-                    return asker.answer(ControlReply::Refused {
-                        message: format!("there is no pool named '{pool}'"),
-                        code: NO_SUCH,
-                    });
+            ControlRequest::Deploy {
+                app,
+                source,
+                strategy,
+                canary,
+                force,
+                dry_run,
+                detach,
+            } => {
+                let deploy = Deploy {
+                    app,
+                    source,
+                    strategy,
+                    canary,
+                    force,
+                    dry_run,
+                    detach,
                 };
-                let pool = name.clone();
-                self.step(Event::Reset { pool });
-                asker.answer(ControlReply::Done);
+                self.deploy(deploy, asker);
             }
+            ControlRequest::Promote { app } => self.promote(&app, asker),
+            ControlRequest::Rollback { app, revision } => self.roll_back(&app, revision, asker),
+            ControlRequest::Reload => self.reload(Some(asker)),
+            ControlRequest::Restart { pool } => self.restart(pool.as_deref(), asker),
+            ControlRequest::Scale { pool, workers } => self.scale(&pool, workers, asker),
+            ControlRequest::Rotate { worker } => self.rotate(worker, asker),
+            ControlRequest::Reset { target } => self.reset(&target, asker),
+            ControlRequest::Pause { app } => self.pause(&app, true, asker),
+            ControlRequest::Resume { app } => self.pause(&app, false, asker),
         }
     }
 
-    fn status(&self) -> FleetStatus {
-        let now = now();
-        let pools = self.supervisor.pools().map(|view| {
-            let pid = view
-                .last_exit
-                .as_ref()
-                .and_then(|exit| self.pools[&view.name].pid_of_gone(exit.worker));
-            status::of_pool(view, pid, now)
+    fn reset(&mut self, target: &str, asker: Asker) {
+        let pool = match (self.find_pool(target), self.find_app(target)) {
+            (Ok(pool), _) => pool,
+            (Err(_), Ok(app)) => self.spec.apps[&app].pool.clone(),
+            (Err(reply), Err(_)) => return asker.answer(reply),
+        };
+        self.step(Event::Reset { pool: pool.clone() });
+        asker.answer(ControlReply::Done {
+            message: Some(format!("pool {pool} is reset")),
         });
-        let workers = self.supervisor.workers().filter_map(|view| {
-            let worker = self.workers.get(&view.id)?;
-            let cell = self.pools[&worker.pool].cell_of(view.id);
-            Some(status::of_worker(view, worker.link.pid(), cell, now))
-        });
-        FleetStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            uptime_seconds: now.since(self.started).as_secs_f64(),
-            generation: self.spec.generation,
-            stopping: self.phase != Phase::Running,
-            listeners: self.listeners.statuses().to_vec(),
-            pools: pools.collect(),
-            workers: workers.collect(),
-            apps: status::of_apps(&self.spec, &self.artifacts),
+    }
+
+    /// The newest events, and those to come.
+    fn tell_events(&self, follow: bool, asker: Asker) {
+        let (recent, mut events) = self.journal.follow();
+        for event in recent {
+            if !asker.event(event) {
+                break;
+            }
         }
+        if !follow {
+            return asker.answer(ControlReply::Done { message: None });
+        }
+        tokio::spawn(async move {
+            // Ends with the client, or with the journal.
+            while let Some(event) = events.next().await {
+                if asker.event_in_time(event).await.is_err() {
+                    return;
+                }
+            }
+            asker.answer(ControlReply::Done { message: None });
+        });
     }
 
     /// Tells those who waited, and the log, how it ended.
     pub(super) fn farewell(&mut self) {
         for (name, pool) in &self.pools {
             let counts = pool.counts();
-            self.log.record(LogLevel::Info, "pool.ended", |line| {
+            self.journal.event(LogLevel::Info, "pool.ended", |line| {
                 let line = line
                     .text("pool", name.as_str())
                     .number("accepted", counts.accepted)
@@ -132,7 +172,7 @@ impl Fleet {
             });
         }
         for asker in self.waiting.drain(..) {
-            asker.answer(ControlReply::Done);
+            asker.answer(ControlReply::Done { message: None });
         }
     }
 }

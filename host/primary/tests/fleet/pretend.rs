@@ -61,7 +61,10 @@ pub(crate) fn worker() -> ExitCode {
     let mut talk = Talk::new();
     let Some((
         ToWorker::Begin {
-            cell, apps, worker, ..
+            cell,
+            loads,
+            worker,
+            ..
         },
         mut fds,
     )) = talk.next(|| ())
@@ -72,7 +75,7 @@ pub(crate) fn worker() -> ExitCode {
     let listeners = fds;
     let cell = board.cell(cell).unwrap();
     assert_eq!(cell.owner(), worker.0);
-    for _ in 0..apps {
+    for _ in 0..loads {
         let Some((ToWorker::Load(app), fds)) = talk.next(|| ()) else {
             panic!("no app");
         };
@@ -106,16 +109,29 @@ pub(crate) fn worker() -> ExitCode {
             other => panic!("no mode {other}"),
         }
     }
+    let Some((ToWorker::Serve(_), _)) = talk.next(|| ()) else {
+        panic!("no plan");
+    };
     cell.set_ready(true);
     cell.beat(clock::monotonic());
     talk.say(&FromWorker::Ready);
     talk.socket.set_read_timeout(Some(BEAT)).unwrap();
-    let next = talk.next(|| cell.beat(clock::monotonic()));
-    drop(listeners);
-    if let Some((ToWorker::Drain, _)) = next {
-        talk.say(&FromWorker::Drained);
+    loop {
+        match talk.next(|| cell.beat(clock::monotonic())) {
+            Some((ToWorker::Load(app), _)) => talk.say(&FromWorker::Loaded {
+                handler: app.handler,
+            }),
+            Some((ToWorker::Serve(plan), _)) => {
+                talk.say(&FromWorker::Serving { plan: plan.number });
+            }
+            Some((ToWorker::Drain, _)) => {
+                drop(listeners);
+                talk.say(&FromWorker::Drained);
+                return ExitCode::SUCCESS;
+            }
+            Some(_) | None => return ExitCode::SUCCESS,
+        }
     }
-    ExitCode::SUCCESS
 }
 
 pub(crate) fn builder() -> ExitCode {

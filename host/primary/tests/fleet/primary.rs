@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::route::RoutePattern;
 use skep_core::{
     AppLimits, AppName, AppSpec, ConnectionLimits, Dispatch, FleetSpec, Generation, InstancePolicy,
     ListenAddress, ListenerName, ListenerSpec, LogFormat, LogLevel, LogSpec, PoolName, PoolSpec,
-    ServerSpec, SupervisionSettings, TenantName,
+    RolloutSpec, ServerSpec, SupervisionSettings, TenantName,
 };
 use skep_primary::{Options, StartError, run};
 
@@ -30,6 +31,10 @@ pub(crate) fn play() -> ExitCode {
         components,
     );
     let options = Options {
+        reread: Arc::new({
+            let spec = spec.clone();
+            move || Ok(spec.clone())
+        }),
         spec,
         control: dir.join("control.sock"),
     };
@@ -91,6 +96,11 @@ fn specification(
             env: vec![("MODE".to_owned(), mode.to_owned())],
             require: Vec::new(),
             config: BTreeMap::new(),
+            validate: None,
+            rollout: RolloutSpec {
+                observe: Duration::ZERO,
+                ..RolloutSpec::default()
+            },
         };
         (AppName::new(&format!("app-{index}")).unwrap(), app)
     });
@@ -111,6 +121,7 @@ fn specification(
                 format: LogFormat::Text,
                 level: LogLevel::Info,
             },
+            alert: None,
         },
         listeners: listeners.collect(),
         apps: apps.collect(),

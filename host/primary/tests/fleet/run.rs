@@ -175,6 +175,15 @@ fn client(dir: &TempDir) -> Client {
     Client::connect(&dir.path().join("control.sock")).unwrap()
 }
 
+/// Waits for what happens beside the log.
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not come true");
+        std::thread::yield_now();
+    }
+}
+
 fn fds(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
@@ -218,7 +227,7 @@ fn a_fleet_serves_until_it_is_stopped() {
     };
     assert_eq!(
         (message.as_str(), code),
-        ("there is no pool named 'nope'", 2)
+        ("there is no pool named 'nope'; there is: default", 2)
     );
     client(&dir).reset("default").unwrap();
 
@@ -250,6 +259,9 @@ fn killed_workers_are_replaced_and_nothing_leaks() {
     // One connection for all, so that it counts the same before and after.
     let mut client = client(&dir);
     client.status().unwrap();
+    // The first revision is being written down when the fleet begins to serve.
+    let written = dir.path().join("state/revisions/app-0.json");
+    wait_until(|| written.exists());
     let before = fds(pid);
     let mut times = Vec::new();
     for round in 0..100 {
@@ -291,7 +303,7 @@ fn signals_escalate_and_one_primary_runs() {
     assert_eq!(log, expected);
 
     first.signal("HUP");
-    first.wait_for("config.rejected reason=\"reload is not available in this version\"");
+    first.wait_for("config.reloaded generation=2");
     first.signal("TERM");
     let (code, log) = first.ended();
     assert_eq!(code, Some(0), "{log}");

@@ -1,0 +1,197 @@
+//! One app as the primary runs it: its revisions, the handlers that answer for
+//! it, and its passage to another revision.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use skep_core::history::History;
+use skep_core::rollout::Rollout;
+use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
+use skep_wire::HandlerTally;
+
+use crate::artifacts::Artifact;
+use crate::catalog::Catalog;
+use crate::control::Asker;
+
+/// What an app begins with.
+#[derive(Debug)]
+pub(crate) struct FirstApp {
+    /// Its revisions.
+    pub(crate) history: History,
+    /// What of them is written down.
+    pub(crate) recorded: History,
+    /// The revision that it begins with.
+    pub(crate) revision: Revision,
+    /// That revision's artifact.
+    pub(crate) artifact: Arc<Artifact>,
+    /// Whether the history must be written down once the app serves.
+    pub(crate) unrecorded: bool,
+}
+
+/// One app.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) history: History,
+    /// What of it is written down.
+    pub(super) recorded: History,
+    /// The revision that `stable` is of.
+    pub(super) revision: Revision,
+    pub(super) artifact: Arc<Artifact>,
+    /// These four are what its pool's next plan says.
+    pub(super) stable: HandlerId,
+    pub(super) canary: Option<(HandlerId, Portion)>,
+    pub(super) standby: Option<HandlerId>,
+    pub(super) observed: bool,
+    /// Its way to another revision.
+    pub(super) passage: Option<Passage>,
+    /// Whether its first revision is still to be recorded as live.
+    pub(super) unrecorded: bool,
+}
+
+/// An app's way to another revision: what the rollout that decides it does not
+/// need to know.
+#[derive(Debug)]
+pub(super) struct Passage {
+    pub(super) rollout: Rollout,
+    pub(super) purpose: Purpose,
+    pub(super) to: Revision,
+    /// Where the component comes from.
+    pub(super) source: PathBuf,
+    pub(super) force: bool,
+    /// What answered before, and answers again if this fails.
+    pub(super) old: HandlerId,
+    pub(super) old_artifact: Arc<Artifact>,
+    /// Once there is an artifact.
+    pub(super) new: Option<(HandlerId, Arc<Artifact>)>,
+    /// The canary worker that tries it.
+    pub(super) trial: Option<WorkerId>,
+    pub(super) watch: Watch,
+    /// Who waits for its end.
+    pub(super) asker: Option<Asker>,
+    /// Who has ended it before its time and waits for that.
+    pub(super) called_off: Vec<Asker>,
+}
+
+/// What a passage is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A new revision.
+    Deploy,
+    /// A revision of before.
+    Return,
+    /// A revision that a reload has made live: it is only observed.
+    Reload,
+}
+
+/// What the old and the new handler of a passage count.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// What each worker first said of a handler.
+    first: BTreeMap<(HandlerId, WorkerId), HandlerTally>,
+    /// What it said last.
+    last: BTreeMap<(HandlerId, WorkerId), Tally>,
+}
+
+impl Watch {
+    pub(super) fn note(&mut self, worker: WorkerId, tally: &HandlerTally) {
+        let key = (tally.handler, worker);
+        self.first.entry(key).or_insert_with(|| tally.clone());
+        self.last.insert(key, tally.total.clone());
+    }
+
+    /// What all workers counted of a handler since the passage began, and in
+    /// the minute or two before.
+    pub(super) fn with_past(&self, handler: HandlerId) -> Tally {
+        let mut sum = self.all(handler);
+        let firsts = self.first.iter().filter(|((of, _), _)| *of == handler);
+        for (_, first) in firsts {
+            sum = sum.since(&first.total);
+            sum.add(&first.recent);
+        }
+        sum
+    }
+
+    /// All that workers counted of a handler.
+    pub(super) fn all(&self, handler: HandlerId) -> Tally {
+        let mut sum = Tally::default();
+        let lasts = self.last.iter().filter(|((of, _), _)| *of == handler);
+        for (_, tally) in lasts {
+            sum.add(tally);
+        }
+        sum
+    }
+}
+
+impl App {
+    pub(super) fn first(
+        catalog: &mut Catalog,
+        spec: &FleetSpec,
+        name: &AppName,
+        first: FirstApp,
+    ) -> Self {
+        let app = &spec.apps[name];
+        let patience = spec.pools[&app.pool].supervision.start_timeout;
+        let artifact = first.artifact;
+        let stable = catalog.add(name, app, first.revision, Arc::clone(&artifact), patience);
+        Self {
+            recorded: first.recorded,
+            history: first.history,
+            revision: first.revision,
+            artifact,
+            stable,
+            canary: None,
+            standby: None,
+            observed: false,
+            passage: None,
+            unrecorded: first.unrecorded,
+        }
+    }
+
+    /// When its rollout wants to be looked at.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.passage.as_ref()?.rollout.deadline()
+    }
+
+    /// The handlers that must be kept for it.
+    pub(super) fn handlers(&self) -> impl Iterator<Item = HandlerId> {
+        let canary = self.canary.map(|(handler, _)| handler);
+        let planned = [Some(self.stable), canary, self.standby];
+        let passing = self.passage.iter().flat_map(|passage| {
+            let new = passage.new.as_ref().map(|(handler, _)| *handler);
+            [Some(passage.old), new].into_iter().flatten()
+        });
+        planned.into_iter().flatten().chain(passing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(handler: u64, total: u64, recent: u64) -> HandlerTally {
+        let tally = |requests| Tally {
+            requests,
+            errors: 0,
+            latency: vec![(5, requests)],
+        };
+        HandlerTally {
+            handler: HandlerId(handler),
+            total: tally(total),
+            recent: tally(recent),
+        }
+    }
+
+    #[test]
+    fn the_old_revision_is_judged_by_now_and_just_before() {
+        let mut watch = Watch::default();
+        watch.note(WorkerId(1), &tally(7, 1000, 100));
+        watch.note(WorkerId(2), &tally(7, 500, 50));
+        watch.note(WorkerId(1), &tally(7, 1010, 110));
+        watch.note(WorkerId(1), &tally(8, 30, 30));
+        let old = watch.with_past(HandlerId(7));
+        assert_eq!(old.requests, 160);
+        assert_eq!(old.latency, [(5, 160)]);
+        assert_eq!(watch.all(HandlerId(8)).requests, 30);
+    }
+}

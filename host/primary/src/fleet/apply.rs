@@ -1,0 +1,391 @@
+//! Putting a generation into force, and putting the one before back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_core::converge::Pace;
+use skep_core::difference::{Difference, PoolChanges};
+use skep_core::rollout::{Deadlines, Order, Rollout, Rules};
+use skep_core::supervise::{Event, Patience};
+use skep_core::{AppName, FleetSpec, Generation, ListenerName, LogLevel, PoolName, Strategy};
+use skep_wire::{ControlReply, ToWorker};
+
+use super::app::{App, Passage, Purpose, Watch};
+use super::operation::Operation;
+use super::reload::{Before, Next, NextApp, Old, Reloading, Stage};
+use super::{Fleet, now};
+use crate::listeners::Bound;
+use crate::worker_link::Order as Tell;
+
+impl Fleet {
+    /// Makes the next generation the one in force, as far as that is ours to
+    /// do; the workers follow.
+    pub(super) fn apply(&mut self, next: Next) {
+        let Next {
+            spec,
+            difference,
+            apps,
+            bound,
+        } = next;
+        let before_spec = std::mem::replace(&mut self.spec, spec);
+        let (before_apps, renewed) = self.adopt_apps(apps);
+        let names: Vec<_> = bound.keys().cloned().collect();
+        let replaced = self.listeners.adopt(bound);
+        let mut sizes = BTreeMap::new();
+        for (name, workers) in &difference.pools.scaled {
+            if let Some(pool) = self.pools.get_mut(name) {
+                sizes.insert(
+                    name.clone(),
+                    std::mem::replace(&mut pool.spec.workers, *workers),
+                );
+            }
+        }
+        self.listen_anew(&names, &replaced);
+        self.adopt_pools(&difference);
+        let rolls: BTreeSet<PoolName> = difference.pools.restarted.iter().cloned().collect();
+        let by = now() + self.patience();
+        let before = Before {
+            spec: before_spec,
+            apps: before_apps,
+            listeners: replaced,
+            sizes,
+        };
+        let restarted = rolls.clone();
+        if let Some(Operation::Reload(reloading)) = &mut self.operation {
+            reloading.stage = Stage::Applying {
+                by,
+                before: Box::new(before),
+                rolls,
+                difference,
+                renewed,
+                failure: None,
+            };
+        }
+        self.replan_all(Pace::OneByOne);
+        for pool in restarted {
+            self.step(Event::Roll {
+                pool,
+                workers: Vec::new(),
+                patience: Patience::OneTry,
+            });
+        }
+    }
+
+    /// Returns what the apps were, and those with a new revision.
+    fn adopt_apps(
+        &mut self,
+        apps: BTreeMap<AppName, NextApp>,
+    ) -> (BTreeMap<AppName, App>, BTreeMap<AppName, Old>) {
+        let mut before = std::mem::take(&mut self.apps);
+        let mut renewed = BTreeMap::new();
+        for (name, next) in apps {
+            let old = before.get(&name).map(|app| Old {
+                revision: app.revision,
+                handler: app.stable,
+                artifact: Arc::clone(&app.artifact),
+            });
+            let observe = !self.spec.apps[&name].rollout.observe.is_zero();
+            let passage = before.get_mut(&name).and_then(|app| app.passage.take());
+            let (canary, standby, observed) = match (before.get(&name), &passage) {
+                (Some(app), Some(_)) => (app.canary, app.standby, app.observed),
+                _ => (None, None, false),
+            };
+            let watched = old.clone().filter(|_| next.renewed && observe);
+            let app = App {
+                history: next.history,
+                revision: next.revision,
+                artifact: next.artifact,
+                stable: next.handler,
+                canary,
+                standby: watched.as_ref().map(|old| old.handler).or(standby),
+                observed: observed || watched.is_some(),
+                passage,
+                unrecorded: false,
+                recorded: before
+                    .get(&name)
+                    .map(|app| app.recorded.clone())
+                    .unwrap_or_default(),
+            };
+            if next.renewed {
+                // The first revision of an app has nothing to be compared with.
+                let old = old.unwrap_or_else(|| Old {
+                    revision: next.revision,
+                    handler: next.handler,
+                    artifact: Arc::clone(&app.artifact),
+                });
+                renewed.insert(name.clone(), old);
+            }
+            self.apps.insert(name, app);
+        }
+        (before, renewed)
+    }
+
+    fn adopt_pools(&mut self, difference: &Difference) {
+        let generation = self.spec.generation;
+        let touched = difference
+            .pools
+            .restarted
+            .iter()
+            .chain(difference.pools.scaled.iter().map(|(name, _)| name))
+            .chain(&difference.pools.added)
+            .cloned()
+            .collect::<BTreeSet<_>>();
+        for name in touched {
+            let Some(pool) = self.pools.get_mut(&name) else {
+                continue;
+            };
+            let workers = pool.spec.workers;
+            pool.spec = self.spec.pools[&name].clone();
+            if !difference.pools.added.contains(&name) {
+                // What an operator made of the size stays, where the
+                // configuration did not change it.
+                pool.spec.workers = workers;
+            }
+            let event = Event::PoolAdded {
+                pool: name.clone(),
+                workers: pool.spec.workers,
+                settings: pool.spec.supervision.clone(),
+                generation,
+            };
+            if difference.pools.added.contains(&name) {
+                self.replan(&name, Pace::OneByOne);
+            }
+            self.step(event);
+        }
+    }
+
+    fn replan_all(&mut self, pace: Pace) {
+        let names: Vec<_> = self.pools.keys().cloned().collect();
+        for name in names {
+            self.replan(&name, pace);
+        }
+    }
+
+    /// Tells workers of listeners that are new to them, and of those that
+    /// another pool has now.
+    fn listen_anew(
+        &self,
+        names: &[ListenerName],
+        replaced: &BTreeMap<ListenerName, Option<Bound>>,
+    ) {
+        for (id, worker) in &self.workers {
+            let ours: Vec<_> = self
+                .listeners
+                .of(&worker.pool)
+                .into_iter()
+                .filter(|(role, _)| names.contains(&role.name))
+                .collect();
+            let gone: Vec<_> = replaced
+                .iter()
+                .filter(|(name, before)| {
+                    let was = before.as_ref().is_some_and(|b| *b.pool() == worker.pool);
+                    was && !ours.iter().any(|(role, _)| role.name == **name)
+                })
+                .map(|(name, _)| name.clone())
+                .collect();
+            if !gone.is_empty() {
+                let message = ToWorker::Unlisten { listeners: gone };
+                self.order(*id, Tell::Say(message, Vec::new()));
+            }
+            if !ours.is_empty() {
+                let (roles, sockets) = ours.into_iter().unzip();
+                let message = ToWorker::Listen { listeners: roles };
+                self.order(*id, Tell::Say(message, sockets));
+            }
+        }
+    }
+
+    /// How long workers may take to follow: each starts, or loads, in turn.
+    fn patience(&self) -> Duration {
+        self.pools
+            .values()
+            .map(|pool| {
+                let settings = &pool.spec.supervision;
+                settings.start_timeout * u32::from(pool.spec.workers.saturating_add(1))
+                    + settings.drain_timeout
+            })
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Goes back to what was before.
+    pub(super) fn restore(&mut self, reason: String) {
+        let by = now() + self.patience();
+        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+            return;
+        };
+        let stage = Stage::Restoring { by, reason };
+        let Stage::Applying {
+            before, difference, ..
+        } = std::mem::replace(&mut reloading.stage, stage)
+        else {
+            return;
+        };
+        let Before {
+            spec,
+            apps,
+            listeners,
+            sizes,
+        } = *before;
+        // A number is never given twice, so going back is a generation as well.
+        let generation = Generation(self.spec.generation.0 + 1);
+        self.spec = FleetSpec { generation, ..spec };
+        let tried = std::mem::replace(&mut self.apps, apps);
+        for (name, app) in tried {
+            if let (Some(passage), Some(back)) = (app.passage, self.apps.get_mut(&name)) {
+                back.passage = Some(passage);
+            }
+        }
+        for (name, workers) in sizes {
+            if let Some(pool) = self.pools.get_mut(&name) {
+                pool.spec.workers = workers;
+            }
+        }
+        let names: Vec<_> = listeners.keys().cloned().collect();
+        let mut tried = BTreeMap::new();
+        for (name, before) in listeners {
+            match before {
+                Some(bound) => tried.extend(self.listeners.adopt(BTreeMap::from([(name, bound)]))),
+                None => drop(tried.insert(name.clone(), self.listeners.remove(&name))),
+            }
+        }
+        self.listen_anew(&names, &tried);
+        for pool in &difference.pools.restarted {
+            self.step(Event::RollCancelled { pool: pool.clone() });
+        }
+        for pool in &difference.pools.added {
+            self.step(Event::PoolRemoved { pool: pool.clone() });
+        }
+        let back = Difference {
+            pools: PoolChanges {
+                added: Vec::new(),
+                ..difference.pools
+            },
+            ..difference
+        };
+        self.adopt_pools(&back);
+        self.replan_all(Pace::AllAtOnce);
+    }
+
+    /// The new generation is in force: what it does not have any more goes.
+    pub(super) fn in_force(&mut self) {
+        let Some(Operation::Reload(reloading)) = self.operation.take() else {
+            return;
+        };
+        let Reloading { asker, stage } = *reloading;
+        let Stage::Applying {
+            difference,
+            renewed,
+            before,
+            ..
+        } = stage
+        else {
+            return;
+        };
+        for name in &difference.listeners.removed {
+            let gone = BTreeMap::from([(name.clone(), self.listeners.remove(name))]);
+            self.listen_anew(std::slice::from_ref(name), &gone);
+        }
+        for pool in &difference.pools.removed {
+            self.step(Event::PoolRemoved { pool: pool.clone() });
+        }
+        self.drop_ended_pools();
+        if difference.server.log {
+            self.journal.log().reconfigure(self.spec.server.log);
+        }
+        if difference.server.alert {
+            self.alerts.reconfigure(self.spec.server.alert.clone());
+        }
+        drop(before);
+        let summary = difference.summary();
+        let renewed_words: Vec<_> = renewed
+            .keys()
+            .map(|name| format!("{name} is at revision {}", self.apps[name].revision))
+            .collect();
+        for (name, old) in renewed {
+            self.observe_renewed(&name, &old);
+        }
+        let generation = self.spec.generation;
+        self.journal
+            .event(LogLevel::Info, "config.reloaded", |line| {
+                line.number("generation", generation)
+                    .text("changes", &summary)
+            });
+        self.prune_catalog();
+        if let Some(asker) = asker {
+            let mut message = format!("generation {generation} is in force: {summary}");
+            if !renewed_words.is_empty() {
+                message = format!("{message}; {}", renewed_words.join(", "));
+            }
+            asker.answer(ControlReply::Done {
+                message: Some(message),
+            });
+        }
+        self.reload_if_wanted();
+    }
+
+    /// Writes down that an app's new revision is live, and watches it.
+    fn observe_renewed(&mut self, name: &AppName, old: &Old) {
+        let spec = &self.spec.apps[name];
+        let (rules, source, pool) = (
+            spec.rollout.clone(),
+            spec.component.clone(),
+            spec.pool.clone(),
+        );
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
+        let mut history = app.history.clone();
+        history.live(to);
+        let component = Some((source.clone(), artifact.component));
+        self.write(name, history, component, |fleet, name, written| {
+            fleet.complain_unwritten(name, written.err());
+        });
+        self.journal.event(LogLevel::Info, "app.live", |line| {
+            line.text("pool", pool.as_str())
+                .text("app", name.as_str())
+                .number("revision", to)
+        });
+        if old.revision == to || rules.observe.is_zero() {
+            return;
+        }
+        let order = Order {
+            from: Some(old.revision),
+            to,
+            strategy: Strategy::Swap,
+            canary: None,
+            force: false,
+            dry_run: false,
+            observe: rules.observe,
+            rules: Rules {
+                max_error_rate: rules.max_error_rate,
+                max_latency: rules.max_latency,
+            },
+            deadlines: Deadlines {
+                build: Duration::ZERO,
+                validate: Duration::ZERO,
+                roll_out: Duration::ZERO,
+                restore: self.pools[&pool].spec.supervision.start_timeout,
+            },
+        };
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        app.passage = Some(Passage {
+            rollout: Rollout::observe(now(), order),
+            purpose: Purpose::Reload,
+            to,
+            source,
+            force: false,
+            old: old.handler,
+            old_artifact: Arc::clone(&old.artifact),
+            new: Some((stable, artifact)),
+            trial: None,
+            watch: Watch::default(),
+            asker: None,
+            called_off: Vec::new(),
+        });
+    }
+}

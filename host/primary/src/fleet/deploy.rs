@@ -1,0 +1,271 @@
+//! An operator's deploys, promotions and returns to earlier revisions, until
+//! the rollout that decides the rest has begun.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_core::rollout::{Deadlines, Input, Order, Rollout, Rules, Stage};
+use skep_core::{AppName, LogLevel, Portion, Revision, Strategy};
+use skep_wire::ControlReply;
+
+use super::app::{Passage, Purpose, Watch};
+use super::operation::{NO_SUCH, Operation, REFUSED};
+use super::passage::detach;
+use super::{Fleet, now};
+use crate::artifacts::MAKE_DEADLINE;
+use crate::control::Asker;
+
+/// What is to be deployed, and how.
+#[derive(Debug)]
+pub(super) struct Deploy {
+    pub(super) app: String,
+    pub(super) source: PathBuf,
+    pub(super) strategy: Option<Strategy>,
+    pub(super) canary: Option<Portion>,
+    pub(super) force: bool,
+    pub(super) dry_run: bool,
+    pub(super) detach: bool,
+}
+
+impl Fleet {
+    /// Begins the rollout of a component as a new revision.
+    pub(super) fn deploy(&mut self, deploy: Deploy, asker: Asker) {
+        let name = match self.ready_to_pass(&deploy.app) {
+            Ok(name) => name,
+            Err(reply) => return asker.answer(reply),
+        };
+        let rules = &self.spec.apps[&name].rollout;
+        let app = &self.apps[&name];
+        let order = Order {
+            from: Some(app.revision),
+            to: app.history.next(),
+            strategy: deploy.strategy.unwrap_or(rules.strategy),
+            canary: deploy.canary.or(rules.canary),
+            force: deploy.force,
+            dry_run: deploy.dry_run,
+            observe: rules.observe,
+            rules: Rules {
+                max_error_rate: rules.max_error_rate,
+                max_latency: rules.max_latency,
+            },
+            deadlines: self.deadlines(&name, deploy.force),
+        };
+        let begun = format!(
+            "revision {} of {name} is on its way; `skep status` shows it",
+            order.to
+        );
+        let asker = if deploy.detach {
+            detach(asker, begun);
+            None
+        } else {
+            Some(asker)
+        };
+        self.begin(&name, Purpose::Deploy, order, deploy.source, asker);
+    }
+
+    /// Gives a canary all requests, or lets go of what is observed.
+    pub(super) fn promote(&mut self, app: &str, asker: Asker) {
+        let name = match self.find_app(app) {
+            Ok(name) => name,
+            Err(reply) => return asker.answer(reply),
+        };
+        let stage = self.passage(&name).map(|passage| passage.rollout.stage());
+        match stage {
+            Some(Stage::Canary) => {
+                if let Some(reply) = self.busy() {
+                    return asker.answer(reply);
+                }
+                self.operation = Some(Operation::Deploy(name.clone()));
+            }
+            Some(Stage::Observing) => {}
+            Some(stage) => {
+                return asker.answer(refused(format!(
+                    "the rollout of {name} is {stage}: there is nothing to promote yet"
+                )));
+            }
+            None => return asker.answer(refused(format!("{name} has no canary to promote"))),
+        }
+        self.wait_for(&name, asker);
+        self.feed(&name, Input::Promote);
+    }
+
+    /// Returns to an earlier revision.
+    pub(super) fn roll_back(&mut self, app: &str, to: Option<Revision>, asker: Asker) {
+        let name = match self.find_app(app) {
+            Ok(name) => name,
+            Err(reply) => return asker.answer(reply),
+        };
+        if let Some(passage) = self.passage(&name) {
+            if to.is_some_and(|to| Some(to) != passage.rollout.order().from) {
+                return asker.answer(refused(format!(
+                    "revision {} of {name} is {}; roll that back first, without a number",
+                    passage.to,
+                    passage.rollout.stage()
+                )));
+            }
+            return self.call_off(&name, asker);
+        }
+        let name = match self.ready_to_pass(app) {
+            Ok(name) => name,
+            Err(reply) => return asker.answer(reply),
+        };
+        let app = &self.apps[&name];
+        let Some(to) = to.or_else(|| app.history.previous()) else {
+            return asker.answer(refused(format!(
+                "{name} has no earlier revision that was live"
+            )));
+        };
+        let Some(record) = app.history.get(to) else {
+            return asker.answer(ControlReply::Refused {
+                message: format!("{name} has no revision {to}; `skep history {name}` lists them"),
+                code: NO_SUCH,
+            });
+        };
+        if to == app.revision {
+            return asker.answer(refused(format!("revision {to} of {name} is live already")));
+        }
+        let Some(source) = self.scribe.component_path(&record.digest) else {
+            return asker.answer(refused(format!("the digest of revision {to} is none")));
+        };
+        let rules = &self.spec.apps[&name].rollout;
+        let order = Order {
+            from: Some(app.revision),
+            to,
+            strategy: rules.strategy,
+            canary: None,
+            force: false,
+            dry_run: false,
+            // It was live before: it is known.
+            observe: Duration::ZERO,
+            rules: Rules {
+                max_error_rate: rules.max_error_rate,
+                max_latency: rules.max_latency,
+            },
+            deadlines: self.deadlines(&name, false),
+        };
+        self.begin(&name, Purpose::Return, order, source, Some(asker));
+    }
+
+    /// Ends a rollout that an operator does not want any more. Whoever waited
+    /// for it is told that it failed, whoever called it off that this is done.
+    fn call_off(&mut self, name: &AppName, asker: Asker) {
+        if let Some(passage) = self.apps.get_mut(name).and_then(|app| app.passage.as_mut()) {
+            passage.called_off.push(asker);
+        }
+        let reason = "an operator called it off".to_owned();
+        self.feed(name, Input::Rollback { reason });
+    }
+
+    fn wait_for(&mut self, name: &AppName, asker: Asker) {
+        if let Some(passage) = self.apps.get_mut(name).and_then(|app| app.passage.as_mut()) {
+            // Whoever waited before waits no longer than the first.
+            match &mut passage.asker {
+                Some(_) => passage.called_off.push(asker),
+                none => *none = Some(asker),
+            }
+        }
+    }
+
+    /// Whether an app can be sent on its way to another revision.
+    fn ready_to_pass(&self, app: &str) -> Result<AppName, ControlReply> {
+        let name = self.find_app(app)?;
+        if let Some(passage) = self.passage(&name) {
+            return Err(refused(format!(
+                "revision {} of {name} is {}; `skep promote {name}` or `skep rollback {name}` ends that",
+                passage.to,
+                passage.rollout.stage()
+            )));
+        }
+        match self.busy() {
+            Some(reply) => Err(reply),
+            None => Ok(name),
+        }
+    }
+
+    fn deadlines(&self, name: &AppName, force: bool) -> Deadlines {
+        let pool = &self.pools[&self.spec.apps[name].pool].spec;
+        let settings = &pool.supervision;
+        // Each worker loads or starts in turn, and may first have to let go of
+        // a handler that still drains.
+        let each = settings.start_timeout * u32::from(pool.workers.saturating_add(1));
+        let tries = if force {
+            (settings.start_timeout + settings.backoff_max) * settings.max_crashes
+        } else {
+            Duration::ZERO
+        };
+        Deadlines {
+            build: MAKE_DEADLINE,
+            validate: settings.start_timeout,
+            roll_out: each + settings.drain_timeout + tries,
+            restore: settings.start_timeout,
+        }
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        name: &AppName,
+        purpose: Purpose,
+        order: Order,
+        source: PathBuf,
+        asker: Option<Asker>,
+    ) {
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let (to, force) = (order.to, order.force);
+        let (rollout, outputs) = Rollout::begin(now(), order);
+        app.passage = Some(Passage {
+            rollout,
+            purpose,
+            to,
+            source,
+            force,
+            old: app.stable,
+            old_artifact: Arc::clone(&app.artifact),
+            new: None,
+            trial: None,
+            watch: Watch::default(),
+            asker,
+            called_off: Vec::new(),
+        });
+        self.operation = Some(Operation::Deploy(name.clone()));
+        self.carry_out(name, outputs);
+    }
+
+    /// Answers 503 for an app, or lets it answer again. Outlives skep.
+    pub(super) fn pause(&mut self, app: &str, paused: bool, asker: Asker) {
+        use skep_core::converge::Pace;
+        let name = match self.find_app(app) {
+            Ok(name) => name,
+            Err(reply) => return asker.answer(reply),
+        };
+        let word = if paused { "paused" } else { "resumed" };
+        let mut history = self.apps[&name].history.clone();
+        if history.paused() == paused {
+            return asker.answer(ControlReply::Done {
+                message: Some(format!("{name} is {word} already")),
+            });
+        }
+        history.set_paused(paused);
+        self.write(&name, history, None, |fleet, name, written| {
+            fleet.complain_unwritten(name, written.err());
+        });
+        self.journal
+            .event(LogLevel::Warn, &format!("app.{word}"), |line| {
+                line.text("app", name.as_str())
+            });
+        let pool = self.spec.apps[&name].pool.clone();
+        self.replan(&pool, Pace::AllAtOnce);
+        asker.answer(ControlReply::Done {
+            message: Some(format!("{name} is {word}")),
+        });
+    }
+}
+
+fn refused(message: String) -> ControlReply {
+    ControlReply::Refused {
+        message,
+        code: REFUSED,
+    }
+}

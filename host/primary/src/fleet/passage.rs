@@ -1,0 +1,492 @@
+//! What an app's rollout needs done, done: builds, canary workers, plans,
+//! records, and the words for whoever waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skep_core::converge::Pace;
+use skep_core::rollout::{By, Ending, FailedStep, Input, Output, Stage, Wanted};
+use skep_core::supervise::{Event, Patience};
+use skep_core::{AppName, LogLevel, PoolName, Revision, WorkerId};
+use skep_wire::{ControlReply, HandlerTally, Refusal};
+
+use super::app::{Passage, Purpose};
+use super::trial::Whose;
+use super::{Consequence, Fleet, now};
+use crate::artifacts::Artifact;
+use crate::control::Asker;
+use crate::scribe::unix_millis;
+
+/// The exit code of a deploy that was rejected or rolled back (SPEC §1).
+const FAILED: u8 = 1;
+
+impl Fleet {
+    /// Tells an app's rollout something, and does what it says.
+    pub(super) fn feed(&mut self, name: &AppName, input: Input) {
+        let Some(passage) = self.apps.get_mut(name).and_then(|app| app.passage.as_mut()) else {
+            return;
+        };
+        let outputs = passage.rollout.step(now(), input);
+        self.carry_out(name, outputs);
+    }
+
+    /// Does what an app's rollout says, in order.
+    pub(super) fn carry_out(&mut self, name: &AppName, outputs: Vec<Output>) {
+        let stage = |fleet: &Self| Some(fleet.passage(name)?.rollout.stage());
+        if stage(self) != Some(Stage::Validating) {
+            self.end_trial_of(name);
+        }
+        for output in outputs {
+            match output {
+                Output::Build => self.build(name),
+                Output::Validate => self.validate(name),
+                Output::Validated => self.app_event(name, LogLevel::Info, "app.validated", None),
+                Output::Forced { reason } => {
+                    self.tell(
+                        name,
+                        format!("validation failed, and is overruled: {reason}"),
+                    );
+                }
+                Output::Want(wanted) => {
+                    let pace = match wanted {
+                        Wanted::Old => Pace::AllAtOnce,
+                        Wanted::Canary(_) | Wanted::New { .. } => Pace::OneByOne,
+                    };
+                    self.want(name, wanted, pace);
+                }
+                Output::Roll { patient } => self.roll_for(name, patient),
+                Output::Canary => self.canary_serves(name),
+                Output::Holding => self.holding(name),
+                Output::Commit => self.commit(name),
+                Output::Live => self.live(name),
+                Output::Restoring { step, reason, .. } => {
+                    let message = format!("{step}: {reason}; going back to the revision before");
+                    self.tell(name, message);
+                }
+                Output::Revert => self.revert(name),
+                Output::Ended(ending) => self.passed(name, ending),
+            }
+        }
+    }
+
+    pub(super) fn passage(&self, name: &AppName) -> Option<&Passage> {
+        self.apps.get(name)?.passage.as_ref()
+    }
+
+    fn passage_mut(&mut self, name: &AppName) -> Option<&mut Passage> {
+        self.apps.get_mut(name)?.passage.as_mut()
+    }
+
+    /// Apps of a pool that are on their way to another revision.
+    pub(super) fn passing(&self, pool: &PoolName) -> Vec<AppName> {
+        self.apps
+            .iter()
+            .filter(|(name, app)| {
+                app.passage.is_some()
+                    && self
+                        .spec
+                        .apps
+                        .get(*name)
+                        .is_some_and(|spec| spec.pool == *pool)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    fn pool_of(&self, name: &AppName) -> PoolName {
+        self.spec.apps[name].pool.clone()
+    }
+
+    /// Tells whoever waits for an app.
+    fn tell(&self, name: &AppName, message: String) {
+        if let Some(asker) = self
+            .passage(name)
+            .and_then(|passage| passage.asker.as_ref())
+        {
+            asker.progress(message);
+        }
+    }
+
+    /// Publishes what happened to the passage of an app.
+    fn app_event(
+        &self,
+        name: &AppName,
+        level: LogLevel,
+        event: &str,
+        failure: Option<(FailedStep, &str)>,
+    ) {
+        let Some(passage) = self.passage(name) else {
+            return;
+        };
+        let revision = passage.to;
+        self.journal.event(level, event, |line| {
+            let line = line
+                .text("pool", self.pool_of(name).as_str())
+                .number("generation", self.spec.generation)
+                .text("app", name.as_str())
+                .number("revision", revision);
+            match failure {
+                Some((step, reason)) => line.text("step", step.name()).text("reason", reason),
+                None => line,
+            }
+        });
+        let message = match failure {
+            None => format!(
+                "revision {revision} of {name}: {}",
+                event.trim_start_matches("app.")
+            ),
+            Some((step, reason)) => format!("revision {revision} of {name}: {step}: {reason}"),
+        };
+        self.tell(name, message);
+    }
+
+    fn build(&mut self, name: &AppName) {
+        self.app_event(name, LogLevel::Info, "app.deploying", None);
+        let Some(passage) = self.passage(name) else {
+            return;
+        };
+        let (workshop, source) = (Arc::clone(&self.workshop), passage.source.clone());
+        let name = name.clone();
+        let to = passage.to;
+        self.later(
+            async move { workshop.make(source).await },
+            move |fleet, made| fleet.built(&name, to, made),
+        );
+    }
+
+    fn built(&mut self, name: &AppName, to: Revision, made: Result<Arc<Artifact>, Refusal>) {
+        if self.passage(name).is_none_or(|passage| passage.to != to) {
+            return;
+        }
+        let failed = |step, reason| Input::BuildFailed { step, reason };
+        let artifact = match made {
+            Ok(artifact) => artifact,
+            Err(refusal) => return self.feed(name, failed(FailedStep::Build, worded(refusal))),
+        };
+        let app = &self.apps[name];
+        let digest = artifact.component.to_string();
+        let passage = app.passage.as_ref().expect("looked at above");
+        if let Some(refused) = app.history.refusal_of(&digest)
+            && passage.purpose == Purpose::Deploy
+            && !passage.force
+        {
+            let reason = format!(
+                "this component was rolled back before, as revision {} ({}); --force deploys it all the same",
+                refused.revision,
+                refused.reason.as_deref().unwrap_or("no reason is recorded"),
+            );
+            return self.feed(name, failed(FailedStep::Check, reason));
+        }
+        if passage.rollout.order().dry_run {
+            // Nothing is changed, so nothing is written down.
+            return self.begun(name, to, artifact, Ok(()));
+        }
+        let mut history = app.history.clone();
+        let mut component = None;
+        if passage.purpose == Purpose::Deploy {
+            let begun = history.begin(digest, passage.source.clone(), unix_millis());
+            debug_assert_eq!(begun, to, "nobody else begins revisions of this app");
+            component = Some((passage.source.clone(), artifact.component));
+        }
+        self.write(name, history, component, move |fleet, name, written| {
+            fleet.begun(name, to, artifact, written.map(drop));
+        });
+    }
+
+    /// The revision was written down, so that nothing that follows is unheard
+    /// of after a crash.
+    fn begun(
+        &mut self,
+        name: &AppName,
+        to: Revision,
+        artifact: Arc<Artifact>,
+        written: Result<(), String>,
+    ) {
+        if self.passage(name).is_none_or(|passage| passage.to != to) {
+            return;
+        }
+        let input = match written {
+            Ok(()) => {
+                let spec = &self.spec.apps[name];
+                let patience = self.pools[&spec.pool].spec.supervision.start_timeout;
+                let handler = self
+                    .catalog
+                    .add(name, spec, to, Arc::clone(&artifact), patience);
+                if let Some(passage) = self.passage_mut(name) {
+                    passage.new = Some((handler, artifact));
+                }
+                Input::Built
+            }
+            Err(reason) => Input::BuildFailed {
+                step: FailedStep::Record,
+                reason,
+            },
+        };
+        self.feed(name, input);
+    }
+
+    fn validate(&mut self, name: &AppName) {
+        let observed = self.passage(name).is_some_and(|passage| {
+            let order = passage.rollout.order();
+            order.from.is_some() && (!order.observe.is_zero() || order.canary.is_some())
+        });
+        let pool = self.pool_of(name);
+        if observed && let Some(app) = self.apps.get_mut(name) {
+            // What the old revision counts is what the new one is judged by.
+            app.observed = true;
+            self.replan(&pool, Pace::AllAtOnce);
+        }
+        let Some((handler, _)) = self.passage(name).and_then(|passage| passage.new.as_ref()) else {
+            return;
+        };
+        let handlers = BTreeMap::from([(name.clone(), *handler)]);
+        match self.try_out(&pool, &handlers, Whose::App(name.clone())) {
+            Ok(worker) => {
+                if let Some(passage) = self.passage_mut(name) {
+                    passage.trial = Some(worker);
+                }
+                self.tell(name, format!("validating in canary worker {worker}"));
+            }
+            Err(error) => {
+                let reason = format!("no canary worker can be started: {error}");
+                let failed = Input::ValidationFailed { reason };
+                self.consequences
+                    .push_back(Consequence::Feed(name.clone(), failed));
+            }
+        }
+    }
+
+    fn end_trial_of(&mut self, name: &AppName) {
+        if let Some(trial) = self
+            .passage_mut(name)
+            .and_then(|passage| passage.trial.take())
+        {
+            self.end_trial(trial);
+        }
+    }
+
+    /// Says which handlers of an app its pool's plan shall have.
+    fn want(&mut self, name: &AppName, wanted: Wanted, pace: Pace) {
+        let pool = self.pool_of(name);
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let Some(passage) = &app.passage else { return };
+        let old = passage.old;
+        let Some((new, _)) = passage.new else { return };
+        (app.stable, app.canary, app.standby) = match wanted {
+            Wanted::Old => (old, None, None),
+            Wanted::Canary(share) => (old, Some((new, share)), None),
+            Wanted::New { standby_old } => (new, None, standby_old.then_some(old)),
+        };
+        app.observed = match wanted {
+            Wanted::Old => false,
+            Wanted::Canary(_) => true,
+            Wanted::New { standby_old } => standby_old,
+        };
+        if wanted == Wanted::Old {
+            // Whatever replaces workers for it must stop.
+            self.step(Event::RollCancelled { pool: pool.clone() });
+        }
+        self.replan(&pool, pace);
+    }
+
+    fn roll_for(&mut self, name: &AppName, patient: bool) {
+        let pool = self.pool_of(name);
+        if let Some(wanted) = self.passage(name).map(|passage| passage.rollout.wanted()) {
+            // Only those that are born from now on have it.
+            self.want(name, wanted, Pace::AtBirth);
+        }
+        self.step(Event::Roll {
+            pool,
+            workers: Vec::new(),
+            patience: if patient {
+                Patience::UntilTripped
+            } else {
+                Patience::OneTry
+            },
+        });
+    }
+
+    fn canary_serves(&mut self, name: &AppName) {
+        self.app_event(name, LogLevel::Info, "app.canary", None);
+        self.release(name);
+    }
+
+    fn holding(&mut self, name: &AppName) {
+        let Some(passage) = self.passage_mut(name) else {
+            return;
+        };
+        let share = passage.rollout.order().canary;
+        let to = passage.to;
+        if let Some(asker) = passage.asker.take() {
+            asker.answer(ControlReply::Done {
+                message: Some(format!(
+                    "revision {to} of {name} holds as a canary at {}; `skep promote {name}` or `skep rollback {name}`",
+                    share.map(|share| share.to_string()).unwrap_or_default(),
+                )),
+            });
+        }
+    }
+
+    fn live(&mut self, name: &AppName) {
+        if let Some(app) = self.apps.get_mut(name)
+            && let Some(passage) = &app.passage
+            && let Some((_, artifact)) = &passage.new
+        {
+            app.revision = passage.to;
+            app.artifact = Arc::clone(artifact);
+        }
+        self.app_event(name, LogLevel::Info, "app.live", None);
+        self.release(name);
+    }
+
+    /// Others need no longer wait for it.
+    fn release(&mut self, name: &AppName) {
+        use super::operation::Operation;
+        if matches!(&self.operation, Some(Operation::Deploy(app)) if app == name) {
+            self.operation = None;
+        }
+    }
+
+    /// A rollout is over.
+    fn passed(&mut self, name: &AppName, ending: Ending) {
+        self.release(name);
+        let pool = self.pool_of(name);
+        match &ending {
+            Ending::Rejected { step, reason } => {
+                self.app_event(name, LogLevel::Warn, "app.rejected", Some((*step, reason)));
+            }
+            Ending::RolledBack { step, reason, .. } => {
+                self.app_event(
+                    name,
+                    LogLevel::Error,
+                    "app.rolled_back",
+                    Some((*step, reason)),
+                );
+            }
+            Ending::Done | Ending::Checked | Ending::Abandoned => {}
+        }
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let Some(passage) = app.passage.take() else {
+            return;
+        };
+        let forced = passage.force;
+        let order = passage.rollout.order();
+        let (to, from) = (passage.to, order.from);
+        let mut history = app.history.clone();
+        match &ending {
+            Ending::Rejected { step, reason } => history.rejected(to, format!("{step}: {reason}")),
+            Ending::RolledBack { step, reason, by } => {
+                let automatic = *by == By::Health;
+                history.rolled_back(to, from, format!("{step}: {reason}"), automatic);
+                if let Some(from) = from {
+                    app.revision = from;
+                    app.artifact = Arc::clone(&passage.old_artifact);
+                }
+            }
+            Ending::Done | Ending::Checked | Ending::Abandoned => {}
+        }
+        let watched = std::mem::take(&mut app.observed);
+        if history != app.history {
+            self.write(name, history, None, |fleet, name, written| {
+                fleet.complain_unwritten(name, written.err());
+            });
+        }
+        if watched {
+            self.replan(&pool, Pace::OneByOne);
+        }
+        if forced && matches!(ending, Ending::RolledBack { .. }) {
+            // What tripped the breaker is gone.
+            self.step(Event::Reset { pool });
+        }
+        self.prune_catalog();
+        self.prune_revisions(name);
+        if let Some(asker) = passage.asker {
+            asker.answer(verdict(name, to, &ending));
+        }
+        for asker in passage.called_off {
+            asker.answer(called_off(name, to, &ending));
+        }
+        self.reload_if_wanted();
+    }
+
+    /// What workers counted of handlers that are watched.
+    pub(super) fn tally(&mut self, worker: WorkerId, tallies: &[HandlerTally]) {
+        let mut judged = Vec::new();
+        for (name, app) in &mut self.apps {
+            let Some(passage) = &mut app.passage else {
+                continue;
+            };
+            let new = passage.new.as_ref().map(|(handler, _)| *handler);
+            let ours = tallies
+                .iter()
+                .filter(|tally| tally.handler == passage.old || Some(tally.handler) == new);
+            let mut any = false;
+            for tally in ours {
+                passage.watch.note(worker, tally);
+                any = true;
+            }
+            if let Some(new) = new.filter(|_| any) {
+                let input = Input::Tallies {
+                    old: passage.watch.with_past(passage.old),
+                    new: passage.watch.all(new),
+                };
+                judged.push(Consequence::Feed(name.clone(), input));
+            }
+        }
+        self.consequences.extend(judged);
+    }
+}
+
+fn verdict(name: &AppName, to: Revision, ending: &Ending) -> ControlReply {
+    let failed = |message| ControlReply::Refused {
+        message,
+        code: FAILED,
+    };
+    match ending {
+        Ending::Done => ControlReply::Done {
+            message: Some(format!("revision {to} of {name} is live")),
+        },
+        Ending::Checked => ControlReply::Done {
+            message: Some(format!(
+                "revision {to} of {name} could be rolled out; nothing was changed"
+            )),
+        },
+        Ending::Rejected { step, reason } => failed(format!(
+            "revision {to} of {name} was rejected: {step}: {reason}"
+        )),
+        Ending::RolledBack { step, reason, .. } => failed(format!(
+            "revision {to} of {name} was rolled back: {step}: {reason}"
+        )),
+        Ending::Abandoned => failed("the primary is ending".to_owned()),
+    }
+}
+
+/// What whoever ended a rollout before its time is told.
+fn called_off(name: &AppName, to: Revision, ending: &Ending) -> ControlReply {
+    let message = match ending {
+        Ending::Rejected { .. } => format!("revision {to} of {name} never was live"),
+        Ending::RolledBack { .. } => format!("revision {to} of {name} was rolled back"),
+        Ending::Done | Ending::Checked | Ending::Abandoned => return verdict(name, to, ending),
+    };
+    ControlReply::Done {
+        message: Some(message),
+    }
+}
+
+pub(super) fn worded(refusal: Refusal) -> String {
+    match refusal.hint {
+        Some(hint) => format!("{} ({hint})", refusal.problem),
+        None => refusal.problem,
+    }
+}
+
+/// Whoever asked for something that goes on without them.
+pub(super) fn detach(asker: Asker, message: String) {
+    asker.answer(ControlReply::Done {
+        message: Some(message),
+    });
+}

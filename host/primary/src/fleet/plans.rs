@@ -1,0 +1,180 @@
+//! Plans: made of the specification and of how far each app is, and brought to
+//! the workers.
+
+use std::collections::BTreeSet;
+
+use skep_core::converge::{Convergence, Pace, Step};
+use skep_core::rollout::Input;
+use skep_core::{AppName, HandlerId, LogLevel, Plan, PlannedApp, PoolName, WorkerId};
+use skep_wire::ToWorker;
+
+use super::{Consequence, Fleet};
+use crate::worker_link::Order;
+
+impl Fleet {
+    /// What a pool's workers are to serve, as things are.
+    pub(super) fn compose(&mut self, name: &PoolName) -> Plan {
+        self.last_plan += 1;
+        let workers = match self.pools.get(name) {
+            Some(pool) => pool.spec.workers,
+            None => self.spec.pools.get(name).map_or(1, |pool| pool.workers),
+        };
+        let apps = self
+            .spec
+            .apps
+            .iter()
+            .filter(|(_, spec)| spec.pool == *name)
+            .filter_map(|(name, spec)| {
+                let app = self.apps.get(name)?;
+                Some(PlannedApp {
+                    app: name.clone(),
+                    routes: spec.routes.clone(),
+                    paused: app.history.paused(),
+                    stable: app.stable,
+                    canary: app.canary,
+                    standby: app.standby,
+                    observed: app.observed,
+                })
+            });
+        Plan {
+            number: self.last_plan,
+            generation: self.spec.generation,
+            workers,
+            apps: apps.collect(),
+        }
+    }
+
+    /// Makes a pool's plan anew and brings its workers to it.
+    ///
+    /// A pool that is not in the specification keeps the plan that it has until
+    /// its workers have gone.
+    pub(super) fn replan(&mut self, name: &PoolName, pace: Pace) {
+        if !self.spec.pools.contains_key(name) {
+            return;
+        }
+        let plan = self.compose(name);
+        let Some(pool) = self.pools.get_mut(name) else {
+            return;
+        };
+        let steps = pool.convergence.want(plan.number, plan.handlers(), pace);
+        pool.plan = Box::new(plan);
+        self.take(name, steps);
+        self.prune_catalog();
+    }
+
+    /// Tells a worker's pool how far it is.
+    pub(super) fn converge(
+        &mut self,
+        worker: WorkerId,
+        tell: impl FnOnce(&mut Convergence) -> Vec<Step>,
+    ) {
+        let Some(name) = self.workers.get(&worker).map(|worker| worker.pool.clone()) else {
+            return;
+        };
+        if let Some(pool) = self.pools.get_mut(&name) {
+            let steps = tell(&mut pool.convergence);
+            self.take(&name, steps);
+        }
+    }
+
+    fn take(&self, name: &PoolName, steps: Vec<Step>) {
+        let Some(pool) = self.pools.get(name) else {
+            return;
+        };
+        for step in steps {
+            match step {
+                Step::Load { worker, handler } => {
+                    let (message, fds) = self.catalog.entry(handler).message();
+                    self.order(worker, Order::Say(message, fds));
+                }
+                Step::Serve { worker } => {
+                    let message = ToWorker::Serve(pool.plan.clone());
+                    self.order(worker, Order::Say(message, Vec::new()));
+                }
+            }
+        }
+    }
+
+    /// Whether all workers of a pool serve what they are to serve.
+    pub(super) fn is_settled(&self, name: &PoolName) -> bool {
+        self.pools
+            .get(name)
+            .is_none_or(|pool| pool.convergence.is_settled())
+    }
+
+    /// Tells the rollouts of pools that have come to rest.
+    pub(super) fn feed_settled(&mut self) {
+        let settled: Vec<AppName> = self
+            .apps
+            .iter()
+            .filter(|(name, app)| {
+                app.passage.is_some()
+                    && self
+                        .spec
+                        .apps
+                        .get(*name)
+                        .is_some_and(|spec| self.is_settled(&spec.pool))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for app in settled {
+            self.feed(&app, Input::Settled);
+        }
+    }
+
+    /// A worker could not load a handler in place.
+    pub(super) fn refused(&mut self, worker: WorkerId, handler: HandlerId, message: String) {
+        let Some(entry) = self.catalog.get(handler) else {
+            return;
+        };
+        let (app, revision) = (entry.load.app.clone(), entry.load.revision);
+        self.journal
+            .event(LogLevel::Warn, "worker.refused", |line| {
+                line.number("worker", worker)
+                    .text("app", app.as_str())
+                    .number("revision", revision)
+                    .text("reason", &message)
+            });
+        if self.refuse_reload(&app, handler, &message) {
+            return;
+        }
+        let input = Input::Refused {
+            worker,
+            reason: message,
+        };
+        self.consequences.push_back(Consequence::Feed(app, input));
+    }
+
+    /// A handler is gone from a worker.
+    pub(super) fn retired(&self, worker: WorkerId, handler: HandlerId, cut: u32) {
+        let level = if cut > 0 {
+            LogLevel::Warn
+        } else {
+            LogLevel::Debug
+        };
+        self.journal.event(level, "handler.retired", |line| {
+            let line = line.number("worker", worker).number("handler", handler);
+            let line = match self.catalog.get(handler) {
+                Some(entry) => line
+                    .text("app", entry.load.app.as_str())
+                    .number("revision", entry.load.revision),
+                None => line,
+            };
+            line.number("cut", cut)
+        });
+    }
+
+    /// Forgets handlers that nothing names any more.
+    pub(super) fn prune_catalog(&mut self) {
+        let mut named: BTreeSet<HandlerId> = self
+            .pools
+            .values()
+            .flat_map(|pool| pool.plan.handlers())
+            .collect();
+        named.extend(self.apps.values().flat_map(|app| app.handlers()));
+        if let Some(operation) = &self.operation {
+            named.extend(operation.handlers());
+        }
+        self.catalog.retain(&named);
+    }
+}

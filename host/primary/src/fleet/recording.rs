@@ -1,0 +1,141 @@
+//! What is written down of apps: before a rollout, when it is live, when it is
+//! taken back, and what is too old.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use skep_core::history::History;
+use skep_core::rollout::Input;
+use skep_core::{AppName, LogLevel, PoolName};
+
+use super::Fleet;
+use super::app::{App, Purpose};
+use crate::artifacts::Digest;
+use crate::scribe::Writing;
+
+impl Fleet {
+    /// Has a history written, and then takes it over.
+    pub(super) fn write(
+        &mut self,
+        name: &AppName,
+        history: History,
+        component: Option<(PathBuf, Digest)>,
+        then: impl FnOnce(&mut Self, &AppName, Result<History, String>) + Send + 'static,
+    ) {
+        let writing = Writing {
+            app: name.clone(),
+            history: history.clone(),
+            component,
+        };
+        let written = self.scribe.write(writing);
+        let name = name.clone();
+        // At once, so that what is decided next is decided upon it.
+        if let Some(app) = self.apps.get_mut(&name) {
+            app.history = history.clone();
+        }
+        self.later(written, move |fleet, written| {
+            if let Some(app) = fleet.apps.get_mut(&name) {
+                match &written {
+                    Ok(()) => app.recorded = history.clone(),
+                    // What could not be written down has not happened.
+                    Err(_) => app.history = app.recorded.clone(),
+                }
+            }
+            then(fleet, &name, written.map(|()| history));
+        });
+    }
+
+    /// Forgets revisions that are too old to be returned to.
+    pub(super) fn prune_revisions(&mut self, name: &AppName) {
+        let Some(app) = self.apps.get(name) else {
+            return;
+        };
+        let keep = usize::from(self.spec.apps[name].rollout.keep);
+        let mut history = app.history.clone();
+        let digests = history.prune(keep, &BTreeSet::from([app.revision]));
+        if history == app.history {
+            return;
+        }
+        self.write(name, history, None, move |fleet, name, written| {
+            if written.is_ok() {
+                let unused = digests.into_iter().filter(|digest| {
+                    let used = |app: &App| app.history.refers_to(digest);
+                    !fleet.apps.values().any(used)
+                });
+                let gone = fleet.scribe.forget(unused.collect());
+                let workshop = Arc::clone(&fleet.workshop);
+                // Nobody waits for it.
+                tokio::spawn(async move { workshop.forget(gone.await).await });
+            }
+            fleet.complain_unwritten(name, written.err());
+        });
+    }
+
+    /// A pool serves for the first time: the revisions that it began with are
+    /// live.
+    pub(super) fn first_served(&mut self, pool: &PoolName) {
+        let unrecorded: Vec<AppName> = self
+            .apps
+            .iter()
+            .filter(|(name, app)| app.unrecorded && self.spec.apps[*name].pool == *pool)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in unrecorded {
+            let source = self.spec.apps[&name].component.clone();
+            let Some(app) = self.apps.get_mut(&name) else {
+                continue;
+            };
+            app.unrecorded = false;
+            let component = Some((source, app.artifact.component));
+            let mut history = app.history.clone();
+            history.live(app.revision);
+            self.write(&name, history, component, |fleet, name, written| {
+                fleet.complain_unwritten(name, written.err());
+            });
+        }
+    }
+
+    pub(super) fn commit(&mut self, name: &AppName) {
+        let app = &self.apps[name];
+        let Some(passage) = &app.passage else { return };
+        let (to, purpose) = (passage.to, passage.purpose);
+        let mut history = app.history.clone();
+        match (purpose, history.active()) {
+            (Purpose::Return, Some(from)) if from != to => {
+                let reason = format!("an operator returned to revision {to}");
+                history.rolled_back(from, Some(to), reason, false);
+            }
+            _ => history.live(to),
+        }
+        self.write(name, history, None, |fleet, name, written| {
+            let input = match written {
+                Ok(_) => Input::Recorded,
+                Err(reason) => Input::RecordFailed { reason },
+            };
+            fleet.feed(name, input);
+        });
+    }
+
+    /// Writes down that the revision before is the active one after all.
+    pub(super) fn revert(&mut self, name: &AppName) {
+        let app = &self.apps[name];
+        let Some(passage) = &app.passage else { return };
+        let (to, from) = (passage.to, passage.rollout.order().from);
+        let mut history = app.history.clone();
+        // Its reason and its author are told in the end.
+        history.rolled_back(to, from, "its roll-out failed".to_owned(), false);
+        self.write(name, history, None, |fleet, name, written| {
+            fleet.complain_unwritten(name, written.err());
+        });
+    }
+
+    pub(super) fn complain_unwritten(&self, name: &AppName, why: Option<String>) {
+        if let Some(why) = why {
+            self.journal
+                .event(LogLevel::Error, "app.unrecorded", |line| {
+                    line.text("app", name.as_str()).text("reason", &why)
+                });
+        }
+    }
+}

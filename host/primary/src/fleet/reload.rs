@@ -1,0 +1,477 @@
+//! From one generation to the next: read, build, try, apply, and back if the
+//! workers do not come along.
+//!
+//! ```text
+//! Reading ──▶ Building ──▶ Trying{canary workers} ──▶ Applying{by} ──settled──▶ in force
+//!    └────────────┴──────────────┴─ rejected:             │ refused, failed, late
+//!                                   nothing was changed   ▼
+//!                                                     Restoring{by} ──▶ rejected
+//! ```
+//! What is added is there before workers are told of the new generation; what
+//! is removed goes only once it is in force, so that going back brings nothing
+//! into being.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_core::difference::Difference;
+use skep_core::history::{AtStart, History};
+use skep_core::{
+    AppName, FleetSpec, Generation, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision,
+    WorkerId,
+};
+use skep_wire::ControlReply;
+use tokio::time::timeout;
+
+use super::Fleet;
+use super::app::App;
+use super::operation::{FAILED, Operation};
+use super::trial::Whose;
+use crate::artifacts::{Artifact, Artifacts, ArtifactsError, components_of};
+use crate::control::Asker;
+use crate::listeners::Bound;
+use crate::pool::Pool;
+use crate::scribe::unix_millis;
+
+/// Exit codes of SPEC §1: the configuration has problems; something is missing.
+const PROBLEMS: u8 = 3;
+const UNAVAILABLE: u8 = 69;
+
+/// How long reading the configuration and the files that it names may take.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A reload that is under way.
+#[derive(Debug)]
+pub(super) struct Reloading {
+    pub(super) asker: Option<Asker>,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Read, and built.
+    Preparing,
+    Trying {
+        next: Box<Next>,
+        trials: BTreeSet<WorkerId>,
+    },
+    Applying {
+        by: Moment,
+        before: Box<Before>,
+        rolls: BTreeSet<PoolName>,
+        difference: Difference,
+        /// Apps with a new revision, and the one before.
+        renewed: BTreeMap<AppName, Old>,
+        failure: Option<String>,
+    },
+    Restoring {
+        by: Moment,
+        reason: String,
+    },
+}
+
+/// The generation that shall be.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) spec: FleetSpec,
+    pub(super) difference: Difference,
+    pub(super) apps: BTreeMap<AppName, NextApp>,
+    pub(super) bound: BTreeMap<ListenerName, Bound>,
+}
+
+#[derive(Debug)]
+pub(super) struct NextApp {
+    pub(super) history: History,
+    pub(super) revision: Revision,
+    pub(super) artifact: Arc<Artifact>,
+    /// The one it has, or one that must be loaded.
+    pub(super) handler: HandlerId,
+    /// Whether its revision is a new one.
+    pub(super) renewed: bool,
+}
+
+/// What answered for an app before.
+#[derive(Clone, Debug)]
+pub(super) struct Old {
+    pub(super) revision: Revision,
+    pub(super) handler: HandlerId,
+    pub(super) artifact: Arc<Artifact>,
+}
+
+/// What to go back to.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) spec: FleetSpec,
+    pub(super) apps: BTreeMap<AppName, App>,
+    /// Names that were bound anew or for the first time, with what they had.
+    pub(super) listeners: BTreeMap<ListenerName, Option<Bound>>,
+    pub(super) sizes: BTreeMap<PoolName, u16>,
+}
+
+impl Reloading {
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        match &self.stage {
+            // Builders have their own.
+            Stage::Preparing | Stage::Trying { .. } => None,
+            Stage::Applying { by, .. } | Stage::Restoring { by, .. } => Some(*by),
+        }
+    }
+
+    pub(super) fn handlers(&self) -> Vec<HandlerId> {
+        match &self.stage {
+            Stage::Trying { next, .. } => next.apps.values().map(|app| app.handler).collect(),
+            Stage::Applying {
+                before, renewed, ..
+            } => before
+                .apps
+                .values()
+                .flat_map(App::handlers)
+                .chain(renewed.values().map(|old| old.handler))
+                .collect(),
+            Stage::Preparing | Stage::Restoring { .. } => Vec::new(),
+        }
+    }
+
+    pub(super) fn rolled(&mut self, pool: &PoolName, result: &Result<u16, String>) {
+        if let Stage::Applying { rolls, failure, .. } = &mut self.stage
+            && rolls.remove(pool)
+            && let Err(reason) = result
+        {
+            failure.get_or_insert_with(|| format!("pool {pool}: {reason}"));
+        }
+    }
+}
+
+impl Fleet {
+    /// Reads the configuration again and rolls the difference out.
+    pub(super) fn reload(&mut self, asker: Option<Asker>) {
+        if let Some(reply) = self.busy() {
+            match asker {
+                Some(asker) => asker.answer(reply),
+                // A signal cannot be told to come again.
+                None => self.reload_wanted = true,
+            }
+            return;
+        }
+        self.operation = Some(Operation::Reload(Box::new(Reloading {
+            asker,
+            stage: Stage::Preparing,
+        })));
+        let reread = Arc::clone(&self.reread);
+        let work = async move {
+            let read = tokio::task::spawn_blocking(move || reread());
+            match timeout(READ_DEADLINE, read).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(_)) => Err("reading the configuration failed".to_owned()),
+                Err(_) => Err(format!(
+                    "the configuration could not be read within {} s; is a file of it a pipe?",
+                    READ_DEADLINE.as_secs()
+                )),
+            }
+        };
+        self.later(work, Self::reread_done);
+    }
+
+    /// Does what a signal asked for while something else was under way.
+    pub(super) fn reload_if_wanted(&mut self) {
+        if self.reload_wanted && self.busy().is_none() {
+            self.reload_wanted = false;
+            self.reload(None);
+        }
+    }
+
+    fn reread_done(&mut self, read: Result<FleetSpec, String>) {
+        let mut spec = match read {
+            Ok(spec) => spec,
+            Err(problems) => return self.reject_reload(problems, PROBLEMS),
+        };
+        spec.generation = Generation(self.spec.generation.0 + 1);
+        let difference = Difference::between(&self.spec, &spec);
+        if !difference.server.refused.is_empty() {
+            let reason = difference.server.refused.join("; ");
+            return self.reject_reload(reason, PROBLEMS);
+        }
+        let workshop = Arc::clone(&self.workshop);
+        let wanted = components_of(&spec);
+        let added: Vec<AppName> = difference.apps.added.clone();
+        let scribe = self.scribe.clone();
+        let work = async move {
+            let artifacts = workshop.make_all(&wanted).await;
+            let mut histories = BTreeMap::new();
+            for app in added {
+                let history = scribe.read(app.clone()).await;
+                histories.insert(app, history);
+            }
+            (artifacts, histories)
+        };
+        self.later(work, move |fleet, (artifacts, histories)| {
+            fleet.rebuilt(spec, difference, artifacts, histories);
+        });
+    }
+
+    fn rebuilt(
+        &mut self,
+        spec: FleetSpec,
+        difference: Difference,
+        artifacts: Result<Artifacts, ArtifactsError>,
+        mut histories: BTreeMap<AppName, History>,
+    ) {
+        let artifacts = match artifacts {
+            Ok(artifacts) => artifacts,
+            Err(ArtifactsError::Refused(refused)) => {
+                let reasons: Vec<_> = refused
+                    .into_iter()
+                    .map(|(app, refusal)| format!("app {app}: {}", super::passage::worded(refusal)))
+                    .collect();
+                return self.reject_reload(reasons.join("; "), PROBLEMS);
+            }
+            Err(error) => return self.reject_reload(error.to_string(), FAILED),
+        };
+        let mut apps = BTreeMap::new();
+        for (name, artifact) in artifacts {
+            let app = &spec.apps[&name];
+            let digest = artifact.component.to_string();
+            let source = app.component.clone();
+            let current = self.apps.get(&name);
+            let mut history = match current {
+                Some(current) => current.history.clone(),
+                None => histories.remove(&name).unwrap_or_default(),
+            };
+            let at = match current {
+                Some(_) => history.on_reading(&digest, source.clone(), unix_millis()),
+                None => history.at_start(&digest, source.clone(), unix_millis()),
+            };
+            let (revision, artifact, renewed) = match (at, current) {
+                (AtStart::New(revision), _) => (revision, artifact, true),
+                (_, Some(current)) => (current.revision, Arc::clone(&current.artifact), false),
+                // An app that comes back is what its source is now.
+                (AtStart::Active(_) | AtStart::Refused { .. }, None) => {
+                    let revision = history.begin(digest, source.clone(), unix_millis());
+                    (revision, artifact, true)
+                }
+            };
+            let passing = current.is_some_and(|current| current.passage.is_some());
+            let anew = renewed || difference.apps.needs_handler(&name);
+            if passing && anew {
+                let reason = format!(
+                    "app {name} is on its way to another revision; promote or roll that back first"
+                );
+                return self.reject_reload(reason, super::operation::REFUSED);
+            }
+            let handler = match current {
+                Some(current) if !anew => current.stable,
+                _ => {
+                    let patience = spec.pools[&app.pool].supervision.start_timeout;
+                    let artifact = Arc::clone(&artifact);
+                    self.catalog.add(&name, app, revision, artifact, patience)
+                }
+            };
+            let next = NextApp {
+                history,
+                revision,
+                artifact,
+                handler,
+                renewed,
+            };
+            apps.insert(name, next);
+        }
+        let names: BTreeSet<ListenerName> = difference.listeners.to_bind().cloned().collect();
+        let bound = match self.listeners.bind_more(&spec, &names) {
+            Ok(bound) => bound,
+            Err(failures) => {
+                let reasons: Vec<_> = failures
+                    .iter()
+                    .map(|failure| format!("{failure}: {}", failure.source))
+                    .collect();
+                return self.reject_reload(reasons.join("; "), UNAVAILABLE);
+            }
+        };
+        self.try_next(Next {
+            spec,
+            difference,
+            apps,
+            bound,
+        });
+    }
+
+    /// Has every new handler tried in a canary worker of its pool.
+    fn try_next(&mut self, next: Next) {
+        let mut by_pool: BTreeMap<PoolName, BTreeMap<AppName, HandlerId>> = BTreeMap::new();
+        for (name, app) in &next.apps {
+            if self
+                .apps
+                .get(name)
+                .is_none_or(|now| now.stable != app.handler)
+            {
+                let pool = next.spec.apps[name].pool.clone();
+                by_pool
+                    .entry(pool)
+                    .or_default()
+                    .insert(name.clone(), app.handler);
+            }
+        }
+        for name in &next.difference.pools.added {
+            let plan = skep_core::Plan {
+                number: 0,
+                ..skep_core::Plan::default()
+            };
+            match Pool::new(next.spec.pools[name].clone(), plan) {
+                Ok(pool) => drop(self.pools.insert(name.clone(), pool)),
+                Err(error) => {
+                    return self.reject_reload(format!("pool {name}: {error}"), FAILED);
+                }
+            }
+        }
+        let mut trials = BTreeSet::new();
+        let mut failure = None;
+        for (pool, handlers) in by_pool {
+            match self.try_out(&pool, &handlers, Whose::Reload) {
+                Ok(worker) => drop(trials.insert(worker)),
+                Err(error) => failure = Some(format!("no canary worker can be started: {error}")),
+            }
+        }
+        if let Some(Operation::Reload(reloading)) = &mut self.operation {
+            reloading.stage = Stage::Trying {
+                next: Box::new(next),
+                trials,
+            };
+        }
+        match failure {
+            Some(reason) => self.reject_reload(reason, FAILED),
+            None => self.apply_if_tried(),
+        }
+    }
+
+    /// A canary worker of the reload has said how it went.
+    pub(super) fn tried_for_reload(&mut self, worker: WorkerId, verdict: Result<(), String>) {
+        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+            return;
+        };
+        let Stage::Trying { trials, .. } = &mut reloading.stage else {
+            return;
+        };
+        trials.remove(&worker);
+        match verdict {
+            Ok(()) => self.apply_if_tried(),
+            Err(reason) => self.reject_reload(format!("validate: {reason}"), FAILED),
+        }
+    }
+
+    fn apply_if_tried(&mut self) {
+        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+            return;
+        };
+        match std::mem::replace(&mut reloading.stage, Stage::Preparing) {
+            Stage::Trying { next, trials } if trials.is_empty() => self.apply(*next),
+            stage => reloading.stage = stage,
+        }
+    }
+
+    /// A worker could not load what a reload wants. Whether that was for us.
+    pub(super) fn refuse_reload(&mut self, app: &AppName, handler: HandlerId, why: &str) -> bool {
+        let ours = self
+            .apps
+            .get(app)
+            .is_some_and(|app| app.stable == handler && app.passage.is_none());
+        match &mut self.operation {
+            Some(Operation::Reload(reloading)) if ours => {
+                if let Stage::Applying { failure, .. } = &mut reloading.stage {
+                    failure.get_or_insert_with(|| format!("app {app}: {why}"));
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the workers have followed, to the new generation or back.
+    pub(super) fn check_reload(&mut self) {
+        let all_settled = self.pools.keys().all(|pool| self.is_settled(pool));
+        let full = self
+            .supervisor
+            .pools()
+            .all(|pool| pool.serving >= pool.workers);
+        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+            return;
+        };
+        match &mut reloading.stage {
+            Stage::Applying {
+                failure: failure @ Some(_),
+                ..
+            } => {
+                let reason = failure.take().unwrap_or_default();
+                self.restore(reason);
+            }
+            Stage::Applying { rolls, .. } if rolls.is_empty() && all_settled && full => {
+                self.in_force();
+            }
+            Stage::Restoring { reason, .. } if all_settled => {
+                let reason = std::mem::take(reason);
+                self.reject_reload(reason, FAILED);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn late_reload(&mut self) {
+        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+            return;
+        };
+        match &mut reloading.stage {
+            Stage::Applying { .. } => {
+                self.restore("the workers did not follow in time".to_owned());
+            }
+            Stage::Restoring { reason, .. } => {
+                let reason = format!("{reason}; not all workers are back yet");
+                self.reject_reload(reason, FAILED);
+            }
+            Stage::Preparing | Stage::Trying { .. } => {}
+        }
+    }
+
+    /// Says why the configuration that was read is not in force.
+    fn reject_reload(&mut self, reason: String, code: u8) {
+        let Some(Operation::Reload(reloading)) = self.operation.take() else {
+            return;
+        };
+        if let Stage::Trying { next, trials } = reloading.stage {
+            for trial in trials {
+                self.end_trial(trial);
+            }
+            for pool in &next.difference.pools.added {
+                self.pools.remove(pool);
+            }
+        }
+        self.journal
+            .event(LogLevel::Error, "config.rejected", |line| {
+                line.number("generation", self.spec.generation)
+                    .text("reason", &reason)
+            });
+        self.prune_catalog();
+        if let Some(asker) = reloading.asker {
+            asker.answer(ControlReply::Refused {
+                message: format!("the configuration was rejected: {reason}"),
+                code,
+            });
+        }
+        self.reload_if_wanted();
+    }
+
+    /// Forgets pools whose last worker is gone.
+    pub(super) fn drop_ended_pools(&mut self) {
+        let known: BTreeSet<_> = self.supervisor.pools().map(|pool| pool.name).collect();
+        let used: BTreeSet<_> = self
+            .workers
+            .values()
+            .map(|worker| worker.pool.clone())
+            .collect();
+        let (spec, preparing) = (&self.spec, &self.operation);
+        if matches!(preparing, Some(Operation::Reload(_))) {
+            return;
+        }
+        self.pools.retain(|name, _| {
+            known.contains(name) || used.contains(name) || spec.pools.contains_key(name)
+        });
+    }
+}

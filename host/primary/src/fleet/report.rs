@@ -1,0 +1,108 @@
+//! What operators are shown: the state of everything, and an app's revisions.
+
+use skep_core::rollout::Stage;
+use skep_core::timestamp;
+use skep_wire::{AppHistory, AppStatus, ControlReply, FleetStatus, RevisionStatus};
+
+use super::{Fleet, Phase, now};
+use crate::control::Asker;
+use crate::status;
+
+impl Fleet {
+    pub(super) fn status(&self) -> FleetStatus {
+        let now = now();
+        let pools = self.supervisor.pools().map(|view| {
+            let pid = view.last_exit.as_ref().and_then(|exit| {
+                self.pools
+                    .get(&view.name)
+                    .and_then(|pool| pool.pid_of_gone(exit.worker))
+            });
+            status::of_pool(view, pid, now)
+        });
+        let workers = self.supervisor.workers().filter_map(|view| {
+            let view_id = view.id;
+            let worker = self.workers.get(&view_id)?;
+            let pool = self.pools.get(&worker.pool)?;
+            Some(status::of_worker(
+                view,
+                worker.link.pid(),
+                pool.cell_of(view_id),
+                now,
+            ))
+        });
+        FleetStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: now.since(self.started).as_secs_f64(),
+            generation: self.spec.generation,
+            stopping: self.phase != Phase::Running,
+            operation: self.operation.as_ref().map(ToString::to_string),
+            listeners: self.listeners.statuses().cloned().collect(),
+            pools: pools.collect(),
+            workers: workers.collect(),
+            apps: self.app_statuses(),
+        }
+    }
+
+    fn app_statuses(&self) -> Vec<AppStatus> {
+        self.apps
+            .iter()
+            .filter_map(|(name, app)| {
+                let spec = self.spec.apps.get(name)?;
+                let rollout = app.passage.as_ref().map(|passage| &passage.rollout);
+                let canary = app
+                    .canary
+                    .zip(app.passage.as_ref())
+                    .map(|((_, share), passage)| (passage.to, share.0));
+                let source = app.history.get(app.revision).map_or_else(
+                    || spec.component.display().to_string(),
+                    |record| record.source.display().to_string(),
+                );
+                Some(AppStatus {
+                    name: name.clone(),
+                    tenant: spec.tenant.clone(),
+                    pool: spec.pool.clone(),
+                    revision: app.revision,
+                    canary,
+                    paused: app.history.paused(),
+                    rollout: rollout
+                        .map(|rollout| rollout.stage())
+                        .filter(|stage| *stage != Stage::Ended)
+                        .map(|stage| stage.name().to_owned()),
+                    digest: format!("sha256:{}", app.artifact.component),
+                    source,
+                    wasi: status::wasi(app.artifact.flavor).to_owned(),
+                    routes: spec.routes.iter().map(ToString::to_string).collect(),
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn history(&self, app: &str, asker: Asker) {
+        let name = match self.find_app(app) {
+            Ok(name) => name,
+            Err(reply) => return asker.answer(reply),
+        };
+        let app = &self.apps[&name];
+        let canary = app
+            .canary
+            .and(app.passage.as_ref())
+            .map(|passage| passage.to);
+        let revisions = app.history.revisions().iter().rev();
+        asker.answer(ControlReply::History(AppHistory {
+            app: name,
+            active: app.history.active(),
+            canary,
+            revisions: revisions
+                .map(|record| RevisionStatus {
+                    revision: record.revision,
+                    digest: format!("sha256:{}", record.digest),
+                    source: record.source.display().to_string(),
+                    time: timestamp(record.unix_millis),
+                    outcome: record.outcome.name().to_owned(),
+                    reason: record.reason.clone(),
+                })
+                .collect(),
+        }));
+    }
+}

@@ -1,0 +1,187 @@
+//! Canary workers: processes that load and validate handlers and take no
+//! traffic.
+//!
+//! The supervisor knows nothing of them: they hold no slot, there is one for
+//! each rollout or reload that validates, and each is gone when its verdict is.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use skep_core::rollout::Input;
+use skep_core::supervise::EndStatus;
+use skep_core::{AppName, HandlerId, LogLevel, Plan, PlannedApp, PoolName, SlotIndex, WorkerId};
+use skep_wire::FromWorker;
+
+use super::{Consequence, Fleet};
+use crate::pool::Newborn;
+use crate::worker_link::{Birth, Mute, News, Order, WorkerLink};
+
+/// The place that a canary worker says it has.
+const CANARY_SLOT: SlotIndex = SlotIndex(0);
+
+/// A canary worker.
+#[derive(Debug)]
+pub(super) struct Trial {
+    link: WorkerLink,
+    pool: PoolName,
+    whose: Whose,
+    /// Whether it has said, or cannot say any more, how it went.
+    told: bool,
+}
+
+/// For whom something is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The rollout of this app.
+    App(AppName),
+    /// The reload that is under way.
+    Reload,
+}
+
+impl Fleet {
+    /// Tries handlers in a canary worker of a pool.
+    ///
+    /// # Errors
+    ///
+    /// No process can be made.
+    pub(super) fn try_out(
+        &mut self,
+        name: &PoolName,
+        handlers: &BTreeMap<AppName, HandlerId>,
+        whose: Whose,
+    ) -> io::Result<WorkerId> {
+        let worker = self.supervisor.claim_worker_id();
+        let plan = Plan {
+            number: 1,
+            generation: self.spec.generation,
+            workers: 1,
+            apps: handlers
+                .iter()
+                .map(|(app, handler)| PlannedApp {
+                    app: app.clone(),
+                    routes: Vec::new(),
+                    paused: false,
+                    stable: *handler,
+                    canary: None,
+                    standby: None,
+                    observed: false,
+                })
+                .collect(),
+        };
+        let pool = self
+            .pools
+            .get_mut(name)
+            .ok_or_else(|| io::Error::other("the pool is gone"))?;
+        let cell = pool
+            .claim_cell(worker)
+            .ok_or_else(|| io::Error::other("too many workers of the pool are still going away"))?;
+        let newborn = Newborn {
+            worker,
+            pool: name,
+            slot: CANARY_SLOT,
+            cell,
+            log: self.spec.server.log,
+        };
+        let birth = Birth {
+            worker,
+            title: format!("skep: canary worker {name}"),
+            messages: pool.first_words(newborn, &plan, &self.catalog, &[]),
+            grace: pool.spec.supervision.kill_timeout,
+        };
+        let link = match WorkerLink::start(birth, self.news.clone()) {
+            Ok(link) => link,
+            Err(error) => {
+                pool.release_cell(worker);
+                return Err(error);
+            }
+        };
+        let pid = link.pid();
+        self.journal
+            .event(LogLevel::Info, "worker.spawned", |line| {
+                line.text("pool", name.as_str())
+                    .number("worker", worker)
+                    .number("pid", pid)
+                    .text("role", "canary")
+            });
+        let trial = Trial {
+            link,
+            pool: name.clone(),
+            whose,
+            told: false,
+        };
+        self.trials.insert(worker, trial);
+        Ok(worker)
+    }
+
+    pub(super) fn hear_trial(&mut self, id: WorkerId, news: News) {
+        let verdict = match news {
+            News::Said(FromWorker::Ready) => Some(Ok(())),
+            News::Said(FromWorker::Unfit { message, .. }) => Some(Err(message)),
+            News::Said(_) => None,
+            News::Mute(Mute::HungUp) => None,
+            News::Mute(Mute::Garbled(error)) => {
+                Some(Err(format!("its words make no sense: {error}")))
+            }
+            News::Exited(status) => {
+                self.conclude(
+                    id,
+                    Err(format!("the canary worker died: {}", status.unasked())),
+                );
+                self.bury_trial(id, status);
+                return;
+            }
+        };
+        if let Some(verdict) = verdict {
+            self.conclude(id, verdict);
+            self.end_trial(id);
+        }
+    }
+
+    fn conclude(&mut self, id: WorkerId, verdict: Result<(), String>) {
+        let Some(trial) = self.trials.get_mut(&id) else {
+            return;
+        };
+        if std::mem::replace(&mut trial.told, true) {
+            return;
+        }
+        match trial.whose.clone() {
+            Whose::App(app) => {
+                let input = match verdict {
+                    Ok(()) => Input::Validated,
+                    Err(reason) => Input::ValidationFailed { reason },
+                };
+                self.consequences.push_back(Consequence::Feed(app, input));
+            }
+            Whose::Reload => self.tried_for_reload(id, verdict),
+        }
+    }
+
+    /// Makes a canary worker go; whatever it still says is not heard.
+    pub(super) fn end_trial(&mut self, id: WorkerId) {
+        if let Some(trial) = self.trials.get_mut(&id) {
+            trial.told = true;
+            trial.link.order(Order::End);
+        }
+    }
+
+    fn bury_trial(&mut self, id: WorkerId, status: EndStatus) {
+        let Some(trial) = self.trials.remove(&id) else {
+            return;
+        };
+        if let Some(pool) = self.pools.get_mut(&trial.pool) {
+            pool.release_cell(id);
+        }
+        self.journal.event(LogLevel::Info, "worker.exited", |line| {
+            let line = line
+                .text("pool", trial.pool.as_str())
+                .number("worker", id)
+                .number("pid", trial.link.pid())
+                .text("role", "canary");
+            match status {
+                EndStatus::Code(code) => line.number("code", code),
+                EndStatus::Signal(signal) => line.number("signal", signal),
+                EndStatus::OutOfMemory => line,
+            }
+        });
+    }
+}

@@ -1,0 +1,264 @@
+//! Workers in their slots: spawned, heard, and told of to the supervisor.
+
+use std::io;
+
+use skep_core::rollout::Input;
+use skep_core::supervise::{Event, Record, WorkerView};
+use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
+use skep_sys::{Cell, process};
+use skep_wire::FromWorker;
+
+use super::{Consequence, Fleet, Worker, counted};
+use crate::pool::{Counts, Newborn};
+use crate::records::{self, Known};
+use crate::worker_link::{Birth, Mute, News, Order, WorkerLink};
+
+impl Fleet {
+    pub(super) fn spawn(
+        &mut self,
+        worker: WorkerId,
+        name: &PoolName,
+        slot: SlotIndex,
+        generation: Generation,
+    ) -> io::Result<()> {
+        let pool = self
+            .pools
+            .get_mut(name)
+            .expect("the supervisor knows our pools only");
+        let cell = pool
+            .claim_cell(worker)
+            .ok_or_else(|| io::Error::other("too many workers of the pool are still going away"))?;
+        let newborn = Newborn {
+            worker,
+            pool: name,
+            slot,
+            cell,
+            log: self.spec.server.log,
+        };
+        let listeners = self.listeners.of(name);
+        let birth = Birth {
+            worker,
+            title: format!("skep: worker {name}/{slot}"),
+            messages: pool.first_words(newborn, &pool.plan, &self.catalog, &listeners),
+            grace: pool.spec.supervision.kill_timeout,
+        };
+        match WorkerLink::start(birth, self.news.clone()) {
+            Ok(link) => {
+                pool.convergence.born(worker, slot);
+                let pool = name.clone();
+                let born = Worker {
+                    link,
+                    pool,
+                    generation,
+                };
+                self.workers.insert(worker, born);
+                Ok(())
+            }
+            Err(error) => {
+                pool.release_cell(worker);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn order(&self, worker: WorkerId, order: Order) {
+        if let Some(worker) = self.workers.get(&worker) {
+            worker.link.order(order);
+        }
+    }
+
+    pub(super) fn hear(&mut self, id: WorkerId, news: News) {
+        if self.trials.contains_key(&id) {
+            return self.hear_trial(id, news);
+        }
+        match news {
+            News::Said(words) => self.listen_to(id, words),
+            News::Mute(mute) => {
+                let why = match mute {
+                    Mute::HungUp => "it closed its channel and did not exit".to_owned(),
+                    Mute::Garbled(error) => error.to_string(),
+                };
+                self.journal.event(LogLevel::Error, "worker.mute", |line| {
+                    line.number("worker", id).text("message", &why)
+                });
+            }
+            News::Exited(status) => {
+                // The last beat may hold the first good request.
+                self.read_beat(id);
+                self.step(Event::Exited { worker: id, status });
+                self.forget(id);
+            }
+        }
+    }
+
+    fn listen_to(&mut self, id: WorkerId, words: FromWorker) {
+        match words {
+            FromWorker::Ready => self.step(Event::Ready { worker: id }),
+            FromWorker::Drained => self.step(Event::Drained { worker: id }),
+            FromWorker::Unfit { app, message } => {
+                let message = match app {
+                    Some(app) => format!("app {app}: {message}"),
+                    None => message,
+                };
+                self.step(Event::Unfit {
+                    worker: id,
+                    message,
+                });
+            }
+            FromWorker::Loaded { handler } => {
+                self.converge(id, |convergence| convergence.loaded(id, handler));
+            }
+            FromWorker::Refused { handler, message } => {
+                self.converge(id, |convergence| convergence.refused(id, handler));
+                self.refused(id, handler, message);
+            }
+            FromWorker::Serving { plan } => {
+                self.converge(id, |convergence| convergence.serving(id, plan));
+            }
+            FromWorker::Tallies(tallies) => self.tally(id, &tallies),
+            FromWorker::Retired { handler, cut } => self.retired(id, handler, cut),
+            // Listeners are told, not asked back for: the socket is the proof.
+            FromWorker::Listening { .. } => {}
+        }
+    }
+
+    /// Gives back what a reaped worker had.
+    fn forget(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.remove(&id) else {
+            return;
+        };
+        let pool = self
+            .pools
+            .get_mut(&worker.pool)
+            .expect("pools outlive workers");
+        pool.release_cell(id);
+        pool.remember_gone(id, worker.link.pid());
+        self.drop_ended_pools();
+    }
+
+    pub(super) fn read_beats(&mut self) {
+        let workers: Vec<_> = self.workers.keys().copied().collect();
+        for worker in workers {
+            self.read_beat(worker);
+        }
+    }
+
+    fn read_beat(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let Some(pool) = self.pools.get(&worker.pool) else {
+            return;
+        };
+        let Some(cell) = pool.cell_of(id) else { return };
+        let heartbeat = cell.heartbeat();
+        if heartbeat.is_zero() {
+            return;
+        }
+        // Asking the system costs more than all the rest.
+        let watched = pool.spec.supervision.soft_memory().is_some();
+        let memory = watched
+            .then(|| process::memory(worker.link.pid()))
+            .flatten()
+            .map_or(0, |memory| memory.rss_bytes);
+        let event = Event::Beat {
+            worker: id,
+            at: Moment::after_origin(heartbeat),
+            served: cell.good() > 0,
+            requests: cell.requests(),
+            memory,
+        };
+        self.step(event);
+    }
+
+    pub(super) fn record(&mut self, record: &Record) {
+        let known = records::subject(record).map(|worker| self.known(worker));
+        records::write(&self.journal, record, &known.unwrap_or_default());
+        if let Some(message) = records::progress(record) {
+            self.waiting.retain(|asker| !asker.is_gone());
+            for asker in &self.waiting {
+                asker.progress(message.clone());
+            }
+        }
+        match record {
+            Record::Ready { worker, .. } => {
+                let id = *worker;
+                self.converge(id, |convergence| convergence.ready(id));
+                self.announce();
+            }
+            Record::Draining { worker, .. } | Record::Exited { worker, .. } => {
+                let id = *worker;
+                self.converge(id, |convergence| convergence.leaving(id));
+            }
+            Record::Tripped { pool, last, .. } => {
+                let reason = format!("pool {pool} has tripped: {last}");
+                let passing = self.passing(pool);
+                self.consequences.extend(passing.into_iter().map(|app| {
+                    let reason = reason.clone();
+                    Consequence::Feed(app, Input::Tripped { reason })
+                }));
+            }
+            Record::Rolled { pool, replaced } => {
+                let ended = Consequence::RollEnded(pool.clone(), Ok(*replaced));
+                self.consequences.push_back(ended);
+            }
+            Record::RollFailed { pool, reason, .. } => {
+                let ended = Consequence::RollEnded(pool.clone(), Err(reason.to_string()));
+                self.consequences.push_back(ended);
+            }
+            Record::Spawned { .. }
+            | Record::Kept { .. }
+            | Record::Probing { .. }
+            | Record::Recycling { .. }
+            | Record::Reset { .. } => {}
+        }
+    }
+
+    fn known(&self, id: WorkerId) -> Known {
+        let Some(worker) = self.workers.get(&id) else {
+            return Known::default();
+        };
+        let view = self.supervisor.workers().find(|view| view.id == id);
+        let ready_after = |view: WorkerView| Some(view.ready_at?.since(view.spawned_at));
+        let cell = self
+            .pools
+            .get(&worker.pool)
+            .and_then(|pool| pool.cell_of(id));
+        Known {
+            pid: Some(worker.link.pid()),
+            generation: Some(worker.generation),
+            ready_after: view.and_then(ready_after),
+            counts: cell.map(Counts::of),
+            in_flight: cell.map_or(0, Cell::in_flight),
+        }
+    }
+
+    /// Says once of each pool where it serves, when it is complete for the
+    /// first time: one that never is does not keep the others from saying so.
+    pub(super) fn announce(&mut self) {
+        let complete: Vec<_> = self
+            .supervisor
+            .pools()
+            .filter(|pool| pool.serving >= pool.workers && !self.announced.contains(&pool.name))
+            .map(|pool| pool.name)
+            .collect();
+        self.announced.extend(complete.iter().cloned());
+        for pool in &complete {
+            self.first_served(pool);
+        }
+        for listener in self.listeners.statuses() {
+            if !complete.contains(&listener.pool) {
+                continue;
+            }
+            let Some(pool) = self.pools.get(&listener.pool) else {
+                continue;
+            };
+            self.journal.log().plain(&format!(
+                "skep: serving {} ({}, {})",
+                listener.address,
+                counted(usize::from(pool.spec.workers), "worker"),
+                counted(pool.plan.apps.len(), "app"),
+            ));
+        }
+    }
+}

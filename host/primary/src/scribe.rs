@@ -1,0 +1,186 @@
+//! Writing down what must outlive the primary, in order and beside its loop.
+//!
+//! A thread of its own does one thing after the other, because a flush to disk
+//! may take long and because two writers of one app's history would overtake
+//! each other.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use skep_core::history::History;
+use skep_core::{AppName, LogLevel};
+use tokio::sync::oneshot;
+
+use crate::artifacts::Digest;
+use crate::journal::Journal;
+use crate::store::{Store, StoreError};
+
+/// How long what still is to be written may take at the end.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What is to be written down together.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    /// The app.
+    pub(crate) app: AppName,
+    /// Its revisions.
+    pub(crate) history: History,
+    /// A component to be kept first, with its digest.
+    pub(crate) component: Option<(PathBuf, Digest)>,
+}
+
+type Job = Box<dyn FnOnce(&Store) + Send>;
+
+/// The way to the thread that writes. Clones lead to the same.
+#[derive(Clone)]
+pub(crate) struct Scribe {
+    store: Store,
+    journal: Journal,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl std::fmt::Debug for Scribe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scribe")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scribe {
+    /// Starts the thread.
+    pub(crate) fn start(store: Store, journal: Journal) -> Self {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let writer = store.clone();
+        std::thread::spawn(move || {
+            for job in inbox {
+                job(&writer);
+            }
+        });
+        Self {
+            store,
+            journal,
+            jobs,
+        }
+    }
+
+    /// Writes, after what was given before. It is done whether or not the
+    /// result is awaited.
+    pub(crate) fn write(
+        &self,
+        writing: Writing,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let done = self.ask(move |store| write(store, &writing).map_err(|error| chain(&error)));
+        async move {
+            done.await
+                .unwrap_or_else(|| Err("skep is ending".to_owned()))
+        }
+    }
+
+    /// The history of an app, as it is on disk; an empty one if it cannot be
+    /// read, which is moved aside and told of.
+    pub(crate) fn read(&self, app: AppName) -> impl Future<Output = History> + Send + 'static {
+        let journal = self.journal.clone();
+        let read = self.ask(move |store| read(store, &app, &journal));
+        async move { read.await.unwrap_or_default() }
+    }
+
+    /// Deletes what no history refers to any more of these digests.
+    pub(crate) fn forget(
+        &self,
+        digests: Vec<String>,
+    ) -> impl Future<Output = Vec<Digest>> + Send + 'static {
+        let journal = self.journal.clone();
+        let gone = self.ask(move |store| match store.remove_unreferenced(&digests) {
+            Ok(gone) => gone,
+            Err(error) => {
+                journal.event(LogLevel::Warn, "component.kept", |line| {
+                    line.text("reason", &chain(&error))
+                });
+                Vec::new()
+            }
+        });
+        async move { gone.await.unwrap_or_default() }
+    }
+
+    /// Where the component of a revision is.
+    pub(crate) fn component_path(&self, digest: &str) -> Option<PathBuf> {
+        let digest = digest.parse().ok()?;
+        Some(self.store.component_path(digest))
+    }
+
+    /// Waits until everything was written, but not for ever.
+    pub(crate) fn finish(self) {
+        let (done, waiting) = mpsc::channel();
+        let _ = self.jobs.send(Box::new(move |_| {
+            let _ = done.send(());
+        }));
+        let _ = waiting.recv_timeout(FLUSH_DEADLINE);
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> impl Future<Output = Option<T>> + Send + 'static {
+        let (answer, answered) = oneshot::channel();
+        // The thread lives as long as we do.
+        let _ = self.jobs.send(Box::new(move |store| {
+            let _ = answer.send(job(store));
+        }));
+        async move { answered.await.ok() }
+    }
+}
+
+fn write(store: &Store, writing: &Writing) -> Result<(), StoreError> {
+    if let Some((path, digest)) = &writing.component {
+        let file = File::open(path).map_err(|source| StoreError::Io {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
+        store.keep_component(&file, *digest)?;
+    }
+    store.save(&writing.app, &writing.history)
+}
+
+fn read(store: &Store, app: &AppName, journal: &Journal) -> History {
+    let error = match store.load(app) {
+        Ok(history) => return history,
+        Err(error) => error,
+    };
+    let aside = if error.is_broken() {
+        store.set_aside(app).ok()
+    } else {
+        None
+    };
+    journal.event(LogLevel::Error, "app.history_lost", |line| {
+        let line = line
+            .text("app", app.as_str())
+            .text("reason", &chain(&error));
+        match &aside {
+            Some(aside) => line.text("moved_to", &aside.to_string_lossy()),
+            None => line,
+        }
+    });
+    History::default()
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_millis() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
