@@ -14,6 +14,8 @@
 //! | [`http`] | a strict HTTP/1 client on plain sockets |
 //! | [`h2`] | an HTTP/2 client |
 //! | [`load`] | many clients at once, every request classified |
+//! | [`traffic`] | the same on many connections of both protocols, with the revision of every answer checked |
+//! | [`variant`](mod@variant) | the same component with another digest |
 //! | [`process`] | processes as `/proc` shows them, and signals |
 //! | [`wait`] | waiting for a condition, with a deadline |
 //! | [`golden`] | texts that were reviewed |
@@ -31,11 +33,15 @@ pub mod load;
 pub mod options;
 pub mod process;
 pub mod skep;
+pub mod traffic;
 pub mod turn;
+pub mod variant;
 pub mod wait;
 mod warm;
 
 pub use build::{binary, foreign_guest, guest};
 pub use http::{Client, Failed, Response};
 pub use skep::{Skep, Stop};
+pub use traffic::Traffic;
+pub use variant::variant;
 pub use wait::wait_for;

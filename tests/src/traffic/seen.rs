@@ -1,0 +1,198 @@
+//! What was seen on a client's socket, under the HTTP client: only the bytes
+//! themselves prove whether a request was written and a response had begun.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Bytes that came.
+    pub(super) read: u64,
+    /// Bytes that went out.
+    pub(super) written: u64,
+    /// How the connection ended, first of all.
+    pub(super) end: Option<End>,
+    /// Whether the server said GOAWAY.
+    pub(super) goaway: bool,
+    /// In HTTP/2 only.
+    frames: Option<Frames>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The server closed it in order.
+    Closed,
+    /// It was reset, or had been when we wrote.
+    Reset,
+}
+
+/// A [`Seen`] that the connection writes and its client reads.
+#[derive(Clone, Debug)]
+pub(super) struct Witness(Arc<Mutex<Seen>>);
+
+impl Witness {
+    pub(super) fn new(is_h2: bool) -> Self {
+        Self(Arc::new(Mutex::new(Seen {
+            frames: is_h2.then(Frames::default),
+            ..Seen::default()
+        })))
+    }
+
+    pub(super) fn look(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: &io::Error) {
+        let reset = matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe
+        );
+        if reset {
+            self.look().end.get_or_insert(End::Reset);
+        }
+    }
+}
+
+/// A socket with a witness.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) stream: TcpStream,
+    pub(super) witness: Witness,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let room = buffer.remaining() > 0;
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        match &polled {
+            Poll::Ready(Ok(())) => {
+                let came = &buffer.filled()[before..];
+                let mut seen = self.witness.look();
+                seen.read += came.len() as u64;
+                if came.is_empty() && room {
+                    seen.end.get_or_insert(End::Closed);
+                }
+                let frames = seen.frames.as_mut();
+                seen.goaway |= frames.is_some_and(|frames| frames.has_goaway(came));
+            }
+            Poll::Ready(Err(error)) => self.witness.failed(error),
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl Watched {
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Ready(Ok(count)) => self.witness.look().written += *count as u64,
+            Poll::Ready(Err(error)) => self.witness.failed(error),
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.wrote(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The type of a GOAWAY frame (RFC 9113 §6.8).
+const GOAWAY: u8 = 7;
+
+/// Follows HTTP/2 frames by their lengths, because hyper's client does not say
+/// whether a connection that ended had been announced to.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Length in three bytes, type, flags, stream in four.
+    head: [u8; 9],
+    have: usize,
+    /// What is left of the payload.
+    skip: usize,
+}
+
+impl Frames {
+    fn has_goaway(&mut self, mut bytes: &[u8]) -> bool {
+        let mut found = false;
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.skip > 0 {
+                let count = self.skip.min(bytes.len());
+                self.skip -= count;
+                bytes = &bytes[count..];
+                continue;
+            }
+            self.head[self.have] = *first;
+            self.have += 1;
+            bytes = rest;
+            if self.have == self.head.len() {
+                let [a, b, c, kind, ..] = self.head;
+                self.have = 0;
+                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                found |= kind == GOAWAY;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goaway_is_found_however_the_bytes_come() {
+        // DATA with nine bytes that look like a GOAWAY's head, then a GOAWAY.
+        let data = [[0, 0, 9, 0, 0, 0, 0, 0, 1], [0, 0, 8, 7, 0, 0, 0, 0, 0]].concat();
+        let goaway = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
+        let mut frames = Frames::default();
+        assert!(!frames.has_goaway(&data));
+        assert!(frames.has_goaway(&goaway));
+        assert!(!frames.has_goaway(&data));
+        let all = [data, goaway].concat();
+        let mut frames = Frames::default();
+        let found: Vec<bool> = all.iter().map(|byte| frames.has_goaway(&[*byte])).collect();
+        assert_eq!(found.iter().filter(|found| **found).count(), 1);
+        assert!(found[18 + 8]);
+    }
+}
