@@ -58,6 +58,8 @@ pub(crate) struct Guests {
     pub(crate) hello: PathBuf,
     /// WASI 0.3.
     pub(crate) hello_p3: PathBuf,
+    /// Says which revision it is.
+    pub(crate) revision: PathBuf,
 }
 
 impl Guests {
@@ -70,10 +72,11 @@ impl Guests {
         let guests = root().join("guests");
         add_target(&guests)?;
         print::progress("building the guests");
-        let artifacts = build(
-            &guests,
-            &["-p", "hello", "-p", "hello-p3", "--target", GUEST_TARGET],
-        )?;
+        let mut arguments = vec!["--target", GUEST_TARGET];
+        for package in ["hello", "hello-p3", "revision"] {
+            arguments.extend(["-p", package]);
+        }
+        let artifacts = build(&guests, &arguments)?;
         let component = |artifact: &'_ Value| -> bool {
             artifact["filenames"][0]
                 .as_str()
@@ -89,6 +92,7 @@ impl Guests {
         Ok(Self {
             hello: file("hello")?,
             hello_p3: file("hello_p3")?,
+            revision: file("revision")?,
         })
     }
 }

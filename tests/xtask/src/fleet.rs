@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skep_wire::{
-    ControlReply, ControlRequest, FleetStatus, WorkerStatus, decode_line, encode_line,
+    AppHistory, ControlReply, ControlRequest, FleetStatus, WorkerStatus, decode_line, encode_line,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::peers::skep::Configuration;
-use crate::server::Server;
+use crate::server::{Launch, Server};
 
 /// How long a start may take when nothing is cached and many apps are compiled.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -47,12 +47,27 @@ impl Fleet {
         scratch: &Path,
     ) -> Result<Self> {
         let launch = configuration.launch(program, scratch)?;
+        Self::launched(launch, configuration.workers, path, scratch).await
+    }
+
+    /// Starts one by a command that serves a file in `scratch`, and waits until
+    /// all its workers serve and `path` is answered.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub(crate) async fn launched(
+        launch: Launch,
+        workers: u16,
+        path: &str,
+        scratch: &Path,
+    ) -> Result<Self> {
         let log = scratch.join("output.log");
         let fleet = Self {
             server: Server::start(launch, path, &log, PATIENCE).await?,
             control: Configuration::control(scratch),
         };
-        let workers = usize::from(configuration.workers);
+        let workers = usize::from(workers);
         fleet
             .until("serve with all workers", PATIENCE, |status| {
                 let serving = status.workers.iter().filter(|worker| is_serving(worker));
@@ -62,33 +77,55 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Where its control socket is.
+    pub(crate) fn control(&self) -> &Path {
+        &self.control
+    }
+
     /// The state of everything.
     ///
     /// # Errors
     ///
     /// The primary does not answer.
     pub(crate) async fn status(&self) -> Result<FleetStatus> {
-        timeout(ANSWER, self.ask())
+        match self.ask(&ControlRequest::Status).await? {
+            ControlReply::Status(status) => Ok(*status),
+            other => bail!("the primary answered {other:?}"),
+        }
+    }
+
+    /// The revisions of an app.
+    ///
+    /// # Errors
+    ///
+    /// The primary does not answer, or has no such app.
+    pub(crate) async fn history(&self, app: &str) -> Result<AppHistory> {
+        let app = app.to_owned();
+        match self.ask(&ControlRequest::History { app }).await? {
+            ControlReply::History(history) => Ok(history),
+            other => bail!("the primary answered {other:?}"),
+        }
+    }
+
+    async fn ask(&self, request: &ControlRequest) -> Result<ControlReply> {
+        timeout(ANSWER, self.exchange(request))
             .await
             .context("the primary does not answer")?
     }
 
-    async fn ask(&self) -> Result<FleetStatus> {
+    async fn exchange(&self, request: &ControlRequest) -> Result<ControlReply> {
         let stream = UnixStream::connect(&self.control)
             .await
             .with_context(|| format!("no primary at {}", self.control.display()))?;
         let mut stream = BufReader::new(stream);
-        stream
-            .write_all(&encode_line(&ControlRequest::Status))
-            .await?;
+        stream.write_all(&encode_line(request)).await?;
         loop {
             let mut line = Vec::new();
             stream.read_until(b'\n', &mut line).await?;
             ensure!(!line.is_empty(), "the primary hung up");
             match decode_line(&line).map_err(anyhow::Error::msg)? {
-                ControlReply::Status(status) => return Ok(*status),
                 ControlReply::Progress { .. } => {}
-                other => bail!("the primary answered {other:?}"),
+                reply => return Ok(reply),
             }
         }
     }

@@ -3,11 +3,13 @@
 //! Measurements of whole servers, on real processes: against other servers
 //! (`compare`), of starting and memory (`ready`), of the spread of connections
 //! (`balance`). What is small enough for a function call is measured by
-//! criterion, in `benches/`. Nothing here judges correctness.
+//! criterion, in `benches/`. Nothing here judges correctness but `churn`, which
+//! is a test of too many requests for a test suite.
 #![forbid(unsafe_code)]
 
 mod balance;
 mod build;
+mod churn;
 mod compare;
 mod fleet;
 mod machine;
@@ -45,6 +47,9 @@ enum Command {
     Ready(ready::Options),
     /// Measure how connections spread over workers
     Balance(balance::Options),
+    /// Swap, restart, reload and scale under load, and insist that no request
+    /// is lost
+    Churn(churn::Options),
     /// One process of the bare hyper server
     #[command(hide = true)]
     PeerHyper {
@@ -68,6 +73,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Compare(options) => compare::run(&options).await,
         Command::Ready(options) => ready::run(&options).await,
         Command::Balance(options) => balance::run(&options).await,
+        Command::Churn(options) => churn::run(&options).await,
         Command::PeerHyper { address } => peers::hyper::serve(address).await,
     }
 }

@@ -97,20 +97,30 @@ impl Configuration {
     ///
     /// The file cannot be written.
     pub(crate) fn launch(&self, program: &Path, scratch: &Path) -> Result<Launch> {
-        let file = scratch.join("skep.toml");
-        fs::write(&file, self.to_toml()).context("cannot write skep.toml")?;
-        let mut command = Command::new(program);
-        command.current_dir(scratch).args(["serve", "-c"]).arg(file);
-        Ok(Launch {
-            commands: vec![command],
-            address: Address::Announced(ANNOUNCEMENT),
-        })
+        launch(program, &self.to_toml(), scratch)
     }
 
     /// Where the control socket of a server in `scratch` is.
     pub(crate) fn control(scratch: &Path) -> PathBuf {
         scratch.join("state/control.sock")
     }
+}
+
+/// Writes `skep.toml` into `scratch`, with `state` beside it for its state
+/// directory; the command serves it.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub(crate) fn launch(program: &Path, toml: &str, scratch: &Path) -> Result<Launch> {
+    let file = scratch.join("skep.toml");
+    fs::write(&file, toml).context("cannot write skep.toml")?;
+    let mut command = Command::new(program);
+    command.current_dir(scratch).args(["serve", "-c"]).arg(file);
+    Ok(Launch {
+        commands: vec![command],
+        address: Address::Announced(ANNOUNCEMENT),
+    })
 }
 
 impl Peer for Skep {
