@@ -186,7 +186,8 @@ impl Fleet {
                 self.converge(id, |convergence| convergence.ready(id));
                 self.announce();
             }
-            Record::Draining { worker, .. } | Record::Exited { worker, .. } => {
+            // One that drains still answers, so it comes along.
+            Record::Exited { worker, .. } => {
                 let id = *worker;
                 self.converge(id, |convergence| convergence.leaving(id));
             }
@@ -207,6 +208,7 @@ impl Fleet {
                 self.consequences.push_back(ended);
             }
             Record::Spawned { .. }
+            | Record::Draining { .. }
             | Record::Kept { .. }
             | Record::Probing { .. }
             | Record::Recycling { .. }
