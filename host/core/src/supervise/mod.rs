@@ -7,13 +7,18 @@
 //! ```text
 //! Slot
 //!  Vacant ──fill──▶ Starting{worker, attempt, ready_by} ──ready──▶ Serving{worker, since}
-//!                      ▲   │ exit or late                              │ exit     │ replace
-//!         until passed │   ▼                                           ▼          ▼
+//!                      ▲   │ exit or late                              │ exit,    │ roll or
+//!         until passed │   ▼                                           ▼ vacated  ▼ recycling
 //!                   Waiting{attempt, until} ◀──────────────────────────┘   Replacing{old, new}
 //!                      │ too many crashes                                  │ new ready      → Serving{new}; old is a retiree
 //!                      ▼                                                   │ new exits/late → Serving{old}; Kept is recorded
-//!                   Tripped{until} ──probe with one worker──▶ Starting     │ old exits      → Starting{new}
+//!                   Tripped{until} ──probe with one worker──▶ Starting     │ called off     → Serving{old}; new is a retiree
+//!                                                                          │ old exits      → Starting{new}
 //! Retiree   Draining{by} ──drained or late──▶ Stopping{kill_at} ──late──▶ Killed ──exit──▶ gone
+//! Pool      Staying ──removed──▶ Leaving ──last worker gone──▶ forgotten
+//! Roll      asked for ──▶ under way{left} ──none left──▶ Rolled
+//!               │             │   └──cancelled, pool removed, shutdown──▶ over
+//!               └─tripped─────┴──no patience left──▶ RollFailed
 //! ```
 //!
 //! How this is laid out: a `slot` says who holds a place (`Held` is Starting
@@ -42,6 +47,25 @@
 //!   counted forks of its own slot, no others.
 //! - An exit is voluntary if we asked for it, whatever its code. A worker that
 //!   had to be forced at a deadline has the reason `drain-timeout`.
+//! - A roll goes in the order of the slots: up to `surge` successors start
+//!   beside their predecessors, and beyond that old workers drain first as long
+//!   as `workers - max_unavailable` serve. With neither, one surges. Workers
+//!   that start are replaced when they are ready.
+//! - A worker that ends by itself during a roll counts as replaced when its
+//!   slot serves again.
+//! - A successor that fails ends a roll of [`Patience::OneTry`]. Otherwise the
+//!   roll goes on after a backoff, alone among what starts and within the fork
+//!   budget. It ends when a breaker trips, or with the crash that is the
+//!   `max_crashes`th since it last got on, so that every roll ends: failures
+//!   may be too slow for the breaker's window. Where breakers are not
+//!   admitting no roll begins.
+//! - A roll that ends early, and one that begins, call off what starts beside a
+//!   serving worker: the former its own, the latter a recycling.
+//! - Recycling waits for rolls, breakers, starting workers and the fork budget,
+//!   is one at a time in a pool, and after a failure waits for a backoff of at
+//!   least `probe_interval`. Only stable workers are recycled, or a limit that
+//!   is reached at once would be a fork bomb.
+//! - Neither starts a successor in a slot to which three live workers belong.
 //! - After [`Event::Shutdown`] nothing is spawned.
 
 mod backoff;

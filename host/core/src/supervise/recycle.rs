@@ -151,7 +151,6 @@ impl Supervisor {
         if pool.roll.is_some()
             || pool.replacing() > 0
             || pool.breaker.view() != BreakerState::Admitting
-            || self.starts(name) == Starts::Busy
         {
             return None;
         }
@@ -162,6 +161,9 @@ impl Supervisor {
                 self.has_room(name, slot).then_some((at, slot, id, cause))
             })
             .min()?;
+        if self.starts(name) == Starts::Busy {
+            return None;
+        }
         let at = at.max(pool.recycling.until).max(pool.allowed_at());
         Some((at, slot, worker, cause))
     }

@@ -75,6 +75,8 @@ pub(crate) struct Checked {
 struct Roll {
     patience: Patience,
     workers: BTreeSet<WorkerId>,
+    /// Slots whose worker was taken away, and that do not serve again yet.
+    open: BTreeSet<SlotIndex>,
     /// When an operator last had a hand in it.
     since: Moment,
     most: u16,
@@ -239,6 +241,7 @@ impl Checked {
                 let roll = self.rolls.entry(pool.clone()).or_insert_with(|| Roll {
                     patience: *patience,
                     workers: BTreeSet::new(),
+                    open: BTreeSet::new(),
                     since: self.now,
                     most: 0,
                 });
@@ -320,6 +323,11 @@ impl Checked {
                 assert!(self.exited.insert(*worker), "{worker} exited twice");
                 assert_eq!(*voluntary, reason.is_voluntary());
             }
+            Action::Record(Record::Ready { pool, slot, .. }) => {
+                if let Some(roll) = self.rolls.get_mut(pool) {
+                    roll.open.remove(slot);
+                }
+            }
             Action::Record(Record::Tripped { pool, kind, .. }) => {
                 let kinds = self.tripped.entry(pool.clone()).or_default();
                 assert!(!kinds.contains(kind), "a second alert for {kind:?}");
@@ -358,7 +366,8 @@ impl Checked {
                     .any(|action| exit_of(action) == Some(*worker)),
                 "one record for every exit"
             );
-            assert!(self.worker(*worker).is_none());
+            // It may be the number of one that is created in this very step.
+            assert!(!before.workers.contains_key(worker) || self.worker(*worker).is_none());
         } else {
             assert!(
                 actions.iter().all(|action| exit_of(action).is_none()),
@@ -434,7 +443,8 @@ impl Checked {
 
     /// Nobody who served was taken away without one in his place, beyond what
     /// an operator or `max_unavailable` allows.
-    fn check_capacity(&self, event: &Event, before: &View) {
+    fn check_capacity(&mut self, event: &Event, before: &View) {
+        let mut open = Vec::new();
         for old in before.workers.values() {
             let (Some(now), Some(pool)) = (
                 self.worker(old.id),
@@ -472,6 +482,12 @@ impl Checked {
                     old.id
                 );
                 assert!(self.live(&pool.name, old.slot) <= MAX_LIVE, "too many live");
+                open.push((old.pool.clone(), old.slot));
+            }
+        }
+        for (pool, slot) in open {
+            if let Some(roll) = self.rolls.get_mut(&pool) {
+                roll.open.insert(slot);
             }
         }
     }
@@ -583,12 +599,21 @@ impl Checked {
                         worker.state.is_in_slot() && roll.workers.contains(&worker.id)
                     });
                 assert!(left.is_none(), "not replaced: {left:?}");
+                let workers = view.map_or(0, |view| view.workers);
+                let mut open = roll.open.iter().filter(|slot| slot.0 < workers);
+                assert_eq!(open.next(), None, "not filled again");
             } else if !self.removed.contains(&name) {
                 for worker in self.view.workers.values().filter(|w| w.pool == name) {
                     assert!(
                         worker.state != WorkerState::Draining
                             || before.workers[&worker.id].state == WorkerState::Draining,
                         "{} is replaced after the end",
+                        worker.id
+                    );
+                    assert!(
+                        !is_successor(worker, &self.view)
+                            || !before.workers.contains_key(&worker.id),
+                        "{} was not called off",
                         worker.id
                     );
                 }

@@ -15,7 +15,7 @@ use crate::checked::{Checked, steps};
 use crate::sim::name;
 
 /// Few enough for every run of the tests; `SKEP_SIM_STEPS` asks for more.
-const STEPS: u64 = 200_000;
+const STEPS: u64 = 120_000;
 
 /// More workers than this make the laws slow and tell nothing new.
 const CROWD: usize = 20;
@@ -361,6 +361,21 @@ fn a_probe_waits_for_a_retry_of_an_older_generation() {
         Op::Run(100),
     ];
     let all = [settings.clone(), settings];
+    play(0, 1, &all, &ops, (usize::MAX, World::Healthy));
+}
+
+/// The exit of a worker that was created only in the step that heard of it.
+#[test]
+fn an_exit_that_comes_before_its_worker_is_nothing() {
+    let ops = [
+        Op::Living(0, What::Unfit),
+        Op::Pass(4000),
+        Op::Any(2, What::Exited),
+    ];
+    let all = [
+        SupervisionSettings::default(),
+        SupervisionSettings::default(),
+    ];
     play(0, 1, &all, &ops, (usize::MAX, World::Healthy));
 }
 

@@ -11,7 +11,7 @@ use crate::checked::steps;
 use crate::sim::{Fate, Manners, Sim, name, secs};
 
 /// Few enough for every run of the tests; `SKEP_SIM_STEPS` asks for more.
-const STEPS: u64 = 100_000;
+const STEPS: u64 = 180_000;
 
 /// Knuth's MMIX generator: enough for dice.
 struct Dice(u64);
