@@ -8,6 +8,7 @@ use skep_core::InstancePolicy;
 use wasmtime::Engine;
 use wasmtime_wasi_config::WasiConfigVariables;
 
+use crate::call::Cut;
 use crate::meter::Clock;
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
@@ -48,6 +49,8 @@ pub(crate) struct Blueprint {
     pub(crate) setup: HandlerSetup,
     pub(crate) config: WasiConfigVariables,
     pub(crate) clock: Clock,
+    /// Ends all calls at once.
+    pub(crate) cut: Cut,
 }
 
 impl Blueprint {
@@ -58,6 +61,7 @@ impl Blueprint {
             setup,
             config,
             clock,
+            cut: Cut::default(),
         })
     }
 }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use skep_core::Outcome;
 use wasmtime_wasi_http::WasiBody;
@@ -28,6 +29,7 @@ pub struct GuestBody<W: Witness> {
     /// The rest, or `None` once it has ended.
     stream: Option<WasiBody>,
     run: Progress,
+    status: StatusCode,
     /// Bytes that the guest announced.
     expected: Option<u64>,
     delivered: u64,
@@ -63,7 +65,7 @@ impl<W: Witness> GuestBody<W> {
     /// so that a short response is sent at once, with its length.
     pub(crate) fn whole(
         stream: WasiBody,
-        expected: Option<u64>,
+        (status, expected): (StatusCode, Option<u64>),
         ended: Ended,
         witness: W,
         cx: &mut Context<'_>,
@@ -72,6 +74,7 @@ impl<W: Witness> GuestBody<W> {
             ready: VecDeque::new(),
             stream: Some(stream),
             run: Progress::Ended(ended),
+            status,
             expected,
             delivered: 0,
             witness: Some(witness),
@@ -99,7 +102,7 @@ impl<W: Witness> GuestBody<W> {
     /// The body of a response whose guest goes on.
     pub(crate) fn running(
         stream: WasiBody,
-        expected: Option<u64>,
+        (status, expected): (StatusCode, Option<u64>),
         run: Run,
         after: AfterBody,
         witness: W,
@@ -108,6 +111,7 @@ impl<W: Witness> GuestBody<W> {
             ready: VecDeque::new(),
             stream: Some(stream),
             run: Progress::Running(run, after),
+            status,
             expected,
             delivered: 0,
             witness: Some(witness),
@@ -116,9 +120,10 @@ impl<W: Witness> GuestBody<W> {
 
     /// Tells the witness how a run ended that is no more.
     fn tell(&mut self) {
-        if let Progress::Ended(ended) = std::mem::replace(&mut self.run, Progress::Told)
+        if let Progress::Ended(mut ended) = std::mem::replace(&mut self.run, Progress::Told)
             && let Some(witness) = self.witness.take()
         {
+            ended.status = Some(self.status);
             witness.ended(ended);
         }
     }
@@ -129,6 +134,7 @@ impl<W: Witness> GuestBody<W> {
             outcome: Outcome::Trap,
             detail: Some("the guest did not finish its response body".into()),
             cpu,
+            status: None,
         });
     }
 
@@ -138,12 +144,19 @@ impl<W: Witness> GuestBody<W> {
         if let Progress::Running(run, after) = std::mem::replace(&mut self.run, Progress::Told)
             && let Some(witness) = self.witness.take()
         {
+            let status = Some(self.status);
             match after {
-                AfterBody::Finish => drop(tokio::spawn(async move { witness.ended(run.await) })),
+                AfterBody::Finish => drop(tokio::spawn(async move {
+                    witness.ended(Ended {
+                        status,
+                        ..run.await
+                    });
+                })),
                 AfterBody::Leave => witness.ended(Ended {
                     outcome: Outcome::Ok,
                     detail: None,
                     cpu: std::time::Duration::ZERO,
+                    status,
                 }),
             }
         }

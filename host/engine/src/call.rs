@@ -2,11 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use skep_core::Outcome;
-use tokio::time::Sleep;
+use tokio::sync::Notify;
 
 use crate::fault::Verdict;
 use crate::meter::Meter;
@@ -20,6 +23,8 @@ pub struct Ended {
     pub detail: Option<String>,
     /// CPU time of the guest.
     pub cpu: Duration,
+    /// What the guest answered, if it did.
+    pub status: Option<StatusCode>,
 }
 
 /// Learns how a call ended, exactly once. Holds what the call holds: permits,
@@ -34,22 +39,47 @@ pub trait Witness: Send + Unpin + 'static {
 
 pub(crate) type Work = Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
+/// Ends all calls of a handler at once.
+#[derive(Clone, Default)]
+pub(crate) struct Cut(Arc<Cutter>);
+
+#[derive(Default)]
+struct Cutter {
+    cut: AtomicBool,
+    told: Arc<Notify>,
+}
+
+impl Cut {
+    /// Ends the calls that run and all that begin from now on.
+    pub(crate) fn cut(&self) {
+        self.0.cut.store(true, Relaxed);
+        self.0.told.notify_waiters();
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.cut.load(Relaxed)
+    }
+}
+
 /// A guest's run. Dropping it cancels the guest and frees what it holds.
 pub(crate) struct Run {
     work: Option<Work>,
     meter: Meter,
     deadline: Instant,
     timeout: Duration,
-    alarm: Option<Pin<Box<Sleep>>>,
+    cut: Cut,
+    /// Wakes the call when it is over, made when a guest first waits.
+    alarm: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Run {
-    pub(crate) fn new(work: Work, meter: Meter, timeout: Duration) -> Self {
+    pub(crate) fn new(work: Work, meter: Meter, timeout: Duration, cut: &Cut) -> Self {
         Self {
             work: Some(work),
             meter,
             deadline: Instant::now() + timeout,
             timeout,
+            cut: cut.clone(),
             alarm: None,
         }
     }
@@ -63,6 +93,7 @@ impl Run {
             outcome: verdict.outcome,
             detail: verdict.detail,
             cpu: self.meter.used(),
+            status: None,
         })
     }
 }
@@ -82,19 +113,34 @@ impl Future for Run {
         // The guest waits or has yielded. The deadline is watched from here,
         // outside of its store, because a busy store polls nothing inside.
         let deadline = this.deadline;
-        let late = Instant::now() >= deadline || {
-            let alarm = this
-                .alarm
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let over = this.cut.is_cut() || Instant::now() >= deadline || {
+            let cut = &this.cut;
+            let alarm = this.alarm.get_or_insert_with(|| alarm(cut, deadline));
             alarm.as_mut().poll(cx).is_ready()
         };
-        if late {
-            let timeout = this.timeout;
-            return this.end(Verdict {
-                outcome: Outcome::Deadline,
-                detail: Some(format!("no end within {timeout:?}")),
-            });
+        if !over {
+            return Poll::Pending;
         }
-        Poll::Pending
+        let detail = if this.cut.is_cut() {
+            "cut: its handler was replaced, and the drain has had its time".to_owned()
+        } else {
+            format!("no end within {:?}", this.timeout)
+        };
+        this.end(Verdict {
+            outcome: Outcome::Deadline,
+            detail: Some(detail),
+        })
     }
+}
+
+/// Ends at the deadline or when the call is cut.
+fn alarm(cut: &Cut, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let told = Arc::clone(&cut.0.told).notified_owned();
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            () = told => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+    })
 }

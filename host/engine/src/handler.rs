@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use skep_core::Outcome;
@@ -22,7 +23,8 @@ use crate::meter::Meter;
 use crate::p3_shared::Shared;
 use crate::runtime::{EngineError, Runtime};
 use crate::settings::Flavor;
-use crate::world::{Answer, Job};
+use crate::startup::{Startup, ValidateFault, Validation};
+use crate::world::{Answer, Job, World as _};
 use crate::{RequestBody, precompiled};
 
 /// An artifact cannot be loaded.
@@ -51,6 +53,7 @@ enum Kind {
 #[derive(Clone)]
 pub struct Handler {
     blueprint: Arc<Blueprint>,
+    startup: Startup,
     kind: Kind,
 }
 
@@ -79,6 +82,7 @@ impl Handler {
             .map_err(|error| LoadError::Artifact(chain(&error)))?;
         let linked = Linked::new(&engine, setup.flavor, &component)
             .map_err(|error| LoadError::Link(chain(&error)))?;
+        let startup = Startup::of(&component);
         let shared = setup.instance.concurrent > 1;
         let blueprint = Blueprint::new(engine, setup, runtime.clock());
         let kind = match linked {
@@ -86,13 +90,37 @@ impl Handler {
             Linked::P3(pre) if shared => Kind::SharedP3(Shared::new(&blueprint, pre)),
             Linked::P3(pre) => Kind::P3(Instances::new(&blueprint, pre)),
         };
-        Ok(Self { blueprint, kind })
+        Ok(Self {
+            blueprint,
+            startup,
+            kind,
+        })
     }
 
     /// Which engine it runs on.
     #[must_use]
     pub fn flavor(&self) -> Flavor {
         self.blueprint.setup.flavor
+    }
+
+    /// Finds out whether requests may be sent here: makes an instance with the
+    /// handler's limits, asks it by its export `skep:lifecycle/startup` if it
+    /// has that, and throws it away. `deadline` bounds the wall time, and the
+    /// CPU time where the handler's own budget is smaller.
+    ///
+    /// What the guest writes meanwhile goes to its log. Needs ticks, as
+    /// [`call`](Self::call) does.
+    ///
+    /// # Errors
+    ///
+    /// Why the handler must not serve.
+    pub async fn validate(&self, deadline: Duration) -> Result<Validation, ValidateFault> {
+        let pre = match &self.kind {
+            Kind::P2(instances) => instances.world.pre(),
+            Kind::P3(instances) => instances.world.pre(),
+            Kind::SharedP3(shared) => shared.pre.pre(),
+        };
+        self.startup.validate(&self.blueprint, pre, deadline).await
     }
 
     /// Calls the guest. The future ends with the guest's headers; the guest
@@ -125,7 +153,7 @@ impl Handler {
         };
         let setup = &self.blueprint.setup;
         let meter = Meter::new(self.blueprint.clock, setup.cpu);
-        let mut run = Some(Run::new(work, meter, setup.timeout));
+        let mut run = Some(Run::new(work, meter, setup.timeout, &self.blueprint.cut));
         let mut witness = Some(witness);
         let after = match &self.kind {
             Kind::SharedP3(_) => AfterBody::Leave,
@@ -170,12 +198,13 @@ impl Handler {
                     } else {
                         expected_length(&head)
                     };
+                    let promised = (head.status, expected);
                     let witness = witness.take().expect("the future has not ended before");
                     let body = match ended {
-                        Some(ended) => GuestBody::whole(stream, expected, ended, witness, cx),
+                        Some(ended) => GuestBody::whole(stream, promised, ended, witness, cx),
                         None => {
                             let run = run.take().expect("the future has not ended before");
-                            GuestBody::running(stream, expected, run, after, witness)
+                            GuestBody::running(stream, promised, run, after, witness)
                         }
                     };
                     Poll::Ready(Ok(Response::from_parts(head, body)))
@@ -194,6 +223,23 @@ impl Handler {
             // Their tasks end them.
             Kind::SharedP3(_) => {}
         }
+    }
+
+    /// Drops the instances that wait for a next call, and keeps none any more.
+    /// Calls go on, and new ones may still be made.
+    pub fn retire(&self) {
+        match &self.kind {
+            Kind::P2(instances) => instances.retire(),
+            Kind::P3(instances) => instances.retire(),
+            Kind::SharedP3(shared) => shared.retire(),
+        }
+    }
+
+    /// Ends all calls, those too that begin after this, with
+    /// [`Outcome::Deadline`]. A call whose client takes no bytes ends when its
+    /// client takes some or is given up.
+    pub fn cut(&self) {
+        self.blueprint.cut.cut();
     }
 
     /// What became of its instances.

@@ -1,6 +1,6 @@
 //! A handler's instances: made for a call, or kept from an earlier one.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -42,6 +42,8 @@ pub(crate) struct Instances<W: World> {
     pub(crate) world: W,
     /// Idle instances, newest last.
     waiting: Mutex<Vec<Waiting<W::Proxy>>>,
+    /// Whether instances are kept no longer.
+    retired: AtomicBool,
     made: AtomicU64,
     reused: AtomicU64,
 }
@@ -52,6 +54,7 @@ impl<W: World> Instances<W> {
             blueprint: Arc::clone(blueprint),
             world,
             waiting: Mutex::new(Vec::new()),
+            retired: AtomicBool::new(false),
             made: AtomicU64::new(0),
             reused: AtomicU64::new(0),
         })
@@ -115,7 +118,8 @@ impl<W: World> Instances<W> {
             Err(error) => return verdict(&error, Some(&instance.store.data().ledger)),
         };
         instance.used += 1;
-        if verdict.outcome == Outcome::Ok && instance.used < self.policy().reuse {
+        let keep = verdict.outcome == Outcome::Ok && instance.used < self.policy().reuse;
+        if keep && !self.retired.load(Relaxed) {
             self.list().push(Waiting {
                 instance,
                 since: Instant::now(),
@@ -133,6 +137,13 @@ impl<W: World> Instances<W> {
             list.drain(..keep).collect()
         };
         drop(expired);
+    }
+
+    /// Drops what waits, and keeps nothing any more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        let waiting = std::mem::take(&mut *self.list());
+        drop(waiting);
     }
 
     pub(crate) fn counts(&self) -> InstanceCounts {

@@ -29,6 +29,7 @@ mod precompiled;
 mod refusal;
 mod runtime;
 mod settings;
+mod startup;
 mod stdio;
 mod world;
 
@@ -42,6 +43,7 @@ pub use meter::{Clock, computing};
 pub use refusal::Refusal;
 pub use runtime::{Capacity, EngineError, Runtime, pooling_available, tick};
 pub use settings::Flavor;
+pub use startup::{Phase, ValidateFault, Validation};
 pub use stdio::{GuestLog, Stream};
 
 /// The body of a request on its way into a guest.

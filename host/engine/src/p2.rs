@@ -5,6 +5,7 @@ use std::future::Future;
 use http::uri::Scheme;
 use tokio::sync::oneshot;
 use wasmtime::Store;
+use wasmtime::component::InstancePre;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -15,6 +16,10 @@ use crate::world::{Job, World};
 
 impl World for ProxyPre<Guest> {
     type Proxy = Proxy;
+
+    fn pre(&self) -> &InstancePre<Guest> {
+        self.instance_pre()
+    }
 
     fn instantiate(
         &self,

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use http::Request;
 use http::uri::Scheme;
 use wasmtime::Store;
-use wasmtime::component::Accessor;
+use wasmtime::component::{Accessor, InstancePre};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p3;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
@@ -18,6 +18,10 @@ use crate::world::{Job, World};
 
 impl World for ServicePre<Guest> {
     type Proxy = Service;
+
+    fn pre(&self) -> &InstancePre<Guest> {
+        self.instance_pre()
+    }
 
     fn instantiate(
         &self,

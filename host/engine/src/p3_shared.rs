@@ -59,7 +59,7 @@ struct Occupancy {
 /// A handler whose instances answer several calls at a time.
 pub(crate) struct Shared {
     blueprint: Arc<Blueprint>,
-    pre: ServicePre<Guest>,
+    pub(crate) pre: ServicePre<Guest>,
     seats: Mutex<Vec<Seat>>,
     made: AtomicU64,
     calls: AtomicU64,
@@ -97,6 +97,15 @@ impl Shared {
             made,
             reused: self.calls.load(Relaxed).saturating_sub(made),
             idle: 0,
+        }
+    }
+
+    /// Lets the instances end with the calls that they have.
+    pub(crate) fn retire(&self) {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        for seat in seats.drain(..) {
+            // Before its queue goes, whose end would end the calls, too.
+            seat.occupancy.closed.store(1, Relaxed);
         }
     }
 
@@ -233,7 +242,8 @@ async fn take_calls(
             }
             job = queue.recv(), if occupancy.closed.load(Relaxed) == 0 => match job {
                 Some(job) => calls.push(answer(accessor, proxy, job)),
-                None => return Ok(()),
+                // Its handler is gone or retired: it ends with its last call.
+                None => occupancy.closed.store(1, Relaxed),
             },
             _ = look.tick() => {}
         }

@@ -6,6 +6,7 @@ use http::uri::Scheme;
 use http::{Request, Response};
 use tokio::sync::oneshot;
 use wasmtime::Store;
+use wasmtime::component::InstancePre;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::RequestBody;
@@ -28,6 +29,9 @@ pub(crate) struct Job {
 pub(crate) trait World: Send + Sync + 'static {
     /// An instance of it.
     type Proxy: Send + Sync;
+
+    /// The component, whatever its world.
+    fn pre(&self) -> &InstancePre<Guest>;
 
     /// Makes an instance in a fresh store.
     fn instantiate(
