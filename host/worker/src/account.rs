@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Instant;
 
+use http::StatusCode;
 use skep_core::{LogLevel, Outcome, bucket_of};
 use skep_engine::{Ended, Witness};
-use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::Permit;
 use crate::app::App;
 use crate::desk::Desk;
 use crate::socket::Pulse;
@@ -39,10 +40,12 @@ pub(crate) struct Account {
     began: Instant,
     request_id: Option<Arc<str>>,
     app: Option<Arc<App>>,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
     overridden: Option<Arc<Override>>,
     guest: bool,
     outcome: Option<Outcome>,
+    /// What the guest answered.
+    status: Option<StatusCode>,
 }
 
 impl Account {
@@ -59,15 +62,17 @@ impl Account {
             overridden: None,
             guest: false,
             outcome: None,
+            status: None,
         }
     }
 
     pub(crate) fn routed(&mut self, app: &Arc<App>, request_id: &Arc<str>) {
+        app.request_began();
         self.app = Some(Arc::clone(app));
         self.request_id = Some(Arc::clone(request_id));
     }
 
-    pub(crate) fn admitted(&mut self, permit: OwnedSemaphorePermit) {
+    pub(crate) fn admitted(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
@@ -108,6 +113,7 @@ impl Witness for Account {
         if ended.outcome != Outcome::Ok {
             self.log_failure(&ended);
         }
+        self.status = ended.status;
         // Whatever a guest makes of a request whose body was refused, it is for
         // that that the request ended.
         let overridden = self.overridden.as_ref().and_then(|o| o.get());
@@ -124,11 +130,14 @@ impl Drop for Account {
             .outcome
             .or_else(|| self.overridden.as_ref().and_then(|o| o.get()))
             .unwrap_or(Outcome::ClientGone);
-        self.desk.cell().request_ended(
-            outcome as usize,
-            bucket_of(self.began.elapsed()),
-            outcome == Outcome::Ok,
-        );
+        let elapsed = self.began.elapsed();
+        let good = outcome == Outcome::Ok;
+        let cell = self.desk.cell();
+        cell.request_ended(outcome as usize, bucket_of(elapsed), good);
+        if let Some(app) = &self.app {
+            app.counts.ended(outcome, self.status, elapsed);
+            app.request_ended();
+        }
         self.pulse.request_ended();
         self.permit = None;
         self.desk.something_ended();

@@ -1,90 +1,110 @@
-//! One loaded app and the right to call it.
+//! One handler of an app, loaded in this worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use skep_core::Outcome;
+use skep_core::{AppLimits, AppName, HandlerId, Outcome};
 use skep_engine::Handler;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, mpsc};
 
+use crate::admission::{Admission, Permit};
+use crate::counts::Counts;
 use crate::log::AppLog;
+use crate::news::News;
 
-/// One loaded app.
+/// One handler of an app. It lives for as long as something of it is in
+/// flight; its end is news.
 pub(crate) struct App {
+    pub(crate) id: HandlerId,
+    pub(crate) name: AppName,
     pub(crate) handler: Handler,
     pub(crate) strip_prefix: bool,
-    pub(crate) max_body: u64,
+    pub(crate) limits: AppLimits,
     pub(crate) log: Arc<AppLog>,
-    /// Calls at one time, this worker's share.
-    permits: Arc<Semaphore>,
-    waiting: AtomicU32,
-    queue: u32,
-    /// Longest wait for a permit: a request that has used up its time waiting
-    /// could not be answered any more.
-    patience: Duration,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) counts: Counts,
+    /// Requests that were routed here and have not ended.
+    in_flight: AtomicU32,
+    cut: AtomicBool,
+    told: Notify,
+    news: mpsc::UnboundedSender<News>,
 }
 
-/// What an app is loaded with, besides its handler.
-pub(crate) struct Admission {
-    /// Calls at one time, this worker's share; at least 1.
-    pub(crate) concurrency: u32,
-    /// Requests that may wait, this worker's share.
-    pub(crate) queue: u32,
-    /// Longest wait.
-    pub(crate) patience: Duration,
+/// What an app is, besides its handler.
+pub(crate) struct Setting {
+    pub(crate) id: HandlerId,
+    pub(crate) name: AppName,
+    pub(crate) strip_prefix: bool,
+    pub(crate) limits: AppLimits,
+    pub(crate) log: Arc<AppLog>,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl App {
     pub(crate) fn new(
         handler: Handler,
-        strip_prefix: bool,
-        max_body: u64,
-        log: Arc<AppLog>,
-        admission: &Admission,
+        setting: Setting,
+        news: mpsc::UnboundedSender<News>,
     ) -> Self {
         Self {
+            id: setting.id,
+            name: setting.name,
             handler,
-            strip_prefix,
-            max_body,
-            log,
-            permits: Arc::new(Semaphore::new(admission.concurrency.max(1) as usize)),
-            waiting: AtomicU32::new(0),
-            queue: admission.queue,
-            patience: admission.patience,
+            strip_prefix: setting.strip_prefix,
+            limits: setting.limits,
+            log: setting.log,
+            admission: setting.admission,
+            counts: Counts::new(),
+            in_flight: AtomicU32::new(0),
+            cut: AtomicBool::new(false),
+            told: Notify::new(),
+            news,
         }
     }
 
-    /// The right to call, at once or after a wait in a queue that is bounded
-    /// in length and in time.
-    pub(crate) async fn admit(&self) -> Result<OwnedSemaphorePermit, Outcome> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    /// The right to call, at once or after a wait. A request waits no longer
+    /// than it may take: having used up its time it could not be answered any
+    /// more.
+    pub(crate) async fn admit(&self) -> Result<Permit, Outcome> {
+        if let Some(permit) = self.admission.try_admit() {
             return Ok(permit);
         }
-        if self.waiting.load(Relaxed) >= self.queue {
-            return Err(Outcome::QueueFull);
+        let cut = self.told.notified();
+        if self.cut.load(Relaxed) {
+            return Err(Outcome::Deadline);
         }
-        let _place = Place::take(&self.waiting);
-        let permit = Arc::clone(&self.permits).acquire_owned();
-        match tokio::time::timeout(self.patience, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Outcome::QueueFull),
+        tokio::select! {
+            biased;
+            permit = self.admission.wait(self.limits.timeout) => permit,
+            () = cut => Err(Outcome::Deadline),
         }
+    }
+
+    /// A request is this handler's from now on.
+    pub(crate) fn request_began(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// A request of this handler's has ended.
+    pub(crate) fn request_ended(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    /// Ends everything that is in flight; says how much that is.
+    pub(crate) fn cut(&self) -> u32 {
+        self.cut.store(true, Relaxed);
+        self.told.notify_waiters();
+        self.handler.cut();
+        self.in_flight.load(Relaxed)
     }
 }
 
-/// A place in the queue; given back also when the client goes while it waits.
-struct Place<'a>(&'a AtomicU32);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicU32) -> Self {
-        waiting.fetch_add(1, Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Place<'_> {
+impl Drop for App {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        // Nobody listens any more when the worker itself ends.
+        let _ = self.news.send(News::Gone {
+            handler: self.id,
+            made: self.handler.instances().made,
+        });
     }
 }

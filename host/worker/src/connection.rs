@@ -1,9 +1,11 @@
 //! The life of one connection.
 
 use std::convert::Infallible;
+use std::future::Future as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -14,6 +16,7 @@ use skep_core::ConnectionLimits;
 use skep_sys::Peer;
 
 use crate::desk::Desk;
+use crate::farewell::{self, Farewell, Step};
 use crate::service::Service;
 use crate::socket::{Pulse, Socket, WatchedSocket};
 
@@ -57,6 +60,7 @@ pub(crate) async fn serve(
         Peer::Unix => None,
     };
     let mut draining = desk.draining();
+    let linger = desk.linger();
     let service = Arc::new(Service {
         desk,
         pulse: Arc::clone(&pulse),
@@ -65,7 +69,11 @@ pub(crate) async fn serve(
     });
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
+        async move {
+            let response = service.answer(request).await;
+            farewell::before_response(&service.pulse).await;
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(builder.serve_connection(io, answer));
     let mut recycle = pin!(recycle(&limits, &pulse));
@@ -77,8 +85,21 @@ pub(crate) async fn serve(
         _ = draining.wait_for(|draining| *draining) => {}
         () = recycle.as_mut() => {}
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    let mut farewell = Farewell::begin(&pulse, linger);
+    std::future::poll_fn(|cx| {
+        loop {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            match farewell.next(cx) {
+                Step::Wait => return Poll::Pending,
+                Step::Finish => connection.as_mut().graceful_shutdown(),
+                Step::Look => {}
+                Step::Cut => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
 }
 
 /// Ends when the connection has served enough, so that load can move to other
@@ -118,3 +139,7 @@ impl Drop for Open {
         self.0.something_ended();
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

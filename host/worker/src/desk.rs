@@ -1,26 +1,39 @@
 //! What all parts of this worker share: its cell in the scoreboard, its ticks,
-//! its apps, and whether it is on its way out.
+//! its handlers and its plan, and whether it is on its way out.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
-use skep_core::route::RouteTable;
-use skep_core::{Appetite, appetite};
+use skep_core::{Appetite, HandlerId, Outcome, Plan, appetite};
 use skep_sys::{Board, Cell, Ticker};
+use skep_wire::HandlerTally;
 use tokio::sync::{Notify, watch};
 
+use crate::admission::Share;
 use crate::app::App;
+use crate::farewell;
 use crate::log::Log;
+use crate::plan::{PlanError, Serving};
+use crate::shelf::Shelf;
+use crate::validate::Valid;
 
 /// The shared state of one worker.
 pub(crate) struct Desk {
     board: Board,
     cell: u16,
     ticker: Ticker,
-    apps: Vec<Arc<App>>,
-    pub(crate) routes: RouteTable<Arc<App>>,
+    shelf: Mutex<Shelf>,
+    /// Read for an instant per request and written when a plan comes. All of it
+    /// happens on one thread, so nobody ever waits.
+    serving: RwLock<Serving<Valid>>,
     pub(crate) log: Log,
+    drain_timeout: Duration,
     ended: Notify,
     draining: watch::Sender<bool>,
+    /// Listeners that may still take connections.
+    accepting: AtomicU32,
 }
 
 impl Desk {
@@ -28,18 +41,20 @@ impl Desk {
         board: Board,
         cell: u16,
         ticker: Ticker,
-        (apps, routes): (Vec<Arc<App>>, RouteTable<Arc<App>>),
         log: Log,
+        drain_timeout: Duration,
     ) -> Self {
         Self {
             board,
             cell,
             ticker,
-            apps,
-            routes,
+            shelf: Mutex::default(),
+            serving: RwLock::new(Serving::nothing()),
             log,
+            drain_timeout,
             ended: Notify::new(),
             draining: watch::Sender::new(false),
+            accepting: AtomicU32::new(0),
         }
     }
 
@@ -50,13 +65,74 @@ impl Desk {
             .expect("the cell was looked up when the worker began")
     }
 
-    /// All loaded apps.
-    pub(crate) fn apps(&self) -> &[Arc<App>] {
-        &self.apps
-    }
-
     pub(crate) fn ticker(&self) -> &Ticker {
         &self.ticker
+    }
+
+    /// The handlers. Not to be held for longer than a look.
+    pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // Whole at every step.
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serving(&self) -> RwLockReadGuard<'_, Serving<Valid>> {
+        // Replaced as a whole.
+        self.serving.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who answers a request, and the length of its route's prefix.
+    pub(crate) fn route(
+        &self,
+        host: Option<&str>,
+        path: &str,
+    ) -> Result<(Arc<App>, usize), Outcome> {
+        let (valid, prefix) = self.serving().route(host, path)?;
+        Ok((valid.into_app(), prefix))
+    }
+
+    /// Serves this plan from now on. Handlers that it does not name are
+    /// retired. Says what those of the plan before have counted.
+    pub(crate) fn serve(&self, plan: &Plan) -> Result<Vec<HandlerTally>, PlanError> {
+        let next = {
+            let shelf = self.shelf();
+            Serving::new(plan, &self.serving(), |handler| shelf.find(handler))?
+        };
+        for valid in next.stable() {
+            valid
+                .admission
+                .resize(Share::of(&valid.limits, plan.workers));
+        }
+        let before = {
+            let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *serving, next)
+        };
+        let tallies = before.handlers().iter().map(tally).collect();
+        drop(before);
+        self.shelf()
+            .retire(&plan.handlers(), Instant::now() + self.drain_timeout);
+        Ok(tallies)
+    }
+
+    /// Whether there are observed apps.
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.serving().observed().is_empty()
+    }
+
+    /// The handlers of observed apps, and how many requests they have counted.
+    pub(crate) fn observed(&self) -> Vec<(HandlerId, u64)> {
+        let serving = self.serving();
+        let counted = |valid: &Valid| (valid.id, valid.counts.requests());
+        serving.observed().iter().map(counted).collect()
+    }
+
+    /// What some of the observed handlers have counted.
+    pub(crate) fn tallies(&self, of: &BTreeSet<HandlerId>) -> Vec<HandlerTally> {
+        let serving = self.serving();
+        let wanted = serving.observed().iter();
+        wanted
+            .filter(|valid| of.contains(&valid.id))
+            .map(tally)
+            .collect()
     }
 
     /// Whether this worker should take another connection.
@@ -89,16 +165,43 @@ impl Desk {
         self.draining.subscribe()
     }
 
+    /// How long a connection that is to end may stay silent before it does.
+    pub(crate) fn linger(&self) -> Duration {
+        farewell::linger(self.drain_timeout)
+    }
+
+    /// Counts a listener that takes connections, until the result is dropped.
+    pub(crate) fn accepting(self: &Arc<Self>) -> Accepting {
+        self.accepting.fetch_add(1, Relaxed);
+        Accepting(Arc::clone(self))
+    }
+
     /// Waits until nothing is in flight any more.
     pub(crate) async fn all_quiet(&self) {
         loop {
             let end = self.ended.notified();
             tokio::pin!(end);
             end.as_mut().enable();
-            if self.cell().connections() == 0 && self.cell().in_flight() == 0 {
+            let cell = self.cell();
+            if self.accepting.load(Relaxed) == 0 && cell.connections() == 0 && cell.in_flight() == 0
+            {
                 return;
             }
             end.await;
         }
     }
+}
+
+/// A listener that takes connections.
+pub(crate) struct Accepting(Arc<Desk>);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.fetch_sub(1, Relaxed);
+        self.0.something_ended();
+    }
+}
+
+fn tally(valid: &Valid) -> HandlerTally {
+    valid.counts.tally(valid.id)
 }

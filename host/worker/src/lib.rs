@@ -13,38 +13,46 @@
 
 mod accept;
 mod account;
+mod admission;
 mod app;
 mod connection;
+mod counts;
 mod desk;
+mod farewell;
 mod inbound;
 mod link;
+mod listeners;
 mod load;
 mod log;
+mod news;
+mod orders;
+mod plan;
 mod reply;
 mod service;
+mod shelf;
 mod socket;
 mod strict;
 mod target;
 mod ticker;
+mod validate;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_core::LogLevel;
 use skep_sys::clock;
-use skep_wire::{FromWorker, ToWorker};
+use skep_wire::FromWorker;
 
 use crate::desk::Desk;
 use crate::link::Link;
 use crate::load::Unfit;
+use crate::orders::Orders;
 
 /// How often a worker beats and looks after its idle instances.
 const BEAT: Duration = Duration::from_millis(500);
 
-/// How long a worker that has lost its primary finishes requests before it
-/// leaves: nobody is there to hurry it.
-const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
+/// Beats in which the counts of a handler become a turn older: a minute's.
+const TURN: u32 = 120;
 
 /// Exit code of a worker that reported that it cannot serve.
 const UNFIT: u8 = 78;
@@ -78,80 +86,33 @@ async fn work() -> ExitCode {
             return ExitCode::from(UNFIT);
         }
     };
-    let desk = fit.desk;
+    let desk = Arc::clone(&fit.desk);
     desk.cell().beat(clock::monotonic());
     desk.cell().set_ready(true);
-    for (socket, limits) in fit.listeners {
-        tokio::spawn(accept::accept(Arc::clone(&desk), socket, limits));
-    }
-    tokio::spawn(beat(Arc::clone(&desk)));
-    if link.tell(&FromWorker::Ready).await.is_err() {
-        return leave(&desk, "the primary has gone").await;
-    }
-    serve(&desk, &mut link).await
-}
-
-/// Serves until told otherwise.
-async fn serve(desk: &Arc<Desk>, link: &mut Link) -> ExitCode {
-    loop {
-        match link.next().await {
-            Ok(Some((ToWorker::Drain, _))) => break,
-            Ok(Some((ToWorker::Stop, _))) => return ExitCode::SUCCESS,
-            Ok(Some(_)) => {}
-            Ok(None) => return leave(desk, "the primary has gone").await,
-            Err(error) => return leave(desk, &format!("{error:#}")).await,
-        }
-    }
-    desk.drain();
-    tokio::select! {
-        () = desk.all_quiet() => {
-            let _ = link.tell(&FromWorker::Drained).await;
-            ExitCode::SUCCESS
-        }
-        // Told to hurry, or left alone with a drain that nobody will end.
-        () = hurried(link) => ExitCode::SUCCESS,
-    }
-}
-
-/// Ends at a `stop`; an orphan drains for as long as it may.
-async fn hurried(link: &mut Link) {
-    loop {
-        match link.next().await {
-            Ok(Some((ToWorker::Stop, _))) => return,
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => {
-                tokio::time::sleep(ORPHAN_DRAIN).await;
-                return;
-            }
-        }
-    }
-}
-
-/// Without a primary: accepts nothing more, finishes, and leaves no orphan.
-async fn leave(desk: &Arc<Desk>, reason: &str) -> ExitCode {
-    if let Some(record) = desk.log.record(LogLevel::Warn, "worker.orphaned") {
-        desk.log.write(record.text("reason", reason));
-    }
-    desk.drain();
-    let _ = tokio::time::timeout(ORPHAN_DRAIN, desk.all_quiet()).await;
-    ExitCode::SUCCESS
+    tokio::spawn(beat(desk));
+    Orders::begin(fit, link).follow().await
 }
 
 async fn beat(desk: Arc<Desk>) {
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut beats = 0_u32;
     loop {
         interval.tick().await;
         desk.cell().beat(clock::monotonic());
-        let (mut instances, mut made) = (0_usize, 0);
-        for app in desk.apps() {
-            app.handler.expire_idle();
-            let counts = app.handler.instances();
-            instances += counts.idle;
-            made += counts.made;
-        }
+        let (made, idle) = {
+            let shelf = desk.shelf();
+            for valid in shelf.ready() {
+                valid.handler.expire_idle();
+                if beats == TURN {
+                    valid.counts.turn();
+                }
+            }
+            shelf.instances()
+        };
+        beats = if beats == TURN { 1 } else { beats + 1 };
         desk.cell()
-            .set_instances(u32::try_from(instances).unwrap_or(u32::MAX));
+            .set_instances(u32::try_from(idle).unwrap_or(u32::MAX));
         desk.cell().set_instantiations(made);
         desk.log.report_dropped();
     }

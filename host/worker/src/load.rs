@@ -1,27 +1,32 @@
-//! Becoming a worker: from the primary's first message to validated handlers.
+//! Becoming a worker: from the primary's first message to a plan whose handlers
+//! are valid. And the loading of one handler, then and later.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use skep_core::route::{RoutePattern, RouteTable};
-use skep_core::{AppName, ConnectionLimits, PoolName, SlotIndex, WorkerId};
+use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime};
 use skep_sys::Board;
-use skep_wire::{LoadApp, ToWorker};
+use skep_wire::{ListenerRole, LoadApp, ToWorker};
+use tokio::sync::mpsc;
 
-use crate::app::{Admission, App};
+use crate::admission::{Admission, Share};
+use crate::app::{App, Setting};
 use crate::desk::Desk;
 use crate::link::Link;
 use crate::log::{AppLog, Log};
+use crate::news::News;
 use crate::ticker;
+use crate::validate::{Unproven, missing};
 
 /// Most instances that one worker holds, whatever its apps allow: each
 /// reserves 4 GiB of address space, of which a process has 128 TiB.
 const MAX_INSTANCES: u32 = 2000;
 
-/// Fewest, so that an app with a small share can still be tried out.
-const MIN_INSTANCES: u32 = 16;
+/// Fewest: apps that are added while the worker runs need some, too, and the
+/// engine cannot grow. Making so many costs half a millisecond.
+const MIN_INSTANCES: u32 = 64;
 
 /// Why a worker cannot serve.
 pub(crate) struct Unfit {
@@ -38,21 +43,28 @@ impl From<anyhow::Error> for Unfit {
     }
 }
 
-/// A worker whose handlers are loaded and valid: what serving needs, and the
-/// proof that it may begin.
+/// A worker whose first plan is served by valid handlers: what it needs from
+/// now on, and the proof that it may begin.
 pub(crate) struct Fit {
     pub(crate) desk: Arc<Desk>,
-    pub(crate) listeners: Vec<(OwnedFd, ConnectionLimits)>,
+    pub(crate) loader: Loader,
+    pub(crate) listeners: Vec<(ListenerRole, OwnedFd)>,
+    pub(crate) news: mpsc::UnboundedReceiver<News>,
+    /// Workers of the pool.
+    pub(crate) workers: u16,
 }
 
-struct Identity {
+/// What this worker is, for the handlers that it loads.
+pub(crate) struct Loader {
+    runtime: &'static Runtime,
     worker: WorkerId,
     pool: PoolName,
     slot: SlotIndex,
-    workers: u16,
+    log: Log,
+    news: mpsc::UnboundedSender<News>,
 }
 
-/// Listens to the primary until everything is loaded.
+/// Listens to the primary until everything is loaded, valid, and planned.
 pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     let Some((message, fds)) = link.next().await? else {
         return Err(anyhow::anyhow!("the primary has gone").into());
@@ -64,8 +76,9 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         cell,
         workers,
         log,
+        drain_timeout,
         listeners,
-        apps,
+        loads,
         ..
     } = message
     else {
@@ -77,71 +90,76 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     if board.cell(cell).is_none() {
         return Err(anyhow::anyhow!("the scoreboard has no cell {cell}").into());
     }
-    let listeners: Vec<_> = fds
-        .zip(listeners)
-        .map(|(socket, role)| (socket, role.limits))
-        .collect();
+    let listeners = listeners.into_iter().zip(fds).collect();
+    let (loads, plan) = receive(link, loads).await?;
 
-    let identity = Identity {
+    let ticker = ticker::start().context("no timer for guests")?;
+    let log = Log::new(log, worker);
+    let (sender, news) = mpsc::unbounded_channel();
+    let loader = Loader {
+        runtime: Runtime::start(
+            capacity(&loads),
+            Clock {
+                thread_cpu: skep_sys::clock::thread_cpu,
+            },
+        ),
         worker,
         pool,
         slot,
-        workers,
+        log: log.clone(),
+        news: sender,
     };
-    let log = Log::new(log, worker);
-    let loads = receive(link, apps).await?;
-    let runtime = Runtime::start(
-        capacity(&loads, workers),
-        Clock {
-            thread_cpu: skep_sys::clock::thread_cpu,
-        },
-    );
-    let mut routes: Vec<(RoutePattern, Arc<App>)> = Vec::new();
-    let mut apps = Vec::new();
+    let desk = Arc::new(Desk::new(board, cell, ticker, log, drain_timeout));
     for (load, artifact) in loads {
-        let patterns = load.routes.clone();
         let name = load.app.clone();
-        let app = load_app(runtime, &identity, &log, *load, &artifact).map_err(|error| Unfit {
-            app: Some(name),
-            message: format!("{error:#}"),
-        })?;
-        let app = Arc::new(app);
-        apps.push(Arc::clone(&app));
-        routes.extend(patterns.into_iter().map(|route| (route, Arc::clone(&app))));
+        let unfit = |message| Unfit {
+            app: Some(name.clone()),
+            message,
+        };
+        let share = Share::of(&load.limits, workers);
+        let unproven = loader.load(&desk, *load, &artifact, share).map_err(unfit)?;
+        let valid = unproven.validate(desk.ticker()).await.map_err(unfit)?;
+        desk.shelf().keep(valid);
     }
-    let routes = RouteTable::build(routes)
-        .context("the routes cannot be told apart")
-        .map_err(Unfit::from)?;
-    let ticker = ticker::start().context("no timer for guests")?;
-    let desk = Arc::new(Desk::new(board, cell, ticker, (apps, routes), log));
-    Ok(Fit { desk, listeners })
+    desk.serve(&plan).map_err(|error| Unfit {
+        app: None,
+        message: error.to_string(),
+    })?;
+    Ok(Fit {
+        desk,
+        loader,
+        listeners,
+        news,
+        workers: plan.workers,
+    })
 }
 
-async fn receive(link: &mut Link, apps: u32) -> anyhow::Result<Vec<(Box<LoadApp>, OwnedFd)>> {
+type Loads = Vec<(Box<LoadApp>, OwnedFd)>;
+
+async fn receive(link: &mut Link, wanted: u32) -> anyhow::Result<(Loads, Box<Plan>)> {
     let mut loads = Vec::new();
-    while loads.len() < apps as usize {
+    loop {
         match link.next().await? {
-            Some((ToWorker::Load(load), mut fds)) => {
+            Some((ToWorker::Load(load), mut fds)) if loads.len() < wanted as usize => {
                 let artifact = fds.pop().context("no artifact came")?;
                 loads.push((load, artifact));
+            }
+            Some((ToWorker::Serve(plan), _)) if loads.len() == wanted as usize => {
+                return Ok((loads, plan));
             }
             Some((other, _)) => bail!("unexpected message while loading: {other:?}"),
             None => bail!("the primary has gone"),
         }
     }
-    Ok(loads)
 }
 
-/// This worker's share of a number that holds for the pool.
-fn share(of: u32, workers: u16) -> u32 {
-    of.div_ceil(u32::from(workers.max(1)))
-}
-
-fn capacity(loads: &[(Box<LoadApp>, OwnedFd)], workers: u16) -> Capacity {
+/// Instances for all apps at their limits. Not for this worker's share of them:
+/// that grows when the pool shrinks.
+fn capacity(loads: &Loads) -> Capacity {
     let wanted = loads
         .iter()
         // Detached and idle instances live beside those with a permit.
-        .map(|(load, _)| u64::from(share(load.limits.concurrency, workers)) + 8)
+        .map(|(load, _)| u64::from(load.limits.concurrency) + 8)
         .sum::<u64>();
     let instances = u32::try_from(wanted).unwrap_or(u32::MAX);
     Capacity {
@@ -149,48 +167,68 @@ fn capacity(loads: &[(Box<LoadApp>, OwnedFd)], workers: u16) -> Capacity {
     }
 }
 
-fn load_app(
-    runtime: &Runtime,
-    identity: &Identity,
-    log: &Log,
-    load: LoadApp,
-    artifact: &OwnedFd,
-) -> anyhow::Result<App> {
-    let app_log = Arc::new(AppLog::new(log.clone(), load.app.clone(), load.revision));
-    let mut env = load.env;
-    env.extend([
-        ("SKEP_APP".into(), load.app.to_string()),
-        ("SKEP_REVISION".into(), load.revision.to_string()),
-        ("SKEP_POOL".into(), identity.pool.to_string()),
-        ("SKEP_WORKER".into(), identity.worker.to_string()),
-        ("SKEP_WORKER_SLOT".into(), identity.slot.to_string()),
-    ]);
-    let handler = Handler::load(
-        runtime,
-        artifact.as_fd(),
-        HandlerSetup {
-            flavor: match load.flavor {
-                skep_wire::Flavor::P2 => Flavor::P2,
-                skep_wire::Flavor::P3 => Flavor::P3,
+impl Loader {
+    /// Where the news of handlers go.
+    pub(crate) fn news(&self) -> mpsc::UnboundedSender<News> {
+        self.news.clone()
+    }
+
+    /// Maps an artifact and links it: some 0.2 ms. `share` is for an app that
+    /// has no handler here yet.
+    pub(crate) fn load(
+        &self,
+        desk: &Desk,
+        load: LoadApp,
+        artifact: &OwnedFd,
+        share: Share,
+    ) -> Result<Unproven, String> {
+        if let Some(problem) = missing(&load.require, &load.env) {
+            return Err(problem);
+        }
+        let app_log = Arc::new(AppLog::new(
+            self.log.clone(),
+            load.app.clone(),
+            load.revision,
+        ));
+        let mut env = load.env;
+        env.extend([
+            ("SKEP_APP".into(), load.app.to_string()),
+            ("SKEP_REVISION".into(), load.revision.to_string()),
+            ("SKEP_POOL".into(), self.pool.to_string()),
+            ("SKEP_WORKER".into(), self.worker.to_string()),
+            ("SKEP_WORKER_SLOT".into(), self.slot.to_string()),
+        ]);
+        let handler = Handler::load(
+            self.runtime,
+            artifact.as_fd(),
+            HandlerSetup {
+                flavor: match load.flavor {
+                    skep_wire::Flavor::P2 => Flavor::P2,
+                    skep_wire::Flavor::P3 => Flavor::P3,
+                },
+                env,
+                config: load.config,
+                timeout: load.limits.timeout,
+                cpu: load.limits.cpu,
+                memory: load.limits.memory,
+                instance: load.instance,
+                log: Arc::clone(&app_log) as Arc<dyn GuestLog>,
             },
-            env,
-            config: load.config,
-            timeout: load.limits.timeout,
-            cpu: load.limits.cpu,
-            memory: load.limits.memory,
-            instance: load.instance,
-            log: Arc::clone(&app_log) as Arc<dyn GuestLog>,
-        },
-    )?;
-    Ok(App::new(
-        handler,
-        load.strip_prefix,
-        load.limits.max_body,
-        app_log,
-        &Admission {
-            concurrency: share(load.limits.concurrency, identity.workers),
-            queue: share(load.limits.queue, identity.workers),
-            patience: load.limits.timeout,
-        },
-    ))
+        )
+        .map_err(|error| error.to_string())?;
+        let admission = desk.shelf().admission(&load.app);
+        let setting = Setting {
+            id: load.handler,
+            name: load.app,
+            strip_prefix: load.strip_prefix,
+            limits: load.limits,
+            log: app_log,
+            admission: admission.unwrap_or_else(|| Admission::new(share)),
+        };
+        Ok(Unproven {
+            app: Arc::new(App::new(handler, setting, self.news())),
+            check: load.check,
+            deadline: load.validate_timeout,
+        })
+    }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Service {
 impl Service {
     /// Answers one request. Never fails: what goes wrong is a response, or a
     /// body that is cut.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let mut account = Account::open(&self.desk, &self.pulse);
         let (mut head, body) = request.into_parts();
         let http1 = head.version <= Version::HTTP_11;
@@ -56,20 +56,22 @@ impl Service {
             return refusal(Outcome::BadRequest, &id, http1);
         };
         let host = host.as_ref().map(http::uri::Authority::as_str);
-        let Some(found) = self.desk.routes.find(host, head.uri.path()) else {
-            account.close(Outcome::NoRoute);
-            return refusal(Outcome::NoRoute, &id, http1);
+        let (app, prefix) = match self.desk.route(host, head.uri.path()) {
+            Ok(found) => found,
+            Err(outcome) => {
+                account.close(outcome);
+                return refusal(outcome, &id, http1);
+            }
         };
-        let app = Arc::clone(found.target);
         account.routed(&app, &id);
-        if body.size_hint().lower() > app.max_body {
+        if body.size_hint().lower() > app.limits.max_body {
             account.close(Outcome::BodyTooLarge);
             return refusal(Outcome::BodyTooLarge, &id, http1);
         }
 
         self.forward(&mut head.headers, host, &request_id);
         if app.strip_prefix {
-            head.uri = stripped(head.uri, found.prefix);
+            head.uri = stripped(head.uri, prefix);
         }
 
         match app.admit().await {
@@ -109,7 +111,7 @@ impl Service {
         }
         let interrupt = Arc::new(Interrupt::default());
         account.overridden_by(&interrupt.outcome);
-        let body = Inbound::new(body, app.max_body, self.body_timeout, &interrupt);
+        let body = Inbound::new(body, app.limits.max_body, self.body_timeout, &interrupt);
         let request = Request::from_parts(head, body.boxed_unsync());
         let call = app.handler.call(request, scheme, Arc::clone(id), account);
         tokio::select! {
@@ -167,7 +169,7 @@ fn request_id(headers: &http::HeaderMap) -> HeaderValue {
 
 /// 16 hexadecimal digits, unique over workers with the odds of 64 bits, and of
 /// no use to anybody who wants to guess.
-fn new_request_id() -> HeaderValue {
+pub(crate) fn new_request_id() -> HeaderValue {
     use std::hash::{BuildHasher as _, RandomState};
     use std::sync::OnceLock;
     static SEED: OnceLock<u64> = OnceLock::new();

@@ -1,10 +1,12 @@
 //! One accepted connection as hyper sees it: framing watched, stalls ended.
 
+use std::fs::File;
 use std::future::Future as _;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,16 @@ pub(crate) struct Pulse {
     pub(crate) requests: AtomicU64,
     /// Microseconds from `began` to the end of the newest request.
     idle_since: AtomicU64,
+    /// Heads of HTTP/1 that have arrived, in whole or in part. Those beyond
+    /// `requests` are on their way through hyper.
+    heads: AtomicU64,
+    http2: AtomicBool,
+    /// The connection is to end ([`farewell`](crate::farewell)).
+    leaving: AtomicBool,
+    /// The response that is about to be written is to be the last.
+    last: AtomicBool,
+    /// The next read that finds nothing is the end.
+    looking: AtomicBool,
 }
 
 impl Pulse {
@@ -41,6 +53,11 @@ impl Pulse {
             in_flight: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
+            heads: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            last: AtomicBool::new(false),
+            looking: AtomicBool::new(false),
         })
     }
 
@@ -59,8 +76,46 @@ impl Pulse {
         self.began.elapsed()
     }
 
-    fn idle_since(&self) -> Instant {
+    pub(crate) fn idle_since(&self) -> Instant {
         self.began + Duration::from_micros(self.idle_since.load(Relaxed))
+    }
+}
+
+/// What a connection that is to end asks and is told.
+impl Pulse {
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.http2.load(Relaxed)
+    }
+
+    pub(crate) fn answer_last(&self) {
+        self.last.store(true, Relaxed);
+    }
+
+    pub(crate) fn answers_last(&self) -> bool {
+        self.last.load(Relaxed)
+    }
+
+    pub(crate) fn look(&self) {
+        self.looking.store(true, Relaxed);
+    }
+
+    /// Whether a request of HTTP/1 has arrived, or has begun to, that hyper has
+    /// not yet handed on.
+    pub(crate) fn has_more(&self) -> bool {
+        self.heads.load(Relaxed) > self.requests.load(Relaxed)
+    }
+
+    /// Whether a request is being answered or on its way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0 || (!self.is_http2() && self.has_more())
     }
 }
 
@@ -161,6 +216,31 @@ impl WatchedSocket {
         }
     }
 
+    /// Before a silent connection is closed: asks the kernel itself, because
+    /// the event loop may not have heard yet of what has just come. If nothing
+    /// has, the connection ends as if the client had ended it.
+    fn last_look(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pulse.is_busy() || self.blocked_since.is_some() {
+            return Poll::Pending;
+        }
+        let socket = match &self.socket {
+            Socket::Tcp(tcp) => tcp.as_fd().try_clone_to_owned(),
+            Socket::Unix(unix) => unix.as_fd().try_clone_to_owned(),
+        };
+        match socket
+            .map(File::from)
+            .and_then(|mut socket| socket.read(buf.initialize_unfilled()))
+        {
+            Ok(bytes) => {
+                self.pulse.looking.store(false, Relaxed);
+                buf.advance(bytes);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
     fn give_poison(&mut self, buf: &mut ReadBuf<'_>) {
         let fits = self.poison.len().min(buf.remaining());
         buf.put_slice(&self.poison[..fits]);
@@ -184,6 +264,11 @@ impl AsyncRead for WatchedSocket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
         };
+        let read = if read.is_pending() && this.pulse.looking.load(Relaxed) {
+            this.last_look(buf)
+        } else {
+            read
+        };
         if read.is_pending() {
             return match this.watch(cx) {
                 Ok(()) => Poll::Pending,
@@ -199,6 +284,10 @@ impl AsyncRead for WatchedSocket {
                 this.refused = true;
                 this.poison = POISON;
                 this.give_poison(buf);
+            }
+            this.pulse.heads.store(this.framing.heads(), Relaxed);
+            if this.framing.is_http2() {
+                this.pulse.http2.store(true, Relaxed);
             }
         }
         read

@@ -77,6 +77,8 @@ pub(crate) struct Framing {
     /// Whether a message was seen, so that the HTTP/2 preface is not taken
     /// later on.
     begun: bool,
+    /// Heads that were whole.
+    heads: u64,
 }
 
 impl Framing {
@@ -88,6 +90,7 @@ impl Framing {
             partial: Vec::new(),
             max_head,
             begun: false,
+            heads: 0,
         }
     }
 
@@ -95,6 +98,16 @@ impl Framing {
     /// time, and not the client's slowness.
     pub(crate) fn is_between(&self) -> bool {
         matches!(self.state, State::Head) && self.partial.is_empty()
+    }
+
+    /// Heads of HTTP/1 that have begun to arrive.
+    pub(crate) fn heads(&self) -> u64 {
+        self.heads + u64::from(self.is_within_head())
+    }
+
+    /// Whether this connection speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.state, State::Http2)
     }
 
     /// Whether a head has begun and not ended.
@@ -241,6 +254,7 @@ impl Framing {
             return Ok(());
         }
         self.begun = true;
+        self.heads += 1;
         self.state = match body_of(head)? {
             Framed::None => State::Head,
             Framed::Length(length) => State::Length(length),

@@ -1,0 +1,78 @@
+//! The listeners that this worker accepts from, which may come and go while it
+//! serves.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use skep_core::ListenerName;
+use skep_sys::ExclusiveListener;
+use skep_wire::ListenerRole;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::accept::{self, Order, Terms};
+use crate::desk::Desk;
+
+/// The listeners of one worker. Connections live on without them.
+pub(crate) struct Listeners {
+    desk: Arc<Desk>,
+    open: BTreeMap<ListenerName, Open>,
+}
+
+struct Open {
+    orders: watch::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Listeners {
+    pub(crate) fn new(desk: &Arc<Desk>) -> Self {
+        Self {
+            desk: Arc::clone(desk),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Accepts from this socket, or, if the listener is known, on these terms
+    /// from now on.
+    pub(crate) fn listen(&mut self, role: ListenerRole, socket: OwnedFd) {
+        let order = Order::Accept(Terms::new(role.limits));
+        if let Some(open) = self.open.get(&role.name) {
+            open.orders.send_replace(order);
+            return;
+        }
+        let listener = match ExclusiveListener::new(socket).and_then(skep_sys::watch) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let what = format!("cannot watch the listener {}", role.name);
+                return accept::complain(&self.desk, &what, &error);
+            }
+        };
+        let (orders, received) = watch::channel(order);
+        let desk = Arc::clone(&self.desk);
+        let accepting = desk.accepting();
+        let task = tokio::spawn(accept::accept(desk, listener, received, accepting));
+        self.open.insert(role.name, Open { orders, task });
+    }
+
+    /// Takes what waits there and then nothing more.
+    pub(crate) async fn unlisten(&mut self, names: &[ListenerName]) {
+        let closed: Vec<_> = names
+            .iter()
+            .filter_map(|name| self.open.remove(name))
+            .collect();
+        for open in &closed {
+            open.orders.send_replace(Order::Close);
+        }
+        for open in closed {
+            // It takes what waits and ends, which needs no waiting. It does not
+            // panic, and if it did it would not accept, either.
+            let _ = open.task.await;
+        }
+    }
+
+    /// Who is accepted from, in order.
+    pub(crate) fn names(&self) -> Vec<ListenerName> {
+        self.open.keys().cloned().collect()
+    }
+}

@@ -1,0 +1,345 @@
+//! A serving worker's conversation with the primary: what it is told, what
+//! becomes of that, and what it reports unasked.
+//!
+//! Requests never come by here. Everything that takes time (a handler's
+//! validation, a retired one's last requests) goes on beside and is news when
+//! it is done.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skep_core::{AppName, HandlerId, LogLevel, Plan};
+use skep_wire::{FromWorker, HandlerTally, LoadApp, ToWorker};
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::UNFIT;
+use crate::admission::Share;
+use crate::desk::Desk;
+use crate::link::Link;
+use crate::listeners::Listeners;
+use crate::load::{Fit, Loader};
+use crate::news::News;
+use crate::shelf::{MAX_LIVE, Retired};
+
+/// How often the counts of observed apps are reported.
+const REPORT: Duration = Duration::from_millis(250);
+
+/// Tallies in one message: at most a megabyte.
+const TALLIES: usize = 256;
+
+/// How long a worker that has lost its primary finishes requests before it
+/// leaves: nobody is there to hurry it.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
+
+/// A worker from its first plan to its end.
+pub(crate) struct Orders {
+    desk: Arc<Desk>,
+    link: Link,
+    loader: Loader,
+    listeners: Listeners,
+    news: mpsc::UnboundedReceiver<News>,
+    stage: Stage,
+    /// Workers of the pool.
+    workers: u16,
+    /// Handlers that are being validated, by their app.
+    validating: BTreeMap<HandlerId, AppName>,
+    /// Loads for apps that have as many handlers as they may.
+    waiting: VecDeque<(Box<LoadApp>, OwnedFd)>,
+    report: Interval,
+    /// Requests of observed handlers when they were last reported.
+    reported: BTreeMap<HandlerId, u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Accepts nothing, and goes when nothing is in flight.
+    Draining,
+    /// Drains without a primary, until then.
+    Orphaned(Instant),
+}
+
+/// What the loop has to deal with next.
+enum Next {
+    Told(ToWorker, Vec<OwnedFd>),
+    Alone(String),
+    News(News),
+    Late,
+    Report,
+    Quiet,
+    Given,
+}
+
+/// The exit code, if this is the end.
+type Ends = Option<ExitCode>;
+
+impl Orders {
+    /// Begins to accept: the handlers are valid, as `fit` proves.
+    pub(crate) fn begin(fit: Fit, link: Link) -> Self {
+        let mut listeners = Listeners::new(&fit.desk);
+        for (role, socket) in fit.listeners {
+            listeners.listen(role, socket);
+        }
+        let mut report = tokio::time::interval(REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            desk: fit.desk,
+            link,
+            loader: fit.loader,
+            listeners,
+            news: fit.news,
+            stage: Stage::Serving,
+            workers: fit.workers,
+            validating: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            report,
+            reported: BTreeMap::new(),
+        }
+    }
+
+    /// Does what it is told until the end.
+    pub(crate) async fn follow(mut self) -> ExitCode {
+        self.tell(FromWorker::Ready).await;
+        loop {
+            let next = self.next().await;
+            if let Some(code) = self.deal_with(next).await {
+                return code;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let orphaned = matches!(self.stage, Stage::Orphaned(_));
+        let given = match self.stage {
+            Stage::Orphaned(until) => Some(until),
+            Stage::Serving | Stage::Draining => None,
+        };
+        let late = self.desk.shelf().deadline();
+        let observing = self.stage == Stage::Serving && self.desk.is_observed();
+        tokio::select! {
+            biased;
+            message = self.link.next(), if !orphaned => match message {
+                Ok(Some((message, fds))) => Next::Told(message, fds),
+                Ok(None) => Next::Alone("the primary has gone".into()),
+                Err(error) => Next::Alone(format!("{error:#}")),
+            },
+            // Never closed: the loader has a sender.
+            Some(news) = self.news.recv() => Next::News(news),
+            () = self.desk.all_quiet(), if self.stage != Stage::Serving => Next::Quiet,
+            () = at(given) => Next::Given,
+            () = at(late) => Next::Late,
+            _ = self.report.tick(), if observing => Next::Report,
+        }
+    }
+
+    async fn deal_with(&mut self, next: Next) -> Ends {
+        match next {
+            Next::Told(ToWorker::Stop, _) | Next::Given => return Some(ExitCode::SUCCESS),
+            // A worker on its way out still answers, and by the newest plan; it
+            // accepts from nobody new.
+            Next::Told(message, fds)
+                if self.stage == Stage::Serving
+                    || matches!(message, ToWorker::Load(_) | ToWorker::Serve(_)) =>
+            {
+                return self.told(message, fds).await;
+            }
+            Next::Told(..) => {}
+            Next::Alone(reason) => {
+                if let Some(record) = self.desk.log.record(LogLevel::Warn, "worker.orphaned") {
+                    self.desk.log.write(record.text("reason", &reason));
+                }
+                self.desk.drain();
+                self.stage = Stage::Orphaned(Instant::now() + ORPHAN_DRAIN);
+            }
+            Next::News(news) => self.heard(news).await,
+            Next::Late => {
+                let retired = self.desk.shelf().pass(Instant::now());
+                for retired in retired {
+                    self.retired(retired).await;
+                }
+            }
+            Next::Report => self.report().await,
+            Next::Quiet => {
+                self.tell(FromWorker::Drained).await;
+                return Some(ExitCode::SUCCESS);
+            }
+        }
+        None
+    }
+
+    async fn told(&mut self, message: ToWorker, mut fds: Vec<OwnedFd>) -> Ends {
+        match message {
+            ToWorker::Load(load) => match fds.pop() {
+                Some(artifact) => self.load(load, artifact).await,
+                None => return Some(self.unfit("no artifact came".into()).await),
+            },
+            ToWorker::Serve(plan) => return self.serve(&plan).await,
+            ToWorker::Listen { listeners } => {
+                for (role, socket) in listeners.into_iter().zip(fds) {
+                    self.listeners.listen(role, socket);
+                }
+                self.listening().await;
+            }
+            ToWorker::Unlisten { listeners } => {
+                self.listeners.unlisten(&listeners).await;
+                self.listening().await;
+            }
+            ToWorker::Drain => {
+                self.desk.drain();
+                self.stage = Stage::Draining;
+            }
+            ToWorker::Begin { .. } => {
+                return Some(self.unfit("told to begin twice".into()).await);
+            }
+            ToWorker::Stop => return Some(ExitCode::SUCCESS),
+        }
+        None
+    }
+
+    /// Loads a handler and validates it beside, or lets that wait for another
+    /// handler of its app to go.
+    async fn load(&mut self, load: Box<LoadApp>, artifact: OwnedFd) {
+        let app = &load.app;
+        let validating = self.validating.values().filter(|other| *other == app);
+        let (live, leaves) = {
+            let shelf = self.desk.shelf();
+            (shelf.live(app) + validating.count(), shelf.leaves(app))
+        };
+        if live >= MAX_LIVE {
+            if leaves {
+                self.waiting.push_back((load, artifact));
+                return;
+            }
+            let message = format!("{live} handlers of {app} are loaded already, and none leaves");
+            let handler = load.handler;
+            return self.tell(FromWorker::Refused { handler, message }).await;
+        }
+        let (handler, app) = (load.handler, load.app.clone());
+        let share = Share::of(&load.limits, self.workers);
+        match self.loader.load(&self.desk, *load, &artifact, share) {
+            Err(message) => self.tell(FromWorker::Refused { handler, message }).await,
+            Ok(unproven) => {
+                self.validating.insert(handler, app.clone());
+                let desk = Arc::clone(&self.desk);
+                let news = self.loader.news();
+                tokio::spawn(async move {
+                    let validated = unproven.validate(desk.ticker()).await;
+                    // If nobody listens the worker has ended.
+                    let _ = news.send(match validated {
+                        Ok(valid) => News::Valid(valid),
+                        Err(message) => News::Refused {
+                            handler,
+                            app,
+                            message,
+                        },
+                    });
+                });
+            }
+        }
+    }
+
+    async fn serve(&mut self, plan: &Plan) -> Ends {
+        match self.desk.serve(plan) {
+            Ok(tallies) => {
+                self.workers = plan.workers;
+                self.reported.clear();
+                self.tallies(tallies).await;
+                self.tell(FromWorker::Serving { plan: plan.number }).await;
+                None
+            }
+            Err(error) => Some(self.unfit(error.to_string()).await),
+        }
+    }
+
+    async fn heard(&mut self, news: News) {
+        match news {
+            News::Valid(valid) => {
+                let handler = valid.id;
+                self.validating.remove(&handler);
+                self.desk.shelf().keep(valid);
+                self.tell(FromWorker::Loaded { handler }).await;
+            }
+            News::Refused {
+                handler,
+                app,
+                message,
+            } => {
+                self.validating.remove(&handler);
+                self.tell(FromWorker::Refused { handler, message }).await;
+                self.load_waiting(&app).await;
+            }
+            News::Gone { handler, made } => {
+                let retired = self.desk.shelf().gone(handler, made);
+                if let Some(retired) = retired {
+                    self.retired(retired).await;
+                }
+            }
+        }
+    }
+
+    async fn retired(&mut self, Retired { handler, app, cut }: Retired) {
+        self.tell(FromWorker::Retired { handler, cut }).await;
+        self.load_waiting(&app).await;
+    }
+
+    /// There is room for another handler of this app.
+    async fn load_waiting(&mut self, app: &AppName) {
+        let waits = self.waiting.iter().position(|(load, _)| load.app == *app);
+        if let Some((load, artifact)) = waits.and_then(|at| self.waiting.remove(at)) {
+            self.load(load, artifact).await;
+        }
+    }
+
+    /// Reports those observed handlers that have counted something.
+    async fn report(&mut self) {
+        let mut changed = BTreeSet::new();
+        for (handler, requests) in self.desk.observed() {
+            if self.reported.insert(handler, requests) != Some(requests) {
+                changed.insert(handler);
+            }
+        }
+        if !changed.is_empty() {
+            let tallies = self.desk.tallies(&changed);
+            self.tallies(tallies).await;
+        }
+    }
+
+    async fn tallies(&mut self, tallies: Vec<HandlerTally>) {
+        for tallies in tallies.chunks(TALLIES) {
+            self.tell(FromWorker::Tallies(tallies.to_vec())).await;
+        }
+    }
+
+    async fn listening(&mut self) {
+        let listeners = self.listeners.names();
+        self.tell(FromWorker::Listening { listeners }).await;
+    }
+
+    /// Told what no primary says.
+    async fn unfit(&mut self, message: String) -> ExitCode {
+        if let Some(record) = self.desk.log.record(LogLevel::Error, "worker.unfit") {
+            self.desk.log.write(record.text("reason", &message));
+        }
+        self.tell(FromWorker::Unfit { app: None, message }).await;
+        ExitCode::from(UNFIT)
+    }
+
+    /// That nobody is there is found out by listening.
+    async fn tell(&self, message: FromWorker) {
+        if !matches!(self.stage, Stage::Orphaned(_)) {
+            let _ = self.link.tell(&message).await;
+        }
+    }
+}
+
+/// Ends then, or never.
+async fn at(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,287 @@
+//! The plan that requests are routed by: routes, and for each app the handlers
+//! that answer.
+//!
+//! Pure but for the counters of canaries. Generic over what a handler is, so
+//! that it can be tried without one; in a worker it is [`Valid`], and nothing
+//! else gets into a plan.
+//!
+//! [`Valid`]: crate::validate::Valid
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use skep_core::route::{DuplicateRoute, RouteTable};
+use skep_core::{HandlerId, Outcome, Plan, Portion};
+
+/// A plan as requests meet it.
+pub(crate) struct Serving<H> {
+    /// Where an app is in `apps`, by its routes.
+    routes: RouteTable<usize>,
+    apps: Vec<Serves<H>>,
+    /// All handlers, those on standby included.
+    handlers: Vec<H>,
+    /// Those whose tallies are wanted several times a second.
+    observed: Vec<H>,
+}
+
+/// A plan cannot be served. A bug of the primary.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PlanError {
+    #[error("plan {plan} names handler {handler}, which is not loaded")]
+    Unknown { plan: u64, handler: HandlerId },
+    #[error(transparent)]
+    Routes(#[from] DuplicateRoute),
+}
+
+struct Serves<H> {
+    paused: bool,
+    stable: H,
+    canary: Option<(H, Arc<Canary>)>,
+}
+
+impl<H: Clone> Serving<H> {
+    /// Serves nothing.
+    pub(crate) fn nothing() -> Self {
+        let never: [_; 0] = [];
+        Self {
+            routes: RouteTable::build(never).expect("no two routes are the same"),
+            apps: Vec::new(),
+            handlers: Vec::new(),
+            observed: Vec::new(),
+        }
+    }
+
+    /// Makes `plan` servable by the handlers that `find` finds. A canary that
+    /// `before` had with the same share goes on where it was.
+    pub(crate) fn new(
+        plan: &Plan,
+        before: &Self,
+        find: impl Fn(HandlerId) -> Option<H>,
+    ) -> Result<Self, PlanError> {
+        let known = |handler| {
+            find(handler).ok_or(PlanError::Unknown {
+                plan: plan.number,
+                handler,
+            })
+        };
+        let mut serving = Self::nothing();
+        let mut routes = Vec::new();
+        for (index, planned) in plan.apps.iter().enumerate() {
+            let handlers = planned.handlers().map(known);
+            let handlers = handlers.collect::<Result<Vec<_>, _>>()?;
+            if planned.observed {
+                serving.observed.extend(handlers.iter().cloned());
+            }
+            serving.handlers.extend(handlers);
+            serving.apps.push(Serves {
+                paused: planned.paused,
+                stable: known(planned.stable)?,
+                canary: match planned.canary {
+                    Some((handler, portion)) => {
+                        let canary = before.canary(handler, portion);
+                        Some((known(handler)?, canary))
+                    }
+                    None => None,
+                },
+            });
+            let patterns = planned.routes.iter().cloned();
+            routes.extend(patterns.map(|pattern| (pattern, index)));
+        }
+        serving.routes = RouteTable::build(routes)?;
+        Ok(serving)
+    }
+
+    /// Who answers a request, and how many bytes of its path its route's
+    /// prefix has.
+    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<(H, usize), Outcome> {
+        let found = self.routes.find(host, path).ok_or(Outcome::NoRoute)?;
+        let app = &self.apps[*found.target];
+        if app.paused {
+            return Err(Outcome::Tripped);
+        }
+        let handler = match &app.canary {
+            Some((handler, canary)) if canary.next() => handler,
+            _ => &app.stable,
+        };
+        Ok((handler.clone(), found.prefix))
+    }
+
+    pub(crate) fn handlers(&self) -> &[H] {
+        &self.handlers
+    }
+
+    pub(crate) fn observed(&self) -> &[H] {
+        &self.observed
+    }
+
+    /// The stable handler of each app.
+    pub(crate) fn stable(&self) -> impl Iterator<Item = &H> {
+        self.apps.iter().map(|app| &app.stable)
+    }
+
+    fn canary(&self, handler: HandlerId, portion: Portion) -> Arc<Canary> {
+        let same = |canary: &&Arc<Canary>| canary.handler == handler && canary.portion == portion;
+        self.apps
+            .iter()
+            .filter_map(|app| app.canary.as_ref().map(|(_, canary)| canary))
+            .find(same)
+            .map_or_else(|| Arc::new(Canary::new(handler, portion)), Arc::clone)
+    }
+}
+
+/// Which requests a canary gets: its share of them, spread evenly, and never
+/// off by more than one request (error diffusion).
+struct Canary {
+    handler: HandlerId,
+    portion: Portion,
+    seen: AtomicU64,
+}
+
+impl Canary {
+    fn new(handler: HandlerId, portion: Portion) -> Self {
+        Self {
+            handler,
+            portion: portion.min(Portion::ALL),
+            seen: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the next request is the canary's.
+    fn next(&self) -> bool {
+        let seen = self.seen.fetch_add(1, Relaxed);
+        self.due(seen.wrapping_add(1)) != self.due(seen)
+    }
+
+    /// How many of the first `seen` requests are the canary's: the share of
+    /// them, rounded to the nearest.
+    fn due(&self, seen: u64) -> u128 {
+        let all = u128::from(Portion::ALL.0);
+        (u128::from(seen) * u128::from(self.portion.0) + all / 2) / all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_core::{AppName, PlannedApp};
+
+    use super::*;
+
+    fn planned(app: &str, route: &str, stable: u64) -> PlannedApp {
+        PlannedApp {
+            app: AppName::new(app).unwrap(),
+            routes: vec![route.parse().unwrap()],
+            paused: false,
+            stable: HandlerId(stable),
+            canary: None,
+            standby: None,
+            observed: false,
+        }
+    }
+
+    fn plan(number: u64, apps: Vec<PlannedApp>) -> Plan {
+        Plan {
+            number,
+            apps,
+            ..Plan::default()
+        }
+    }
+
+    /// Handlers below 100 are loaded.
+    fn find(handler: HandlerId) -> Option<u64> {
+        (handler.0 < 100).then_some(handler.0)
+    }
+
+    fn serving(plan: &Plan, before: &Serving<u64>) -> Serving<u64> {
+        Serving::new(plan, before, find).ok().unwrap()
+    }
+
+    #[test]
+    fn a_plan_takes_the_place_of_the_one_before() {
+        let nothing = Serving::nothing();
+        assert_eq!(nothing.route(None, "/"), Err(Outcome::NoRoute));
+
+        let mut other = planned("b", "/b/*", 2);
+        let one = serving(
+            &plan(1, vec![planned("a", "/*", 1), other.clone()]),
+            &nothing,
+        );
+        assert_eq!(one.route(None, "/"), Ok((1, 0)));
+        assert_eq!(one.route(None, "/b/c"), Ok((2, 2)));
+        assert!(one.observed().is_empty());
+
+        other.paused = true;
+        let mut swapped = planned("a", "/*", 3);
+        swapped.standby = Some(HandlerId(1));
+        swapped.observed = true;
+        let two = serving(&plan(2, vec![swapped, other]), &one);
+        assert_eq!(two.route(None, "/"), Ok((3, 0)));
+        assert_eq!(two.route(None, "/b/c"), Err(Outcome::Tripped));
+        assert_eq!(two.handlers(), [3, 1, 2]);
+        assert_eq!(two.observed(), [3, 1]);
+        assert_eq!(two.stable().copied().collect::<Vec<_>>(), [3, 2]);
+
+        let three = serving(&plan(3, vec![planned("b", "/b/*", 2)]), &two);
+        assert_eq!(three.route(None, "/"), Err(Outcome::NoRoute));
+        assert_eq!(three.route(None, "/b/c"), Ok((2, 2)));
+    }
+
+    #[test]
+    fn plans_that_cannot_be_served_are_told() {
+        let nothing = Serving::nothing();
+        let unknown = plan(4, vec![planned("a", "/*", 100)]);
+        let error = Serving::new(&unknown, &nothing, find).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "plan 4 names handler 100, which is not loaded"
+        );
+        let twice = plan(5, vec![planned("a", "/x", 1), planned("b", "/x", 2)]);
+        assert!(matches!(
+            Serving::new(&twice, &nothing, find).err(),
+            Some(PlanError::Routes(_))
+        ));
+    }
+
+    fn with_canary(number: u64, portion: u32) -> Plan {
+        let mut app = planned("a", "/*", 1);
+        app.canary = Some((HandlerId(2), Portion(portion)));
+        plan(number, vec![app])
+    }
+
+    #[test]
+    fn a_canary_gets_its_share_exactly_at_every_moment() {
+        for portion in [
+            0, 1, 3, 100, 333, 1000, 1250, 3333, 5000, 9999, 10_000, 16_000,
+        ] {
+            let serving = serving(&with_canary(1, portion), &Serving::nothing());
+            let mut canaries = 0_i64;
+            for seen in 1..=10_000_i64 {
+                match serving.route(None, "/") {
+                    Ok((2, _)) => canaries += 1,
+                    Ok((1, _)) => {}
+                    other => panic!("{other:?}"),
+                }
+                let due = seen * i64::from(portion.min(10_000));
+                let off = (canaries * 10_000 - due).abs();
+                assert!(off <= 10_000, "{portion}: {canaries} of {seen}");
+            }
+            assert_eq!(canaries, i64::from(portion.min(10_000)));
+        }
+    }
+
+    #[test]
+    fn a_canary_goes_on_where_it_was_when_others_change() {
+        let mut before = serving(&with_canary(1, 1000), &Serving::nothing());
+        let mut canaries = 0;
+        for number in 0..10_000 {
+            canaries += usize::from(before.route(None, "/") == Ok((2, 0)));
+            if number % 7 == 0 {
+                before = serving(&with_canary(number, 1000), &before);
+            }
+        }
+        assert_eq!(canaries, 1000);
+        // Another share begins anew.
+        let more = serving(&with_canary(1, 5000), &before);
+        assert_eq!(more.route(None, "/"), Ok((2, 0)));
+        assert_eq!(more.route(None, "/"), Ok((1, 0)));
+    }
+}
