@@ -10,6 +10,7 @@ mod broken;
 mod cache;
 mod cancel;
 mod cli;
+mod deploys;
 mod foreign;
 mod hostile;
 mod limits;

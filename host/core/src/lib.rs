@@ -40,4 +40,4 @@ pub use spec::{
     AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, ListenAddress, ListenerSpec, LogFormat,
     LogLevel, LogSpec, PoolSpec, Portion, RolloutSpec, ServerSpec, Strategy,
 };
-pub use tally::Tally;
+pub use tally::{TALLY_BUCKETS, Tally, tally_bucket_of};

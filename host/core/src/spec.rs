@@ -199,7 +199,7 @@ impl Default for RolloutSpec {
             canary: None,
             observe: Duration::from_secs(10),
             max_error_rate: Portion::percent(1),
-            // Histogram buckets are up to 50 % apart, so less would be noise.
+            // Far enough above noise, and well below twice as slow.
             max_latency: Portion::percent(160),
             keep: 10,
         }

@@ -1,8 +1,36 @@
 //! What the requests of one handler came to.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::latency::{BUCKETS, LatencyCounts};
+/// Buckets of a tally's latencies. An eighth of a power of two each, so that a
+/// median is known to an eighth: the scoreboard's, which are up to a half apart,
+/// cannot tell 6 ms from 9 ms.
+pub const TALLY_BUCKETS: usize = 256;
+
+/// The tally's bucket of one duration; the last one holds everything from 4
+/// hours on.
+#[must_use]
+pub fn tally_bucket_of(elapsed: Duration) -> u8 {
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    let power = u64::from(micros.max(1).ilog2());
+    let bucket = match power.checked_sub(3) {
+        None => micros,
+        Some(shift) => (shift + 1) * 8 + ((micros >> shift) & 7),
+    };
+    u8::try_from(bucket).unwrap_or(u8::MAX)
+}
+
+/// The exclusive upper bound of a bucket.
+fn upper_bound(bucket: u8) -> Duration {
+    let bucket = u64::from(bucket);
+    let micros = match (bucket / 8).checked_sub(1) {
+        None => bucket + 1,
+        Some(shift) => (8 + bucket % 8 + 1) << shift,
+    };
+    Duration::from_micros(micros)
+}
 
 /// Counts of one handler's requests; those of several workers can be added.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,54 +40,19 @@ pub struct Tally {
     /// Those of them that failed: the guest did not answer well, or its own
     /// answer was a status of 500 or more.
     pub errors: u64,
-    /// Requests by latency bucket ([`bucket_of`](crate::bucket_of)), those that
-    /// are not 0.
+    /// Requests by latency ([`tally_bucket_of`]), in order; buckets without any
+    /// are left out.
     pub latency: Vec<(u8, u64)>,
 }
 
 impl Tally {
-    /// The counts by bucket.
+    /// A tally of these counts, one for each bucket.
     #[must_use]
-    pub fn latencies(&self) -> LatencyCounts {
-        let mut counts = LatencyCounts::default();
-        for (bucket, count) in &self.latency {
-            let bucket = usize::from(*bucket).min(BUCKETS - 1);
-            counts.0[bucket] = counts.0[bucket].saturating_add(*count);
-        }
-        counts
-    }
-
-    /// Adds what another worker, or another time, counted.
-    pub fn add(&mut self, other: &Self) {
-        let mut sum = self.latencies();
-        sum.merge(&other.latencies());
-        *self = Self::new(
-            self.requests.saturating_add(other.requests),
-            self.errors.saturating_add(other.errors),
-            &sum,
-        );
-    }
-
-    /// What was counted since `earlier`.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        let mut rest = self.latencies();
-        for (count, before) in rest.0.iter_mut().zip(earlier.latencies().0) {
-            *count = count.saturating_sub(before);
-        }
-        Self::new(
-            self.requests.saturating_sub(earlier.requests),
-            self.errors.saturating_sub(earlier.errors),
-            &rest,
-        )
-    }
-
-    /// A tally of these counts.
-    #[must_use]
-    pub fn new(requests: u64, errors: u64, latency: &LatencyCounts) -> Self {
-        let latency = (0..)
-            .zip(latency.0)
-            .filter(|(_, count)| *count > 0)
+    pub fn new(requests: u64, errors: u64, latency: &[u64; TALLY_BUCKETS]) -> Self {
+        let latency = (0..=u8::MAX)
+            .zip(latency)
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| (bucket, *count))
             .collect();
         Self {
             requests,
@@ -67,11 +60,93 @@ impl Tally {
             latency,
         }
     }
+
+    /// Adds what another worker, or another time, counted.
+    pub fn add(&mut self, other: &Self) {
+        *self = self.with(other, u64::saturating_add);
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, u64::saturating_sub)
+    }
+
+    /// The smallest bucket bound that at least `quantile` (0 to 1) of the
+    /// requests stayed under, or `None` when nothing was counted.
+    #[must_use]
+    pub fn quantile(&self, quantile: f64) -> Option<Duration> {
+        let total: u64 = self.latency.iter().map(|(_, count)| count).sum();
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            clippy::cast_possible_truncation,
+            reason = "a rank need not be exact beyond 2^52 requests"
+        )]
+        let rank = ((total as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
+        let mut seen = 0;
+        self.latency
+            .iter()
+            .find(|(_, count)| {
+                seen += count;
+                seen >= rank
+            })
+            .map(|(bucket, _)| upper_bound(*bucket))
+    }
+
+    fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        let mut latency = [0; TALLY_BUCKETS];
+        for (bucket, count) in &self.latency {
+            latency[usize::from(*bucket)] = *count;
+        }
+        for (bucket, count) in &other.latency {
+            let sum = &mut latency[usize::from(*bucket)];
+            *sum = combine(*sum, *count);
+        }
+        Self::new(
+            combine(self.requests, other.requests),
+            combine(self.errors, other.errors),
+            &latency,
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_duration_lies_just_below_its_buckets_bound() {
+        for micros in (0..5000).chain([10_000, 123_456, 9_999_999, 1 << 33]) {
+            let elapsed = Duration::from_micros(micros);
+            let bucket = tally_bucket_of(elapsed);
+            let bound = upper_bound(bucket);
+            assert!(elapsed < bound, "{micros} in {bucket}");
+            let least = bound
+                .mul_f64(8.0 / 9.0)
+                .saturating_sub(Duration::from_micros(1));
+            assert!(elapsed >= least, "{micros} in {bucket}");
+        }
+        assert_eq!(tally_bucket_of(Duration::MAX), u8::MAX);
+    }
+
+    #[test]
+    fn medians_tell_latencies_apart() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.quantile(0.5), None);
+        for millis in [6, 6, 9] {
+            let latency = vec![(tally_bucket_of(Duration::from_millis(millis)), 1)];
+            let one = Tally {
+                requests: 1,
+                errors: 0,
+                latency,
+            };
+            tally.add(&one);
+        }
+        let (median, worst) = (tally.quantile(0.5).unwrap(), tally.quantile(1.0).unwrap());
+        assert!(median < Duration::from_micros(6800), "{median:?}");
+        assert!(worst > Duration::from_micros(9000), "{worst:?}");
+    }
 
     #[test]
     fn what_was_added_can_be_taken_away() {

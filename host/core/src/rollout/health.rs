@@ -154,8 +154,8 @@ fn slowed_down(rules: &Rules, old: &Tally, new: &Tally) -> Option<(Duration, Dur
     if rules.max_latency == Portion(0) || !comparable {
         return None;
     }
-    let old = old.latencies().quantile(0.5)?;
-    let new = new.latencies().quantile(0.5)?;
+    let old = old.quantile(0.5)?;
+    let new = new.quantile(0.5)?;
     let slower = new > old.mul_f64(rules.max_latency.factor()) && new >= old + NOTICEABLE;
     slower.then_some((old, new))
 }
@@ -197,7 +197,7 @@ fn lower_bound(tally: &Tally) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latency::bucket_of;
+    use crate::tally::tally_bucket_of;
 
     const RULES: Rules = Rules {
         max_error_rate: Portion::percent(1),
@@ -209,7 +209,7 @@ mod tests {
     };
 
     fn tally(requests: u64, errors: u64, latency: Duration) -> Tally {
-        let bucket = u8::try_from(bucket_of(latency)).unwrap();
+        let bucket = tally_bucket_of(latency);
         Tally {
             requests,
             errors,

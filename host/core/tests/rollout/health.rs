@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_core::rollout::{Health, Rules, judge};
-use skep_core::{Portion, Tally, bucket_of};
+use skep_core::{Portion, Tally, tally_bucket_of};
 
 use crate::random::Random;
 
@@ -76,7 +76,7 @@ fn spread(random: &mut Random, count: u64, micros: u64) -> Tally {
         sum.add(&Tally {
             requests: 1,
             errors: 0,
-            latency: vec![(u8::try_from(bucket_of(latency)).unwrap(), 1)],
+            latency: vec![(tally_bucket_of(latency), 1)],
         });
     }
     sum
