@@ -103,7 +103,8 @@ impl Shape<'_> {
             std::thread::spawn(|| {
                 loop {
                     skep_engine::tick();
-                    std::thread::sleep(Duration::from_millis(1));
+                    // Nobody unparks it: it ticks once a millisecond.
+                    std::thread::park_timeout(Duration::from_millis(1));
                 }
             });
         });
