@@ -114,6 +114,33 @@ fn a_swap_is_live_in_place_and_is_remembered() {
 }
 
 #[test]
+fn a_component_that_was_replaced_by_a_bad_one_before_a_start_is_not_served() {
+    let dir = skep_tests::options::directory();
+    let component = dir.path().join("app.wasm");
+    fs::copy(guest("revision"), &component).unwrap();
+    let config = pool(2) + &format!("[app.a]\ncomponent = \"app.wasm\"\n{UNWATCHED}\n");
+    let skep = Options::config(&config).in_dir(&dir).start();
+    assert_eq!(revision_of(&skep), "1");
+    let written = dir.path().join(".skep/revisions/a.json");
+    skep_tests::wait_for(
+        Duration::from_secs(10),
+        "the record",
+        || written.exists(),
+        |is| *is,
+    );
+    drop(skep);
+    fs::copy(guest("hostile-validate-fails"), &component).unwrap();
+    let began = Instant::now();
+    let skep = Options::config(&config).in_dir(&dir).spawn();
+    let rejected = skep.wait_for_log("app.rejected");
+    println!("said after {:.1?}: {rejected}", began.elapsed());
+    skep.wait_for_log("skep: serving");
+    assert_eq!(revision_of(&skep), "1");
+    let history = operate(&skep, &["history", "a"]);
+    assert!(history.stdout.contains("rejected"), "{history:#?}");
+}
+
+#[test]
 fn a_restart_replaces_the_workers_and_loses_nothing() {
     let skep = Skep::config(&(pool(2) + &app("a", "revision", UNWATCHED)));
     let other = variant(&guest("revision"), 2, skep.dir().path());

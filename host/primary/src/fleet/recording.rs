@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use skep_core::converge::Pace;
 use skep_core::history::History;
 use skep_core::rollout::Input;
-use skep_core::{AppName, LogLevel, PoolName};
+use skep_core::{AppName, LogLevel, PoolName, Revision};
 
 use super::Fleet;
 use super::app::{App, Purpose};
-use crate::artifacts::Digest;
+use crate::artifacts::{Artifact, Digest};
 use crate::scribe::Writing;
 
 impl Fleet {
@@ -94,6 +95,75 @@ impl Fleet {
                 fleet.complain_unwritten(name, written.err());
             });
         }
+    }
+
+    /// A worker could not serve the revision that an app began with. If another
+    /// one was active when skep ended last, that one answers again: whatever
+    /// happened to the component's file in the meantime, the app is not gone.
+    pub(super) fn fall_back(&mut self, name: &AppName, why: String) {
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let to = app.revision;
+        let active = app.recorded.active().filter(|active| *active != to);
+        let Some(active) = active.filter(|_| app.unrecorded && app.passage.is_none()) else {
+            return;
+        };
+        // Once: if that one cannot be served either, it is not its component.
+        app.unrecorded = false;
+        let kept = app
+            .recorded
+            .get(active)
+            .and_then(|record| self.scribe.component_path(&record.digest));
+        let Some(kept) = kept else { return };
+        self.journal.event(LogLevel::Error, "app.rejected", |line| {
+            line.text("app", name.as_str())
+                .number("revision", to)
+                .text("step", "validate")
+                .text("reason", &why)
+        });
+        let workshop = Arc::clone(&self.workshop);
+        let name = name.clone();
+        self.later(
+            async move { workshop.make(kept).await },
+            move |fleet, made| match made {
+                Ok(artifact) => fleet.fell_back(&name, (to, why), active, artifact),
+                Err(refusal) => fleet.complain_unwritten(&name, Some(refusal.problem)),
+            },
+        );
+    }
+
+    fn fell_back(
+        &mut self,
+        name: &AppName,
+        (from, why): (Revision, String),
+        to: Revision,
+        artifact: Arc<Artifact>,
+    ) {
+        let (Some(spec), Some(app)) = (self.spec.apps.get(name), self.apps.get_mut(name)) else {
+            return;
+        };
+        if app.revision != from || app.passage.is_some() {
+            return;
+        }
+        let pool = spec.pool.clone();
+        let patience = self.pools[&pool].spec.supervision.start_timeout;
+        let known = Arc::clone(&artifact);
+        app.stable = self.catalog.add(name, spec, to, known, patience);
+        app.revision = to;
+        app.artifact = artifact;
+        let mut history = app.history.clone();
+        history.rejected(from, format!("validate: {why}"));
+        self.write(name, history, None, |fleet, name, written| {
+            fleet.complain_unwritten(name, written.err());
+        });
+        self.replan(&pool, Pace::OneByOne);
+        self.journal.event(LogLevel::Warn, "app.live", |line| {
+            line.text("pool", pool.as_str())
+                .text("app", name.as_str())
+                .number("revision", to)
+                .text("reason", "the newer revision cannot be served")
+        });
     }
 
     pub(super) fn commit(&mut self, name: &AppName) {

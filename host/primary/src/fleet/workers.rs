@@ -96,6 +96,9 @@ impl Fleet {
             FromWorker::Ready => self.step(Event::Ready { worker: id }),
             FromWorker::Drained => self.step(Event::Drained { worker: id }),
             FromWorker::Unfit { app, message } => {
+                if let Some(app) = &app {
+                    self.fall_back(app, message.clone());
+                }
                 let message = match app {
                     Some(app) => format!("app {app}: {message}"),
                     None => message,
