@@ -77,7 +77,7 @@ fn code_of(path: &Path) -> Vec<(usize, String)> {
         // By convention the tests of a file are its last module.
         tests |= line == "#[cfg(test)]" && {
             let next = text.lines().nth(index + 1).unwrap_or_default();
-            next.starts_with("mod ") && next.ends_with('{')
+            (next.starts_with("mod ") || next.starts_with("pub(super) mod ")) && next.ends_with('{')
         };
         if !tests {
             lines.push((index + 1, without_texts(line)));
