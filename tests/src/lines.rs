@@ -38,10 +38,16 @@ impl Log {
     }
 
     pub(crate) fn wait_for(&self, deadline: Duration, text: &str) -> String {
+        self.wait_for_since(0, deadline, text)
+    }
+
+    /// The same, of what comes after so many bytes.
+    pub(crate) fn wait_for_since(&self, mark: usize, deadline: Duration, text: &str) -> String {
         let by = Instant::now() + deadline;
         let mut log = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(line) = log.0.lines().find(|line| line.contains(text)) {
+            let new = &log.0[mark.min(log.0.len())..];
+            if let Some(line) = new.lines().find(|line| line.contains(text)) {
                 return line.to_owned();
             }
             let left = by.saturating_duration_since(Instant::now());

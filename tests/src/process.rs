@@ -56,6 +56,15 @@ pub fn children(pid: u32) -> Vec<Process> {
         .collect()
 }
 
+/// What it calls itself: the first word of its command line, empty for one
+/// that is gone.
+#[must_use]
+pub fn title(pid: u32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let first = words.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(first).into_owned()
+}
+
 /// Resident memory in bytes; 0 for a process that is gone.
 #[must_use]
 pub fn rss(pid: u32) -> u64 {

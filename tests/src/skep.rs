@@ -108,6 +108,21 @@ impl Skep {
         self.log.wait_for(START, text)
     }
 
+    /// Where its log ends, for [`Self::wait_for_log_since`].
+    #[must_use]
+    pub fn log_mark(&self) -> usize {
+        self.log.text().len()
+    }
+
+    /// Waits for a line of its log that comes after the mark.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come.
+    pub fn wait_for_log_since(&self, mark: usize, text: &str) -> String {
+        self.log.wait_for_since(mark, START, text)
+    }
+
     pub(crate) fn wait_until_serving(&self) {
         let line = self.log.wait_for(START, "skep: serving ");
         // One line a listener; the status knows how many.

@@ -16,8 +16,10 @@
 //! last look ── nothing came ──▶ closed;  something came ──▶ Leaving
 //! ```
 //!
-//! HTTP/2 has GOAWAY for this, in two steps that lose nothing; there, only a
-//! client that answers none of it is cut off after the linger.
+//! HTTP/2 has GOAWAY for this, in two steps that lose nothing. A connection that
+//! has not asked anything yet is not told before it does, or before the linger
+//! is over: its client made it in order to ask. Only a client that answers no
+//! GOAWAY is cut off, after another linger.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -82,7 +84,8 @@ impl Farewell {
 
     /// What to do next.
     pub(crate) fn next(&mut self, cx: &mut Context<'_>) -> Step {
-        if !self.finishing && (self.pulse.is_http2() || self.pulse.answers_last()) {
+        let asked = self.pulse.is_http2() && self.pulse.has_asked();
+        if !self.finishing && (asked || self.pulse.answers_last()) {
             self.finishing = true;
             return Step::Finish;
         }
@@ -93,6 +96,11 @@ impl Farewell {
                 self.alarm.as_mut().reset((now + LOOK).into());
             } else if end > now {
                 self.alarm.as_mut().reset(end.into());
+            } else if self.pulse.is_http2() && !self.finishing {
+                self.finishing = true;
+                self.began = now;
+                self.alarm.as_mut().reset((now + self.linger).into());
+                return Step::Finish;
             } else if self.pulse.is_http2() {
                 return Step::Cut;
             } else {

@@ -72,6 +72,11 @@ impl Pulse {
         self.idle_since.store(now, Relaxed);
     }
 
+    /// Whether a request was ever read.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.requests.load(Relaxed) > 0
+    }
+
     pub(crate) fn age(&self) -> Duration {
         self.began.elapsed()
     }

@@ -154,9 +154,9 @@ impl Link {
             Sender::H1(sender) => sender.ready().await,
             Sender::H2(sender) => sender.ready().await,
         };
-        let (read, written) = {
+        let (read, asked) = {
             let seen = self.witness.look();
-            (seen.read, seen.written)
+            (seen.read, seen.asked())
         };
         if let Err(error) = ready {
             let failed = Self::no_head(&self.witness, kind, read, &error);
@@ -169,9 +169,9 @@ impl Link {
         };
         let response = sent.map_err(|mut error| {
             // hyper gives a request back that it did not begin to write. It
-            // keeps one that it had only put into a buffer: then the socket
-            // knows better.
-            let unsent = error.take_message().is_some() || self.witness.look().written == written;
+            // keeps one that it had only put into a buffer, or that HTTP/2 did
+            // not let go out after a GOAWAY: then the socket knows better.
+            let unsent = error.take_message().is_some() || self.witness.look().asked() == asked;
             let failed = Self::no_head(&self.witness, kind, read, error.error());
             if unsent {
                 Unanswered::Unsent(failed)

@@ -15,13 +15,27 @@ pub(super) struct Seen {
     /// Bytes that came.
     pub(super) read: u64,
     /// Bytes that went out.
-    pub(super) written: u64,
+    written: u64,
+    /// Requests of which a HEADERS frame went out, in HTTP/2 only. Bytes prove
+    /// nothing there: acknowledgements go out unasked.
+    headers: u64,
     /// How the connection ended, first of all.
     pub(super) end: Option<End>,
     /// Whether the server said GOAWAY.
     pub(super) goaway: bool,
-    /// In HTTP/2 only.
-    frames: Option<Frames>,
+    /// What comes and what goes out, in HTTP/2 only.
+    frames: Option<(Frames, Frames)>,
+}
+
+impl Seen {
+    /// What only a request can make greater: if it is what it was before, then
+    /// nothing of the request was written.
+    pub(super) const fn asked(&self) -> u64 {
+        match self.frames {
+            Some(_) => self.headers,
+            None => self.written,
+        }
+    }
 }
 
 /// How a connection ended.
@@ -40,7 +54,7 @@ pub(super) struct Witness(Arc<Mutex<Seen>>);
 impl Witness {
     pub(super) fn new(is_h2: bool) -> Self {
         Self(Arc::new(Mutex::new(Seen {
-            frames: is_h2.then(Frames::default),
+            frames: is_h2.then(|| (Frames::default(), Frames::after(PREFACE))),
             ..Seen::default()
         })))
     }
@@ -84,8 +98,11 @@ impl AsyncRead for Watched {
                 if came.is_empty() && room {
                     seen.end.get_or_insert(End::Closed);
                 }
-                let frames = seen.frames.as_mut();
-                seen.goaway |= frames.is_some_and(|frames| frames.has_goaway(came));
+                let goaways = seen
+                    .frames
+                    .as_mut()
+                    .map(|(read, _)| read.count(GOAWAY, came));
+                seen.goaway |= goaways.is_some_and(|count| count > 0);
             }
             Poll::Ready(Err(error)) => self.witness.failed(error),
             Poll::Pending => {}
@@ -95,9 +112,22 @@ impl AsyncRead for Watched {
 }
 
 impl Watched {
-    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+    fn wrote(&self, pieces: &[IoSlice<'_>], polled: &Poll<io::Result<usize>>) {
         match polled {
-            Poll::Ready(Ok(count)) => self.witness.look().written += *count as u64,
+            Poll::Ready(Ok(count)) => {
+                let mut seen = self.witness.look();
+                seen.written += *count as u64;
+                let mut left = *count;
+                for piece in pieces {
+                    let went = &piece[..left.min(piece.len())];
+                    left -= went.len();
+                    let headers = seen
+                        .frames
+                        .as_mut()
+                        .map(|(_, wrote)| wrote.count(HEADERS, went));
+                    seen.headers += headers.unwrap_or_default();
+                }
+            }
             Poll::Ready(Err(error)) => self.witness.failed(error),
             Poll::Pending => {}
         }
@@ -111,7 +141,7 @@ impl AsyncWrite for Watched {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(&polled);
+        self.wrote(&[IoSlice::new(bytes)], &polled);
         polled
     }
 
@@ -121,7 +151,7 @@ impl AsyncWrite for Watched {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.wrote(&polled);
+        self.wrote(pieces, &polled);
         polled
     }
 
@@ -138,11 +168,18 @@ impl AsyncWrite for Watched {
     }
 }
 
+/// The type of a frame that begins a request (RFC 9113 §6.2).
+const HEADERS: u8 = 1;
+
 /// The type of a GOAWAY frame (RFC 9113 §6.8).
 const GOAWAY: u8 = 7;
 
-/// Follows HTTP/2 frames by their lengths, because hyper's client does not say
-/// whether a connection that ended had been announced to.
+/// Bytes that a client sends before its first frame (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+
+/// Follows HTTP/2 frames by their lengths, because hyper's client says neither
+/// whether the end of a connection was announced nor whether a request that
+/// failed was written.
 #[derive(Debug, Default)]
 struct Frames {
     /// Length in three bytes, type, flags, stream in four.
@@ -153,8 +190,17 @@ struct Frames {
 }
 
 impl Frames {
-    fn has_goaway(&mut self, mut bytes: &[u8]) -> bool {
-        let mut found = false;
+    /// Frames that begin after so many bytes.
+    fn after(skip: usize) -> Self {
+        Self {
+            skip,
+            ..Self::default()
+        }
+    }
+
+    /// How many frames of a type these bytes are the heads of.
+    fn count(&mut self, wanted: u8, mut bytes: &[u8]) -> u64 {
+        let mut found = 0;
         while let Some((first, rest)) = bytes.split_first() {
             if self.skip > 0 {
                 let count = self.skip.min(bytes.len());
@@ -169,7 +215,7 @@ impl Frames {
                 let [a, b, c, kind, ..] = self.head;
                 self.have = 0;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                found |= kind == GOAWAY;
+                found += u64::from(kind == wanted);
             }
         }
         found
@@ -186,13 +232,16 @@ mod tests {
         let data = [[0, 0, 9, 0, 0, 0, 0, 0, 1], [0, 0, 8, 7, 0, 0, 0, 0, 0]].concat();
         let goaway = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
         let mut frames = Frames::default();
-        assert!(!frames.has_goaway(&data));
-        assert!(frames.has_goaway(&goaway));
-        assert!(!frames.has_goaway(&data));
+        assert_eq!(frames.count(GOAWAY, &data), 0);
+        assert_eq!(frames.count(GOAWAY, &goaway), 1);
+        assert_eq!(frames.count(GOAWAY, &data), 0);
         let all = [data, goaway].concat();
         let mut frames = Frames::default();
-        let found: Vec<bool> = all.iter().map(|byte| frames.has_goaway(&[*byte])).collect();
-        assert_eq!(found.iter().filter(|found| **found).count(), 1);
-        assert!(found[18 + 8]);
+        let found: Vec<u64> = all
+            .iter()
+            .map(|byte| frames.count(GOAWAY, &[*byte]))
+            .collect();
+        assert_eq!(found.iter().sum::<u64>(), 1);
+        assert_eq!(found[18 + 8], 1);
     }
 }
