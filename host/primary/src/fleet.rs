@@ -105,6 +105,7 @@ pub(crate) struct Fleet {
     /// A signal asked for a reload while something else was under way.
     reload_wanted: bool,
     last_plan: u64,
+    last_passage: u64,
     started: Moment,
     /// Pools of which it was said on standard error that they serve.
     announced: BTreeSet<PoolName>,
@@ -188,6 +189,7 @@ impl Fleet {
             operation: None,
             reload_wanted: false,
             last_plan: 0,
+            last_passage: 0,
             started: now(),
             announced: BTreeSet::new(),
             phase: Phase::Running,

@@ -53,6 +53,9 @@ pub(super) struct App {
 /// need to know.
 #[derive(Debug)]
 pub(super) struct Passage {
+    /// Unique in this primary: one that was called off early gives its
+    /// revision's number to the next.
+    pub(super) number: u64,
     pub(super) rollout: Rollout,
     pub(super) purpose: Purpose,
     pub(super) to: Revision,

@@ -373,7 +373,9 @@ impl Fleet {
         let Some(app) = self.apps.get_mut(name) else {
             return;
         };
+        self.last_passage += 1;
         app.passage = Some(Passage {
+            number: self.last_passage,
             rollout: Rollout::observe(now(), order),
             purpose: Purpose::Reload,
             to,

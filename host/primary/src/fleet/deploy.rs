@@ -215,7 +215,9 @@ impl Fleet {
         };
         let (to, force) = (order.to, order.force);
         let (rollout, outputs) = Rollout::begin(now(), order);
+        self.last_passage += 1;
         app.passage = Some(Passage {
+            number: self.last_passage,
             rollout,
             purpose,
             to,

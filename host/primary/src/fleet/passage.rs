@@ -147,17 +147,18 @@ impl Fleet {
         };
         let (workshop, source) = (Arc::clone(&self.workshop), passage.source.clone());
         let name = name.clone();
-        let to = passage.to;
+        let number = passage.number;
         self.later(
             async move { workshop.make(source).await },
-            move |fleet, made| fleet.built(&name, to, made),
+            move |fleet, made| fleet.built(&name, number, made),
         );
     }
 
-    fn built(&mut self, name: &AppName, to: Revision, made: Result<Arc<Artifact>, Refusal>) {
-        if self.passage(name).is_none_or(|passage| passage.to != to) {
+    fn built(&mut self, name: &AppName, number: u64, made: Result<Arc<Artifact>, Refusal>) {
+        let Some(passage) = self.passage(name).filter(|one| one.number == number) else {
             return;
-        }
+        };
+        let to = passage.to;
         let failed = |step, reason| Input::BuildFailed { step, reason };
         let artifact = match made {
             Ok(artifact) => artifact,
@@ -179,7 +180,7 @@ impl Fleet {
         }
         if passage.rollout.order().dry_run {
             // Nothing is changed, so nothing is written down.
-            return self.begun(name, to, artifact, Ok(()));
+            return self.begun(name, number, artifact, Ok(()));
         }
         let mut history = app.history.clone();
         let mut component = None;
@@ -189,7 +190,7 @@ impl Fleet {
             component = Some((passage.source.clone(), artifact.component));
         }
         self.write(name, history, component, move |fleet, name, written| {
-            fleet.begun(name, to, artifact, written.map(drop));
+            fleet.begun(name, number, artifact, written.map(drop));
         });
     }
 
@@ -198,13 +199,14 @@ impl Fleet {
     fn begun(
         &mut self,
         name: &AppName,
-        to: Revision,
+        number: u64,
         artifact: Arc<Artifact>,
         written: Result<(), String>,
     ) {
-        if self.passage(name).is_none_or(|passage| passage.to != to) {
+        let Some(passage) = self.passage(name).filter(|one| one.number == number) else {
             return;
-        }
+        };
+        let to = passage.to;
         let input = match written {
             Ok(()) => {
                 let spec = &self.spec.apps[name];
