@@ -120,6 +120,8 @@ struct Worker {
     link: WorkerLink,
     pool: PoolName,
     generation: Generation,
+    /// Requests that it was working on when it was told to stop.
+    cut: u32,
 }
 
 /// What work that was done elsewhere leads to.
@@ -316,7 +318,7 @@ impl Fleet {
                 return self.supervisor.step(now(), event);
             }
             Action::Drain { worker } => self.order(worker, Order::drain()),
-            Action::Stop { worker } => self.order(worker, Order::stop()),
+            Action::Stop { worker } => self.stop(worker),
             Action::Kill { worker } => self.order(worker, Order::Kill),
             Action::Record(record) => self.record(&record),
             Action::Finished => self.phase = Phase::Ended,

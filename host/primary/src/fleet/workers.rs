@@ -50,6 +50,7 @@ impl Fleet {
                     link,
                     pool,
                     generation,
+                    cut: 0,
                 };
                 self.workers.insert(worker, born);
                 Ok(())
@@ -65,6 +66,16 @@ impl Fleet {
         if let Some(worker) = self.workers.get(&worker) {
             worker.link.order(order);
         }
+    }
+
+    /// Tells a worker to stop, and notes what that cuts: by the time that it is
+    /// gone it works on nothing.
+    pub(super) fn stop(&mut self, id: WorkerId) {
+        let in_flight = self.known(id).in_flight;
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.cut = in_flight;
+        }
+        self.order(id, Order::stop());
     }
 
     pub(super) fn hear(&mut self, id: WorkerId, news: News) {
@@ -234,7 +245,7 @@ impl Fleet {
             generation: Some(worker.generation),
             ready_after: view.and_then(ready_after),
             counts: cell.map(Counts::of),
-            in_flight: cell.map_or(0, Cell::in_flight),
+            in_flight: cell.map_or(0, Cell::in_flight).max(worker.cut),
         }
     }
 
