@@ -88,7 +88,10 @@ impl Fleet {
                 continue;
             };
             app.unrecorded = false;
-            let component = Some((source, app.artifact.component));
+            // What was active before is kept already, and its source may be
+            // something else by now.
+            let is_known = app.recorded.active() == Some(app.revision);
+            let component = (!is_known).then_some((source, app.artifact.component));
             let mut history = app.history.clone();
             history.live(app.revision);
             self.write(&name, history, component, |fleet, name, written| {
