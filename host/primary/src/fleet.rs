@@ -11,7 +11,7 @@
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
 //! | `recording` | what is written down of apps |
-//! | `reload`, `apply` | from one generation to the next |
+//! | `reload`, `prepare`, `apply` | from one generation to the next |
 //! | `operation` | restarts, sizes, and that one thing is done at a time |
 //! | `operator` | everything else that operators ask for |
 //! | `report` | status and history |
@@ -23,10 +23,12 @@ mod operation;
 mod operator;
 mod passage;
 mod plans;
+mod prepare;
 mod recording;
 mod reload;
 mod report;
 mod trial;
+mod words;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -338,6 +340,7 @@ impl Fleet {
             }
             self.feed_settled();
             self.check_operation();
+            self.reload_if_wanted();
             if self.consequences.is_empty() {
                 return;
             }

@@ -179,6 +179,18 @@ impl Listeners {
         Some(gone)
     }
 
+    /// The pool that serves a listener.
+    pub(crate) fn pool_of(&self, name: &ListenerName) -> Option<&PoolName> {
+        self.bound.get(name).map(Bound::pool)
+    }
+
+    /// Whether a listener has another address than it had.
+    pub(crate) fn is_rebound(&self, name: &ListenerName, before: &Bound) -> bool {
+        self.bound
+            .get(name)
+            .is_some_and(|now| now.asked != before.asked)
+    }
+
     /// What a pool's workers accept from.
     pub(crate) fn of(&self, pool: &PoolName) -> Vec<(ListenerRole, Arc<OwnedFd>)> {
         self.bound

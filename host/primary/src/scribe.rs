@@ -5,7 +5,7 @@
 //! each other.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -79,6 +79,20 @@ impl Scribe {
         }
     }
 
+    /// Keeps a component, if it is not kept yet.
+    pub(crate) fn keep(
+        &self,
+        component: PathBuf,
+        digest: Digest,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let done =
+            self.ask(move |store| keep(store, &component, digest).map_err(|error| chain(&error)));
+        async move {
+            done.await
+                .unwrap_or_else(|| Err("skep is ending".to_owned()))
+        }
+    }
+
     /// The history of an app, as it is on disk; an empty one if it cannot be
     /// read, which is moved aside and told of.
     pub(crate) fn read(&self, app: AppName) -> impl Future<Output = History> + Send + 'static {
@@ -135,14 +149,18 @@ impl Scribe {
 
 fn write(store: &Store, writing: &Writing) -> Result<(), StoreError> {
     if let Some((path, digest)) = &writing.component {
-        let file = File::open(path).map_err(|source| StoreError::Io {
-            doing: "read",
-            path: path.clone(),
-            source,
-        })?;
-        store.keep_component(&file, *digest)?;
+        keep(store, path, *digest)?;
     }
     store.save(&writing.app, &writing.history)
+}
+
+fn keep(store: &Store, path: &Path, digest: Digest) -> Result<(), StoreError> {
+    let file = File::open(path).map_err(|source| StoreError::Io {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    store.keep_component(&file, digest)
 }
 
 fn read(store: &Store, app: &AppName, journal: &Journal) -> History {

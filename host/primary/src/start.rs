@@ -265,7 +265,7 @@ async fn first_app(
     let mut history = recorded.clone();
     let digest = artifact.component.to_string();
     let at = history.at_start(&digest, source.to_owned(), unix_millis());
-    let first = |history: History, revision, artifact, unrecorded| FirstApp {
+    let first = |history: History, revision, artifact: Arc<Artifact>, unrecorded| FirstApp {
         recorded: recorded.clone(),
         history,
         revision,
@@ -289,6 +289,16 @@ async fn first_app(
             hint: None,
         }),
     };
+    let recorded_digest = history.get(active).map(|record| record.digest.clone());
+    let made = made.and_then(|artifact| {
+        if recorded_digest == Some(artifact.component.to_string()) {
+            return Ok(artifact);
+        }
+        Err(Refusal {
+            problem: "the component that was kept of it is not what it was".to_owned(),
+            hint: None,
+        })
+    });
     match made {
         Ok(artifact) => first(history, active, artifact, unrecorded),
         Err(refusal) => {

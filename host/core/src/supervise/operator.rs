@@ -104,6 +104,7 @@ impl Supervisor {
         if let Some(roll) = &mut pool.roll {
             roll.forget(id);
         }
+        let asked = strength;
         let strength = match &mut worker.stage {
             Stage::Retired(retiree) => {
                 if !retiree.escalate(strength, self.now, &pool.settings) {
@@ -111,7 +112,9 @@ impl Supervisor {
                 }
                 strength
             }
-            // Nothing is in flight yet.
+            // Nothing is in flight yet, so it has no more time than one that
+            // stops. But it may have become ready this very moment: it is asked
+            // as gently as any.
             Stage::Starting { .. } => strength.max(Strength::Stop),
             Stage::Serving { .. } => strength,
         };
@@ -121,7 +124,7 @@ impl Supervisor {
             worker.stage = Stage::Retired(retiree);
         }
         worker.since = self.now;
-        out.push(ask(id, strength));
+        out.push(ask(id, asked));
         if strength == Strength::Drain {
             out.push(Action::Record(worker.draining(id)));
         }

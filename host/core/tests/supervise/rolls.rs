@@ -492,10 +492,8 @@ fn a_removed_pool_drains_and_is_forgotten_with_its_last_worker() {
     let mut sim = sim(2, settings(1, 0), |_| slow());
     let _ = sim.roll(&[], Patience::OneTry);
     let actions = sim.send(Event::PoolRemoved { pool: name("p") });
-    assert_eq!(drains(&actions), [1, 2]);
-    assert!(actions.contains(&Action::Stop {
-        worker: WorkerId(3)
-    }));
+    // One that starts is asked as gently: it may have become ready just now.
+    assert_eq!(drains(&actions), [1, 3, 2]);
     let view = sim.checked.pool("p");
     assert_eq!((view.workers, view.serving, view.rolling), (0, 0, None));
     for ignored in [

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_core::history::History;
-use skep_core::rollout::Rollout;
+use skep_core::rollout::{Output, Rollout};
 use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
 use skep_wire::HandlerTally;
 
@@ -35,6 +35,8 @@ pub(super) struct App {
     pub(super) history: History,
     /// What of it is written down.
     pub(super) recorded: History,
+    /// Writings of it that are not done yet.
+    pub(super) writes: u32,
     /// The revision that `stable` is of.
     pub(super) revision: Revision,
     pub(super) artifact: Arc<Artifact>,
@@ -70,6 +72,10 @@ pub(super) struct Passage {
     /// The canary worker that tries it.
     pub(super) trial: Option<WorkerId>,
     pub(super) watch: Watch,
+    /// Whether it reaches workers only as they are born.
+    pub(super) by_birth: bool,
+    /// What is to be done once something is written down.
+    pub(super) backlog: Option<Vec<Output>>,
     /// Who waits for its end.
     pub(super) asker: Option<Asker>,
     /// Who has ended it before its time and waits for that.
@@ -139,6 +145,7 @@ impl App {
         let stable = catalog.add(name, app, first.revision, Arc::clone(&artifact), patience);
         Self {
             recorded: first.recorded,
+            writes: 0,
             history: first.history,
             revision: first.revision,
             artifact,

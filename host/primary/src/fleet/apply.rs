@@ -32,6 +32,7 @@ impl Fleet {
         let (before_apps, renewed) = self.adopt_apps(apps);
         let names: Vec<_> = bound.keys().cloned().collect();
         let replaced = self.listeners.adopt(bound);
+        let moved = self.elsewhere(&names, &replaced);
         let mut sizes = BTreeMap::new();
         for (name, workers) in &difference.pools.scaled {
             if let Some(pool) = self.pools.get_mut(name) {
@@ -41,7 +42,12 @@ impl Fleet {
                 );
             }
         }
-        self.listen_anew(&names, &replaced);
+        // A pool that did not have a listener before may not have its apps yet.
+        let here: Vec<_> = names
+            .into_iter()
+            .filter(|name| !moved.contains(name))
+            .collect();
+        self.listen_anew(&here, &replaced);
         self.adopt_pools(&difference);
         let rolls: BTreeSet<PoolName> = difference.pools.restarted.iter().cloned().collect();
         let by = now() + self.patience();
@@ -59,6 +65,7 @@ impl Fleet {
                 rolls,
                 difference,
                 renewed,
+                moved,
                 failure: None,
             };
         }
@@ -79,33 +86,36 @@ impl Fleet {
     ) -> (BTreeMap<AppName, App>, BTreeMap<AppName, Old>) {
         let mut before = std::mem::take(&mut self.apps);
         let mut renewed = BTreeMap::new();
-        for (name, next) in apps {
+        for (name, mut next) in apps {
+            if next.kept {
+                // As it is now, and not as it was when the reload began.
+                if let Some(app) = before.remove(&name) {
+                    self.apps.insert(name, app);
+                }
+                continue;
+            }
+            if let Some(app) = before.get(&name) {
+                next.history.set_paused(app.history.paused());
+            }
             let old = before.get(&name).map(|app| Old {
                 revision: app.revision,
                 handler: app.stable,
                 artifact: Arc::clone(&app.artifact),
             });
             let observe = !self.spec.apps[&name].rollout.observe.is_zero();
-            let passage = before.get_mut(&name).and_then(|app| app.passage.take());
-            let (canary, standby, observed) = match (before.get(&name), &passage) {
-                (Some(app), Some(_)) => (app.canary, app.standby, app.observed),
-                _ => (None, None, false),
-            };
             let watched = old.clone().filter(|_| next.renewed && observe);
             let app = App {
                 history: next.history,
                 revision: next.revision,
                 artifact: next.artifact,
                 stable: next.handler,
-                canary,
-                standby: watched.as_ref().map(|old| old.handler).or(standby),
-                observed: observed || watched.is_some(),
-                passage,
+                canary: None,
+                standby: watched.as_ref().map(|old| old.handler),
+                observed: watched.is_some(),
+                passage: None,
                 unrecorded: false,
-                recorded: before
-                    .get(&name)
-                    .map(|app| app.recorded.clone())
-                    .unwrap_or_default(),
+                writes: before.get(&name).map_or(0, |app| app.writes),
+                recorded: next.recorded,
             };
             if next.renewed {
                 // The first revision of an app has nothing to be compared with.
@@ -162,6 +172,19 @@ impl Fleet {
         }
     }
 
+    /// Listeners that a pool gets which did not have them.
+    fn elsewhere(
+        &self,
+        names: &[ListenerName],
+        replaced: &BTreeMap<ListenerName, Option<Bound>>,
+    ) -> Vec<ListenerName> {
+        let moved = |name: &&ListenerName| {
+            let before = replaced.get(*name).and_then(Option::as_ref);
+            before.is_none_or(|before| self.listeners.pool_of(name) != Some(before.pool()))
+        };
+        names.iter().filter(moved).cloned().collect()
+    }
+
     /// Tells workers of listeners that are new to them, and of those that
     /// another pool has now.
     fn listen_anew(
@@ -179,8 +202,12 @@ impl Fleet {
             let gone: Vec<_> = replaced
                 .iter()
                 .filter(|(name, before)| {
-                    let was = before.as_ref().is_some_and(|b| *b.pool() == worker.pool);
-                    was && !ours.iter().any(|(role, _)| role.name == **name)
+                    let was = before.as_ref().filter(|b| *b.pool() == worker.pool);
+                    was.is_some_and(|before| {
+                        let still = ours.iter().any(|(role, _)| role.name == **name);
+                        let elsewhere = self.listeners.pool_of(name) != Some(&worker.pool);
+                        elsewhere || (still && self.listeners.is_rebound(name, before))
+                    })
                 })
                 .map(|(name, _)| name.clone())
                 .collect();
@@ -231,11 +258,14 @@ impl Fleet {
         // A number is never given twice, so going back is a generation as well.
         let generation = Generation(self.spec.generation.0 + 1);
         self.spec = FleetSpec { generation, ..spec };
-        let tried = std::mem::replace(&mut self.apps, apps);
-        for (name, app) in tried {
-            if let (Some(passage), Some(back)) = (app.passage, self.apps.get_mut(&name)) {
-                back.passage = Some(passage);
+        // Those that the reload did not touch are as they are now.
+        let known = &self.spec.apps;
+        self.apps.retain(|name, _| known.contains_key(name));
+        for (name, mut app) in apps {
+            if let Some(tried) = self.apps.get(&name) {
+                app.history.set_paused(tried.history.paused());
             }
+            self.apps.insert(name, app);
         }
         for (name, workers) in sizes {
             if let Some(pool) = self.pools.get_mut(&name) {
@@ -277,12 +307,14 @@ impl Fleet {
         let Stage::Applying {
             difference,
             renewed,
+            moved,
             before,
             ..
         } = stage
         else {
             return;
         };
+        self.listen_anew(&moved, &before.listeners);
         for name in &difference.listeners.removed {
             let gone = BTreeMap::from([(name.clone(), self.listeners.remove(name))]);
             self.listen_anew(std::slice::from_ref(name), &gone);
@@ -322,7 +354,6 @@ impl Fleet {
                 message: Some(message),
             });
         }
-        self.reload_if_wanted();
     }
 
     /// Writes down that an app's new revision is live, and watches it.
@@ -386,6 +417,8 @@ impl Fleet {
             new: Some((stable, artifact)),
             trial: None,
             watch: Watch::default(),
+            by_birth: false,
+            backlog: None,
             asker: None,
             called_off: Vec::new(),
         });

@@ -11,7 +11,7 @@ use skep_wire::ControlReply;
 
 use super::app::{Passage, Purpose, Watch};
 use super::operation::{NO_SUCH, Operation, REFUSED};
-use super::passage::detach;
+use super::words::detach;
 use super::{Fleet, now};
 use crate::artifacts::MAKE_DEADLINE;
 use crate::control::Asker;
@@ -228,6 +228,8 @@ impl Fleet {
             new: None,
             trial: None,
             watch: Watch::default(),
+            by_birth: false,
+            backlog: None,
             asker,
             called_off: Vec::new(),
         });

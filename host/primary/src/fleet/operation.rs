@@ -173,6 +173,9 @@ impl Fleet {
     pub(super) fn roll_ended(&mut self, pool: &PoolName, result: &Result<u16, String>) {
         use skep_core::rollout::Input;
         for app in self.passing(pool) {
+            if let Some(passage) = self.apps.get_mut(&app).and_then(|app| app.passage.as_mut()) {
+                passage.by_birth = false;
+            }
             let input = match result {
                 Ok(_) => Input::Rolled,
                 Err(reason) => Input::RollFailed {
@@ -250,7 +253,6 @@ impl Fleet {
                 }) = self.operation.take()
                 {
                     asker.answer(rolled(&what, replaced, &failures));
-                    self.reload_if_wanted();
                 }
             }
             Some(Operation::Scale { pool, workers, .. }) => {
@@ -281,7 +283,6 @@ impl Fleet {
     fn scaled(&mut self, reply: ControlReply) {
         if let Some(Operation::Scale { asker, .. }) = self.operation.take() {
             asker.answer(reply);
-            self.reload_if_wanted();
         }
     }
 

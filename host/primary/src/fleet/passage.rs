@@ -7,18 +7,15 @@ use std::sync::Arc;
 use skep_core::converge::Pace;
 use skep_core::rollout::{By, Ending, FailedStep, Input, Output, Stage, Wanted};
 use skep_core::supervise::{Event, Patience};
-use skep_core::{AppName, LogLevel, PoolName, Revision, WorkerId};
+use skep_core::{AppName, LogLevel, PoolName, WorkerId};
 use skep_wire::{ControlReply, HandlerTally, Refusal};
 
 use super::app::{Passage, Purpose};
 use super::trial::Whose;
+use super::words::{called_off, verdict, worded};
 use super::{Consequence, Fleet, now};
 use crate::artifacts::Artifact;
-use crate::control::Asker;
 use crate::scribe::unix_millis;
-
-/// The exit code of a deploy that was rejected or rolled back (SPEC §1).
-const FAILED: u8 = 1;
 
 impl Fleet {
     /// Tells an app's rollout something, and does what it says.
@@ -36,7 +33,13 @@ impl Fleet {
         if stage(self) != Some(Stage::Validating) {
             self.end_trial_of(name);
         }
-        for output in outputs {
+        if let Some(backlog) = self.passage_mut(name).and_then(|p| p.backlog.as_mut()) {
+            // Something must be written down before.
+            backlog.extend(outputs);
+            return;
+        }
+        let mut outputs = outputs.into_iter();
+        while let Some(output) = outputs.next() {
             match output {
                 Output::Build => self.build(name),
                 Output::Validate => self.validate(name),
@@ -63,7 +66,7 @@ impl Fleet {
                     let message = format!("{step}: {reason}; going back to the revision before");
                     self.tell(name, message);
                 }
-                Output::Revert => self.revert(name),
+                Output::Revert => return self.revert(name, outputs.collect()),
                 Output::Ended(ending) => self.passed(name, ending),
             }
         }
@@ -182,6 +185,11 @@ impl Fleet {
             // Nothing is changed, so nothing is written down.
             return self.begun(name, number, artifact, Ok(()));
         }
+        let recorded = app.history.get(to).map(|record| &record.digest);
+        if passage.purpose == Purpose::Return && recorded != Some(&digest) {
+            let reason = format!("the kept component of revision {to} is not what it was");
+            return self.feed(name, failed(FailedStep::Check, reason));
+        }
         let mut history = app.history.clone();
         let mut component = None;
         if passage.purpose == Purpose::Deploy {
@@ -286,8 +294,12 @@ impl Fleet {
             Wanted::Canary(_) => true,
             Wanted::New { standby_old } => standby_old,
         };
-        if wanted == Wanted::Old {
-            // Whatever replaces workers for it must stop.
+        let by_birth = pace == Pace::AtBirth;
+        let rolled = self
+            .passage_mut(name)
+            .is_some_and(|passage| std::mem::replace(&mut passage.by_birth, by_birth));
+        if rolled && wanted == Wanted::Old {
+            // What replaces workers for it must stop.
             self.step(Event::RollCancelled { pool: pool.clone() });
         }
         self.replan(&pool, pace);
@@ -382,7 +394,8 @@ impl Fleet {
         match &ending {
             Ending::Rejected { step, reason } => history.rejected(to, format!("{step}: {reason}")),
             Ending::RolledBack { step, reason, by } => {
-                let automatic = *by == By::Health;
+                // What skep itself found wanting, it does not try again unasked.
+                let automatic = *by == By::Health || *step == FailedStep::Observe;
                 history.rolled_back(to, from, format!("{step}: {reason}"), automatic);
                 if let Some(from) = from {
                     app.revision = from;
@@ -412,7 +425,6 @@ impl Fleet {
         for asker in passage.called_off {
             asker.answer(called_off(name, to, &ending));
         }
-        self.reload_if_wanted();
     }
 
     /// What workers counted of handlers that are watched.
@@ -441,54 +453,4 @@ impl Fleet {
         }
         self.consequences.extend(judged);
     }
-}
-
-fn verdict(name: &AppName, to: Revision, ending: &Ending) -> ControlReply {
-    let failed = |message| ControlReply::Refused {
-        message,
-        code: FAILED,
-    };
-    match ending {
-        Ending::Done => ControlReply::Done {
-            message: Some(format!("revision {to} of {name} is live")),
-        },
-        Ending::Checked => ControlReply::Done {
-            message: Some(format!(
-                "revision {to} of {name} could be rolled out; nothing was changed"
-            )),
-        },
-        Ending::Rejected { step, reason } => failed(format!(
-            "revision {to} of {name} was rejected: {step}: {reason}"
-        )),
-        Ending::RolledBack { step, reason, .. } => failed(format!(
-            "revision {to} of {name} was rolled back: {step}: {reason}"
-        )),
-        Ending::Abandoned => failed("the primary is ending".to_owned()),
-    }
-}
-
-/// What whoever ended a rollout before its time is told.
-fn called_off(name: &AppName, to: Revision, ending: &Ending) -> ControlReply {
-    let message = match ending {
-        Ending::Rejected { .. } => format!("revision {to} of {name} never was live"),
-        Ending::RolledBack { .. } => format!("revision {to} of {name} was rolled back"),
-        Ending::Done | Ending::Checked | Ending::Abandoned => return verdict(name, to, ending),
-    };
-    ControlReply::Done {
-        message: Some(message),
-    }
-}
-
-pub(super) fn worded(refusal: Refusal) -> String {
-    match refusal.hint {
-        Some(hint) => format!("{} ({hint})", refusal.problem),
-        None => refusal.problem,
-    }
-}
-
-/// Whoever asked for something that goes on without them.
-pub(super) fn detach(asker: Asker, message: String) {
-    asker.answer(ControlReply::Done {
-        message: Some(message),
-    });
 }

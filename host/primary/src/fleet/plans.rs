@@ -53,9 +53,16 @@ impl Fleet {
             return;
         }
         let plan = self.compose(name);
+        let by_birth = self
+            .passing(name)
+            .iter()
+            .any(|app| self.passage(app).is_some_and(|passage| passage.by_birth));
         let Some(pool) = self.pools.get_mut(name) else {
             return;
         };
+        // A revision that is to reach workers as they are born must not reach
+        // others because of something else that changes.
+        let pace = if by_birth { Pace::AtBirth } else { pace };
         let steps = pool.convergence.want(plan.number, plan.handlers(), pace);
         pool.plan = Box::new(plan);
         self.take(name, steps);
@@ -108,7 +115,8 @@ impl Fleet {
             .apps
             .iter()
             .filter(|(name, app)| {
-                app.passage.is_some()
+                let passing = app.passage.as_ref();
+                passing.is_some_and(|passage| passage.backlog.is_none())
                     && self
                         .spec
                         .apps

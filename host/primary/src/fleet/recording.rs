@@ -4,16 +4,24 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_core::converge::Pace;
 use skep_core::history::History;
-use skep_core::rollout::Input;
+use skep_core::rollout::{Input, Output};
 use skep_core::{AppName, LogLevel, PoolName, Revision};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Fleet;
 use super::app::{App, Purpose};
 use crate::artifacts::{Artifact, Digest};
 use crate::scribe::Writing;
+
+/// How long a bad revision may stay in traffic for it to be written down first
+/// that it is taken back.
+const REVERT_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Fleet {
     /// Has a history written, and then takes it over.
@@ -34,13 +42,17 @@ impl Fleet {
         // At once, so that what is decided next is decided upon it.
         if let Some(app) = self.apps.get_mut(&name) {
             app.history = history.clone();
+            app.writes += 1;
         }
         self.later(written, move |fleet, written| {
             if let Some(app) = fleet.apps.get_mut(&name) {
-                match &written {
-                    Ok(()) => app.recorded = history.clone(),
+                app.writes = app.writes.saturating_sub(1);
+                if written.is_ok() {
+                    app.recorded = history.clone();
+                }
+                if app.writes == 0 {
                     // What could not be written down has not happened.
-                    Err(_) => app.history = app.recorded.clone(),
+                    app.history = app.recorded.clone();
                 }
             }
             then(fleet, &name, written.map(|()| history));
@@ -172,7 +184,7 @@ impl Fleet {
     pub(super) fn commit(&mut self, name: &AppName) {
         let app = &self.apps[name];
         let Some(passage) = &app.passage else { return };
-        let (to, purpose) = (passage.to, passage.purpose);
+        let (to, purpose, number) = (passage.to, passage.purpose, passage.number);
         let mut history = app.history.clone();
         match (purpose, history.active()) {
             (Purpose::Return, Some(from)) if from != to => {
@@ -181,25 +193,49 @@ impl Fleet {
             }
             _ => history.live(to),
         }
-        self.write(name, history, None, |fleet, name, written| {
+        self.write(name, history, None, move |fleet, name, written| {
             let input = match written {
                 Ok(_) => Input::Recorded,
                 Err(reason) => Input::RecordFailed { reason },
             };
-            fleet.feed(name, input);
+            if fleet.passage(name).is_some_and(|one| one.number == number) {
+                fleet.feed(name, input);
+            }
         });
     }
 
     /// Writes down that the revision before is the active one after all.
-    pub(super) fn revert(&mut self, name: &AppName) {
-        let app = &self.apps[name];
-        let Some(passage) = &app.passage else { return };
+    /// `then` follows once that is done, so that whatever is killed in between,
+    /// the revision that comes up is the one that was meant; but a disk that
+    /// takes long does not keep a bad revision in traffic.
+    pub(super) fn revert(&mut self, name: &AppName, then: Vec<Output>) {
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let Some(passage) = &mut app.passage else {
+            return;
+        };
         let (to, from) = (passage.to, passage.rollout.order().from);
+        let number = passage.number;
+        passage.backlog = Some(then);
         let mut history = app.history.clone();
         // Its reason and its author are told in the end.
         history.rolled_back(to, from, "its roll-out failed".to_owned(), false);
+        let (done, written) = oneshot::channel();
         self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
+            let _ = done.send(());
+        });
+        let name = name.clone();
+        self.later(timeout(REVERT_PATIENCE, written), move |fleet, _| {
+            let passage = fleet
+                .apps
+                .get_mut(&name)
+                .and_then(|app| app.passage.as_mut());
+            let backlog = passage
+                .filter(|passage| passage.number == number)
+                .and_then(|passage| passage.backlog.take());
+            fleet.carry_out(&name, backlog.unwrap_or_default());
         });
     }
 

@@ -16,27 +16,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::difference::Difference;
-use skep_core::history::{AtStart, History};
+use skep_core::history::History;
+use skep_core::supervise::BreakerState;
 use skep_core::{
-    AppName, FleetSpec, Generation, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision,
-    WorkerId,
+    AppName, FleetSpec, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision, WorkerId,
 };
 use skep_wire::ControlReply;
 use tokio::time::timeout;
 
-use super::Fleet;
 use super::app::App;
 use super::operation::{FAILED, Operation};
 use super::trial::Whose;
-use crate::artifacts::{Artifact, Artifacts, ArtifactsError, components_of};
+use super::{Fleet, now};
+use crate::artifacts::Artifact;
 use crate::control::Asker;
 use crate::listeners::Bound;
 use crate::pool::Pool;
-use crate::scribe::unix_millis;
 
 /// Exit codes of SPEC §1: the configuration has problems; something is missing.
-const PROBLEMS: u8 = 3;
-const UNAVAILABLE: u8 = 69;
+pub(super) const PROBLEMS: u8 = 3;
+pub(super) const UNAVAILABLE: u8 = 69;
 
 /// How long reading the configuration and the files that it names may take.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -55,6 +54,7 @@ pub(super) enum Stage {
     Trying {
         next: Box<Next>,
         trials: BTreeSet<WorkerId>,
+        by: Moment,
     },
     Applying {
         by: Moment,
@@ -63,6 +63,8 @@ pub(super) enum Stage {
         difference: Difference,
         /// Apps with a new revision, and the one before.
         renewed: BTreeMap<AppName, Old>,
+        /// Listeners that their pools accept from once it is in force.
+        moved: Vec<ListenerName>,
         failure: Option<String>,
     },
     Restoring {
@@ -87,6 +89,10 @@ pub(super) struct NextApp {
     pub(super) artifact: Arc<Artifact>,
     /// The one it has, or one that must be loaded.
     pub(super) handler: HandlerId,
+    /// What of the history is on disk.
+    pub(super) recorded: History,
+    /// Whether it is what it is, and stays so.
+    pub(super) kept: bool,
     /// Whether its revision is a new one.
     pub(super) renewed: bool,
 }
@@ -112,9 +118,11 @@ pub(super) struct Before {
 impl Reloading {
     pub(super) fn deadline(&self) -> Option<Moment> {
         match &self.stage {
-            // Builders have their own.
-            Stage::Preparing | Stage::Trying { .. } => None,
-            Stage::Applying { by, .. } | Stage::Restoring { by, .. } => Some(*by),
+            // Reading and builders have their own.
+            Stage::Preparing => None,
+            Stage::Trying { by, .. } | Stage::Applying { by, .. } | Stage::Restoring { by, .. } => {
+                Some(*by)
+            }
         }
     }
 
@@ -181,122 +189,8 @@ impl Fleet {
         }
     }
 
-    fn reread_done(&mut self, read: Result<FleetSpec, String>) {
-        let mut spec = match read {
-            Ok(spec) => spec,
-            Err(problems) => return self.reject_reload(problems, PROBLEMS),
-        };
-        spec.generation = Generation(self.spec.generation.0 + 1);
-        let difference = Difference::between(&self.spec, &spec);
-        if !difference.server.refused.is_empty() {
-            let reason = difference.server.refused.join("; ");
-            return self.reject_reload(reason, PROBLEMS);
-        }
-        let workshop = Arc::clone(&self.workshop);
-        let wanted = components_of(&spec);
-        let added: Vec<AppName> = difference.apps.added.clone();
-        let scribe = self.scribe.clone();
-        let work = async move {
-            let artifacts = workshop.make_all(&wanted).await;
-            let mut histories = BTreeMap::new();
-            for app in added {
-                let history = scribe.read(app.clone()).await;
-                histories.insert(app, history);
-            }
-            (artifacts, histories)
-        };
-        self.later(work, move |fleet, (artifacts, histories)| {
-            fleet.rebuilt(spec, difference, artifacts, histories);
-        });
-    }
-
-    fn rebuilt(
-        &mut self,
-        spec: FleetSpec,
-        difference: Difference,
-        artifacts: Result<Artifacts, ArtifactsError>,
-        mut histories: BTreeMap<AppName, History>,
-    ) {
-        let artifacts = match artifacts {
-            Ok(artifacts) => artifacts,
-            Err(ArtifactsError::Refused(refused)) => {
-                let reasons: Vec<_> = refused
-                    .into_iter()
-                    .map(|(app, refusal)| format!("app {app}: {}", super::passage::worded(refusal)))
-                    .collect();
-                return self.reject_reload(reasons.join("; "), PROBLEMS);
-            }
-            Err(error) => return self.reject_reload(error.to_string(), FAILED),
-        };
-        let mut apps = BTreeMap::new();
-        for (name, artifact) in artifacts {
-            let app = &spec.apps[&name];
-            let digest = artifact.component.to_string();
-            let source = app.component.clone();
-            let current = self.apps.get(&name);
-            let mut history = match current {
-                Some(current) => current.history.clone(),
-                None => histories.remove(&name).unwrap_or_default(),
-            };
-            let at = match current {
-                Some(_) => history.on_reading(&digest, source.clone(), unix_millis()),
-                None => history.at_start(&digest, source.clone(), unix_millis()),
-            };
-            let (revision, artifact, renewed) = match (at, current) {
-                (AtStart::New(revision), _) => (revision, artifact, true),
-                (_, Some(current)) => (current.revision, Arc::clone(&current.artifact), false),
-                // An app that comes back is what its source is now.
-                (AtStart::Active(_) | AtStart::Refused { .. }, None) => {
-                    let revision = history.begin(digest, source.clone(), unix_millis());
-                    (revision, artifact, true)
-                }
-            };
-            let passing = current.is_some_and(|current| current.passage.is_some());
-            let anew = renewed || difference.apps.needs_handler(&name);
-            if passing && anew {
-                let reason = format!(
-                    "app {name} is on its way to another revision; promote or roll that back first"
-                );
-                return self.reject_reload(reason, super::operation::REFUSED);
-            }
-            let handler = match current {
-                Some(current) if !anew => current.stable,
-                _ => {
-                    let patience = spec.pools[&app.pool].supervision.start_timeout;
-                    let artifact = Arc::clone(&artifact);
-                    self.catalog.add(&name, app, revision, artifact, patience)
-                }
-            };
-            let next = NextApp {
-                history,
-                revision,
-                artifact,
-                handler,
-                renewed,
-            };
-            apps.insert(name, next);
-        }
-        let names: BTreeSet<ListenerName> = difference.listeners.to_bind().cloned().collect();
-        let bound = match self.listeners.bind_more(&spec, &names) {
-            Ok(bound) => bound,
-            Err(failures) => {
-                let reasons: Vec<_> = failures
-                    .iter()
-                    .map(|failure| format!("{failure}: {}", failure.source))
-                    .collect();
-                return self.reject_reload(reasons.join("; "), UNAVAILABLE);
-            }
-        };
-        self.try_next(Next {
-            spec,
-            difference,
-            apps,
-            bound,
-        });
-    }
-
     /// Has every new handler tried in a canary worker of its pool.
-    fn try_next(&mut self, next: Next) {
+    pub(super) fn try_next(&mut self, next: Next) {
         let mut by_pool: BTreeMap<PoolName, BTreeMap<AppName, HandlerId>> = BTreeMap::new();
         for (name, app) in &next.apps {
             if self
@@ -316,6 +210,11 @@ impl Fleet {
                 number: 0,
                 ..skep_core::Plan::default()
             };
+            if let Some(pool) = self.pools.get_mut(name) {
+                // One of this name is still going away.
+                pool.spec = next.spec.pools[name].clone();
+                continue;
+            }
             match Pool::new(next.spec.pools[name].clone(), plan) {
                 Ok(pool) => drop(self.pools.insert(name.clone(), pool)),
                 Err(error) => {
@@ -331,10 +230,17 @@ impl Fleet {
                 Err(error) => failure = Some(format!("no canary worker can be started: {error}")),
             }
         }
+        let patience = next
+            .spec
+            .pools
+            .values()
+            .map(|pool| pool.supervision.start_timeout);
+        let by = now() + patience.max().unwrap_or_default();
         if let Some(Operation::Reload(reloading)) = &mut self.operation {
             reloading.stage = Stage::Trying {
                 next: Box::new(next),
                 trials,
+                by,
             };
         }
         match failure {
@@ -363,7 +269,7 @@ impl Fleet {
             return;
         };
         match std::mem::replace(&mut reloading.stage, Stage::Preparing) {
-            Stage::Trying { next, trials } if trials.is_empty() => self.apply(*next),
+            Stage::Trying { next, trials, .. } if trials.is_empty() => self.apply(*next),
             stage => reloading.stage = stage,
         }
     }
@@ -387,11 +293,20 @@ impl Fleet {
 
     /// Whether the workers have followed, to the new generation or back.
     pub(super) fn check_reload(&mut self) {
-        let all_settled = self.pools.keys().all(|pool| self.is_settled(pool));
-        let full = self
-            .supervisor
-            .pools()
-            .all(|pool| pool.serving >= pool.workers);
+        let all_settled = self.spec.pools.keys().all(|pool| self.is_settled(pool));
+        // A pool that the reload does not touch is as well, or as ill, as it was.
+        let touched = self.touched_pools();
+        let mut ill = None;
+        let mut full = true;
+        for pool in self.supervisor.pools() {
+            if !touched.contains(&pool.name) {
+                continue;
+            }
+            full &= pool.serving >= pool.workers;
+            if pool.breaker != BreakerState::Admitting {
+                ill = Some(format!("pool {} has tripped", pool.name));
+            }
+        }
         let Some(Operation::Reload(reloading)) = &mut self.operation else {
             return;
         };
@@ -403,6 +318,9 @@ impl Fleet {
                 let reason = failure.take().unwrap_or_default();
                 self.restore(reason);
             }
+            Stage::Applying { .. } if ill.is_some() => {
+                self.restore(ill.unwrap_or_default());
+            }
             Stage::Applying { rolls, .. } if rolls.is_empty() && all_settled && full => {
                 self.in_force();
             }
@@ -412,6 +330,20 @@ impl Fleet {
             }
             _ => {}
         }
+    }
+
+    /// Pools that a reload starts workers in.
+    fn touched_pools(&self) -> BTreeSet<PoolName> {
+        let Some(Operation::Reload(reloading)) = &self.operation else {
+            return BTreeSet::new();
+        };
+        let Stage::Applying { difference, .. } = &reloading.stage else {
+            return BTreeSet::new();
+        };
+        let pools = &difference.pools;
+        let scaled = pools.scaled.iter().map(|(name, _)| name);
+        let names = pools.added.iter().chain(&pools.restarted).chain(scaled);
+        names.cloned().collect()
     }
 
     pub(super) fn late_reload(&mut self) {
@@ -426,23 +358,26 @@ impl Fleet {
                 let reason = format!("{reason}; not all workers are back yet");
                 self.reject_reload(reason, FAILED);
             }
-            Stage::Preparing | Stage::Trying { .. } => {}
+            Stage::Trying { .. } => {
+                let reason = "validate: the canary worker was not ready in time".to_owned();
+                self.reject_reload(reason, FAILED);
+            }
+            Stage::Preparing => {}
         }
     }
 
     /// Says why the configuration that was read is not in force.
-    fn reject_reload(&mut self, reason: String, code: u8) {
+    pub(super) fn reject_reload(&mut self, reason: String, code: u8) {
         let Some(Operation::Reload(reloading)) = self.operation.take() else {
             return;
         };
-        if let Stage::Trying { next, trials } = reloading.stage {
+        if let Stage::Trying { next, trials, .. } = reloading.stage {
             for trial in trials {
                 self.end_trial(trial);
             }
-            for pool in &next.difference.pools.added {
-                self.pools.remove(pool);
-            }
+            drop(next);
         }
+        self.drop_ended_pools();
         self.journal
             .event(LogLevel::Error, "config.rejected", |line| {
                 line.number("generation", self.spec.generation)
@@ -455,7 +390,6 @@ impl Fleet {
                 code,
             });
         }
-        self.reload_if_wanted();
     }
 
     /// Forgets pools whose last worker is gone.

@@ -141,12 +141,10 @@ impl Fleet {
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
-        let pool = self
-            .pools
-            .get_mut(&worker.pool)
-            .expect("pools outlive workers");
-        pool.release_cell(id);
-        pool.remember_gone(id, worker.link.pid());
+        if let Some(pool) = self.pools.get_mut(&worker.pool) {
+            pool.release_cell(id);
+            pool.remember_gone(id, worker.link.pid());
+        }
         self.drop_ended_pools();
     }
 

@@ -1,0 +1,170 @@
+//! The first half of a reload: read, built, and compared with what is in force.
+//! Nothing of it changes anything that serves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use skep_core::difference::Difference;
+use skep_core::history::{AtStart, History};
+use skep_core::{AppName, FleetSpec, Generation, ListenerName};
+use skep_wire::Refusal;
+
+use super::Fleet;
+use super::operation::{FAILED, Operation, REFUSED};
+use super::reload::{Next, NextApp, PROBLEMS, UNAVAILABLE};
+use super::words::worded;
+use crate::artifacts::{Artifacts, ArtifactsError, components_of};
+use crate::scribe::{Scribe, unix_millis};
+
+impl Fleet {
+    pub(super) fn reread_done(&mut self, read: Result<FleetSpec, String>) {
+        if !matches!(self.operation, Some(Operation::Reload(_))) {
+            return;
+        }
+        let mut spec = match read {
+            Ok(spec) => spec,
+            Err(problems) => return self.reject_reload(problems, PROBLEMS),
+        };
+        spec.generation = Generation(self.spec.generation.0 + 1);
+        let difference = Difference::between(&self.spec, &spec);
+        if !difference.server.refused.is_empty() {
+            let reason = difference.server.refused.join("; ");
+            return self.reject_reload(reason, PROBLEMS);
+        }
+        let workshop = Arc::clone(&self.workshop);
+        let wanted = components_of(&spec);
+        let added: Vec<AppName> = difference.apps.added.clone();
+        let scribe = self.scribe.clone();
+        let work = async move {
+            let artifacts = match workshop.make_all(&wanted).await {
+                Ok(artifacts) => keep(&scribe, &wanted, artifacts).await,
+                Err(ArtifactsError::Refused(refused)) => Err(unservable(refused)),
+                Err(error) => Err((error.to_string(), FAILED)),
+            };
+            let mut histories = BTreeMap::new();
+            for app in added {
+                let history = scribe.read(app.clone()).await;
+                histories.insert(app, history);
+            }
+            (artifacts, histories)
+        };
+        self.later(work, move |fleet, (artifacts, histories)| {
+            fleet.rebuilt(spec, difference, artifacts, histories);
+        });
+    }
+
+    fn rebuilt(
+        &mut self,
+        spec: FleetSpec,
+        difference: Difference,
+        artifacts: Result<Artifacts, (String, u8)>,
+        mut histories: BTreeMap<AppName, History>,
+    ) {
+        if !matches!(self.operation, Some(Operation::Reload(_))) {
+            return;
+        }
+        let artifacts = match artifacts {
+            Ok(artifacts) => artifacts,
+            Err((reason, code)) => return self.reject_reload(reason, code),
+        };
+        let removed = difference.apps.removed.iter();
+        if let Some(name) = removed.clone().find(|name| self.passage(name).is_some()) {
+            let reason = on_its_way(name);
+            return self.reject_reload(reason, REFUSED);
+        }
+        let mut apps = BTreeMap::new();
+        for (name, artifact) in artifacts {
+            let app = &spec.apps[&name];
+            let digest = artifact.component.to_string();
+            let source = app.component.clone();
+            let current = self.apps.get(&name);
+            let mut history = match current {
+                Some(current) => current.history.clone(),
+                None => histories.remove(&name).unwrap_or_default(),
+            };
+            let recorded = current.map_or_else(|| history.clone(), |app| app.recorded.clone());
+            let at = match current {
+                Some(_) => history.on_reading(&digest, source.clone(), unix_millis()),
+                None => history.at_start(&digest, source.clone(), unix_millis()),
+            };
+            let (revision, artifact, renewed) = match (at, current) {
+                (AtStart::New(revision), _) => (revision, artifact, true),
+                (_, Some(current)) => (current.revision, Arc::clone(&current.artifact), false),
+                // An app that comes back is what its source is now.
+                (AtStart::Active(_) | AtStart::Refused { .. }, None) => {
+                    let revision = history.begin(digest, source.clone(), unix_millis());
+                    (revision, artifact, true)
+                }
+            };
+            let passing = current.is_some_and(|current| current.passage.is_some());
+            let anew = renewed || difference.apps.needs_handler(&name);
+            if passing && anew {
+                let reason = on_its_way(&name);
+                return self.reject_reload(reason, REFUSED);
+            }
+            let handler = match current {
+                Some(current) if !anew => current.stable,
+                _ => {
+                    let patience = spec.pools[&app.pool].supervision.start_timeout;
+                    let artifact = Arc::clone(&artifact);
+                    self.catalog.add(&name, app, revision, artifact, patience)
+                }
+            };
+            let next = NextApp {
+                history,
+                recorded,
+                kept: current.is_some() && !anew,
+                revision,
+                artifact,
+                handler,
+                renewed,
+            };
+            apps.insert(name, next);
+        }
+        let names: BTreeSet<ListenerName> = difference.listeners.to_bind().cloned().collect();
+        let bound = match self.listeners.bind_more(&spec, &names) {
+            Ok(bound) => bound,
+            Err(failures) => {
+                let reasons: Vec<_> = failures
+                    .iter()
+                    .map(|failure| format!("{failure}: {}", failure.source))
+                    .collect();
+                return self.reject_reload(reasons.join("; "), UNAVAILABLE);
+            }
+        };
+        self.try_next(Next {
+            spec,
+            difference,
+            apps,
+            bound,
+        });
+    }
+}
+
+/// Keeps the components of what was built, so that whatever happens to their
+/// files, what is served can be served again.
+async fn keep(
+    scribe: &Scribe,
+    components: &BTreeMap<AppName, PathBuf>,
+    artifacts: Artifacts,
+) -> Result<Artifacts, (String, u8)> {
+    for (name, artifact) in &artifacts {
+        let kept = scribe.keep(components[name].clone(), artifact.component);
+        kept.await
+            .map_err(|reason| (format!("app {name}: record: {reason}"), FAILED))?;
+    }
+    Ok(artifacts)
+}
+
+fn unservable(refused: BTreeMap<AppName, Refusal>) -> (String, u8) {
+    let reasons: Vec<_> = refused
+        .into_iter()
+        .map(|(app, refusal)| format!("app {app}: {}", worded(refusal)))
+        .collect();
+    (reasons.join("; "), PROBLEMS)
+}
+
+fn on_its_way(app: &AppName) -> String {
+    format!("app {app} is on its way to another revision; promote or roll that back first")
+}
