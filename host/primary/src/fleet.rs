@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::rollout::Input;
-use skep_core::supervise::{Action, Event, Strength, Supervisor};
+use skep_core::supervise::{Action, Event, RollFailure, Strength, Supervisor};
 use skep_core::{AppName, FleetSpec, Generation, Moment, PoolName, WorkerId};
 use skep_sys::clock;
 use tokio::select;
@@ -135,7 +135,7 @@ enum Consequence {
     /// Something happened to an app's rollout.
     Feed(AppName, Input),
     /// A pool's rolling replacement has ended, well or for this reason.
-    RollEnded(PoolName, Result<u16, String>),
+    RollEnded(PoolName, Result<u16, RollFailure>),
 }
 
 /// What the fleet is about.

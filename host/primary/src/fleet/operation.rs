@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use skep_core::supervise::{BreakerState, Event, Patience};
+use skep_core::supervise::{BreakerState, Event, Patience, RollFailure};
 use skep_core::{AppName, HandlerId, Moment, PoolName, WorkerId};
 use skep_wire::ControlReply;
 
@@ -32,6 +32,8 @@ pub(super) enum Operation {
         pools: BTreeSet<PoolName>,
         replaced: u16,
         failures: Vec<String>,
+        /// The exit code for the failures.
+        code: u8,
         asker: Asker,
     },
     /// A pool gets another size.
@@ -158,6 +160,7 @@ impl Fleet {
             pools: pools.clone(),
             replaced: 0,
             failures: Vec::new(),
+            code: REFUSED,
             asker,
         });
         for pool in pools {
@@ -170,7 +173,7 @@ impl Fleet {
     }
 
     /// A pool's rolling replacement has ended.
-    pub(super) fn roll_ended(&mut self, pool: &PoolName, result: &Result<u16, String>) {
+    pub(super) fn roll_ended(&mut self, pool: &PoolName, result: &Result<u16, RollFailure>) {
         use skep_core::rollout::Input;
         for app in self.passing(pool) {
             if let Some(passage) = self.apps.get_mut(&app).and_then(|app| app.passage.as_mut()) {
@@ -179,7 +182,7 @@ impl Fleet {
             let input = match result {
                 Ok(_) => Input::Rolled,
                 Err(reason) => Input::RollFailed {
-                    reason: reason.clone(),
+                    reason: reason.to_string(),
                 },
             };
             self.feed(&app, input);
@@ -189,12 +192,18 @@ impl Fleet {
                 pools,
                 replaced,
                 failures,
+                code,
                 ..
             }) => {
                 if pools.remove(pool) {
                     match result {
                         Ok(count) => *replaced += count,
-                        Err(reason) => failures.push(format!("pool {pool}: {reason}")),
+                        Err(reason) => {
+                            if !matches!(reason, RollFailure::Tripped) {
+                                *code = FAILED;
+                            }
+                            failures.push(format!("pool {pool}: {reason}"));
+                        }
                     }
                 }
             }
@@ -248,11 +257,12 @@ impl Fleet {
                     what,
                     replaced,
                     failures,
+                    code,
                     asker,
                     ..
                 }) = self.operation.take()
                 {
-                    asker.answer(rolled(&what, replaced, &failures));
+                    asker.answer(rolled(&what, replaced, &failures, code));
                 }
             }
             Some(Operation::Scale { pool, workers, .. }) => {
@@ -271,7 +281,7 @@ impl Fleet {
                             "the breaker of pool {pool} is tripped; {} of {workers} workers serve",
                             view.serving
                         ),
-                        code: FAILED,
+                        code: REFUSED,
                     });
                 }
             }
@@ -309,7 +319,7 @@ impl Fleet {
     }
 }
 
-fn rolled(what: &str, replaced: u16, failures: &[String]) -> ControlReply {
+fn rolled(what: &str, replaced: u16, failures: &[String], code: u8) -> ControlReply {
     if failures.is_empty() {
         let plural = if replaced == 1 { "" } else { "s" };
         return ControlReply::Done {
@@ -320,7 +330,7 @@ fn rolled(what: &str, replaced: u16, failures: &[String]) -> ControlReply {
     }
     ControlReply::Refused {
         message: format!("{what} was given up: {}", failures.join("; ")),
-        code: FAILED,
+        code,
     }
 }
 

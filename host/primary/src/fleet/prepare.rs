@@ -39,7 +39,7 @@ impl Fleet {
         let work = async move {
             let artifacts = match workshop.make_all(&wanted).await {
                 Ok(artifacts) => keep(&scribe, &wanted, artifacts).await,
-                Err(ArtifactsError::Refused(refused)) => Err(unservable(refused)),
+                Err(ArtifactsError::Refused(refused)) => Err(unservable(refused, &wanted)),
                 Err(error) => Err((error.to_string(), FAILED)),
             };
             let mut histories = BTreeMap::new();
@@ -157,10 +157,16 @@ async fn keep(
     Ok(artifacts)
 }
 
-fn unservable(refused: BTreeMap<AppName, Refusal>) -> (String, u8) {
+fn unservable(
+    refused: BTreeMap<AppName, Refusal>,
+    components: &BTreeMap<AppName, PathBuf>,
+) -> (String, u8) {
     let reasons: Vec<_> = refused
         .into_iter()
-        .map(|(app, refusal)| format!("app {app}: {}", worded(refusal)))
+        .map(|(app, refusal)| {
+            let component = components[&app].display();
+            format!("app {app}: {component}: {}", worded(refusal))
+        })
         .collect();
     (reasons.join("; "), PROBLEMS)
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use skep_core::difference::Difference;
 use skep_core::history::History;
-use skep_core::supervise::BreakerState;
+use skep_core::supervise::{BreakerState, RollFailure};
 use skep_core::{
     AppName, FleetSpec, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision, WorkerId,
 };
@@ -141,7 +141,7 @@ impl Reloading {
         }
     }
 
-    pub(super) fn rolled(&mut self, pool: &PoolName, result: &Result<u16, String>) {
+    pub(super) fn rolled(&mut self, pool: &PoolName, result: &Result<u16, RollFailure>) {
         if let Stage::Applying { rolls, failure, .. } = &mut self.stage
             && rolls.remove(pool)
             && let Err(reason) = result

@@ -216,7 +216,7 @@ impl Fleet {
                 self.consequences.push_back(ended);
             }
             Record::RollFailed { pool, reason, .. } => {
-                let ended = Consequence::RollEnded(pool.clone(), Err(reason.to_string()));
+                let ended = Consequence::RollEnded(pool.clone(), Err(reason.clone()));
                 self.consequences.push_back(ended);
             }
             Record::Spawned { .. }
