@@ -161,7 +161,7 @@ impl Listeners {
                 && before.asked == one.asked
             {
                 // The socket's file is removed with its last owner.
-                one.file = one.file.take().or(before.file.take());
+                one.file = one.file.take().or_else(|| before.file.take());
             }
             self.bound.insert(name.clone(), one);
             replaced.insert(name, before);
@@ -174,7 +174,7 @@ impl Listeners {
         let mut gone = self.bound.remove(name)?;
         let same = |bound: &&mut Bound| bound.asked == gone.asked;
         if let Some(heir) = self.bound.values_mut().find(same) {
-            heir.file = heir.file.take().or(gone.file.take());
+            heir.file = heir.file.take().or_else(|| gone.file.take());
         }
         Some(gone)
     }

@@ -200,7 +200,8 @@ impl Task {
         let (message, fds) = match order {
             Order::Say(message, fds) => (message, fds),
             Order::End => {
-                self.end_by.get_or_insert(Instant::now() + self.grace);
+                let grace = self.grace;
+                self.end_by.get_or_insert_with(|| Instant::now() + grace);
                 (ToWorker::Stop, Vec::new())
             }
             Order::Kill => return self.kill(),

@@ -129,7 +129,7 @@ impl Fleet {
             None => "a restart of all pools".to_owned(),
             Some(pool) => format!("a restart of pool {pool}"),
         };
-        self.roll(what, pools, Vec::new(), asker);
+        self.roll(what, pools, &[], asker);
     }
 
     /// Replaces one worker.
@@ -142,14 +142,14 @@ impl Fleet {
             });
         };
         let what = format!("a replacement of worker {worker}");
-        self.roll(what, BTreeSet::from([view.pool]), vec![worker], asker);
+        self.roll(what, BTreeSet::from([view.pool]), &[worker], asker);
     }
 
     fn roll(
         &mut self,
         what: String,
         pools: BTreeSet<PoolName>,
-        workers: Vec<WorkerId>,
+        workers: &[WorkerId],
         asker: Asker,
     ) {
         if let Some(reply) = self.busy() {
@@ -166,7 +166,7 @@ impl Fleet {
         for pool in pools {
             self.step(Event::Roll {
                 pool,
-                workers: workers.clone(),
+                workers: workers.to_vec(),
                 patience: Patience::OneTry,
             });
         }
@@ -195,15 +195,16 @@ impl Fleet {
                 code,
                 ..
             }) => {
-                if pools.remove(pool) {
-                    match result {
-                        Ok(count) => *replaced += count,
-                        Err(reason) => {
-                            if !matches!(reason, RollFailure::Tripped) {
-                                *code = FAILED;
-                            }
-                            failures.push(format!("pool {pool}: {reason}"));
+                if !pools.remove(pool) {
+                    return;
+                }
+                match result {
+                    Ok(count) => *replaced += count,
+                    Err(reason) => {
+                        if !matches!(reason, RollFailure::Tripped) {
+                            *code = FAILED;
                         }
+                        failures.push(format!("pool {pool}: {reason}"));
                     }
                 }
             }

@@ -67,7 +67,7 @@ impl Fleet {
                     self.tell(name, message);
                 }
                 Output::Revert => return self.revert(name, outputs.collect()),
-                Output::Ended(ending) => self.passed(name, ending),
+                Output::Ended(ending) => self.passed(name, &ending),
             }
         }
     }
@@ -364,10 +364,10 @@ impl Fleet {
     }
 
     /// A rollout is over.
-    fn passed(&mut self, name: &AppName, ending: Ending) {
+    fn passed(&mut self, name: &AppName, ending: &Ending) {
         self.release(name);
         let pool = self.pool_of(name);
-        match &ending {
+        match ending {
             Ending::Rejected { step, reason } => {
                 self.app_event(name, LogLevel::Warn, "app.rejected", Some((*step, reason)));
             }
@@ -391,7 +391,7 @@ impl Fleet {
         let order = passage.rollout.order();
         let (to, from) = (passage.to, order.from);
         let mut history = app.history.clone();
-        match &ending {
+        match ending {
             Ending::Rejected { step, reason } => history.rejected(to, format!("{step}: {reason}")),
             Ending::RolledBack { step, reason, by } => {
                 // What skep itself found wanting, it does not try again unasked.
@@ -420,10 +420,10 @@ impl Fleet {
         self.prune_catalog();
         self.prune_revisions(name);
         if let Some(asker) = passage.asker {
-            asker.answer(verdict(name, to, &ending));
+            asker.answer(verdict(name, to, ending));
         }
         for asker in passage.called_off {
-            asker.answer(called_off(name, to, &ending));
+            asker.answer(called_off(name, to, ending));
         }
     }
 

@@ -8,6 +8,7 @@ use skep_core::rollout::Input;
 use skep_core::{AppName, HandlerId, LogLevel, Plan, PlannedApp, PoolName, WorkerId};
 use skep_wire::ToWorker;
 
+use super::app::App;
 use super::{Consequence, Fleet};
 use crate::worker_link::Order;
 
@@ -64,7 +65,7 @@ impl Fleet {
         // others because of something else that changes.
         let pace = if by_birth { Pace::AtBirth } else { pace };
         let steps = pool.convergence.want(plan.number, plan.handlers(), pace);
-        pool.plan = Box::new(plan);
+        *pool.plan = plan;
         self.take(name, steps);
         self.prune_catalog();
     }
@@ -179,7 +180,7 @@ impl Fleet {
             .values()
             .flat_map(|pool| pool.plan.handlers())
             .collect();
-        named.extend(self.apps.values().flat_map(|app| app.handlers()));
+        named.extend(self.apps.values().flat_map(App::handlers));
         if let Some(operation) = &self.operation {
             named.extend(operation.handlers());
         }

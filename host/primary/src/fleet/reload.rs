@@ -48,6 +48,10 @@ pub(super) struct Reloading {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one reload at a time, in a box"
+)]
 pub(super) enum Stage {
     /// Read, and built.
     Preparing,
@@ -367,7 +371,8 @@ impl Fleet {
     }
 
     /// Says why the configuration that was read is not in force.
-    pub(super) fn reject_reload(&mut self, reason: String, code: u8) {
+    pub(super) fn reject_reload(&mut self, reason: impl Into<String>, code: u8) {
+        let reason = reason.into();
         let Some(Operation::Reload(reloading)) = self.operation.take() else {
             return;
         };

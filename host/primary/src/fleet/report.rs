@@ -1,6 +1,6 @@
 //! What operators are shown: the state of everything, and an app's revisions.
 
-use skep_core::rollout::Stage;
+use skep_core::rollout::{Rollout, Stage};
 use skep_core::timestamp;
 use skep_wire::{AppHistory, AppStatus, ControlReply, FleetStatus, RevisionStatus};
 
@@ -66,7 +66,7 @@ impl Fleet {
                     canary,
                     paused: app.history.paused(),
                     rollout: rollout
-                        .map(|rollout| rollout.stage())
+                        .map(Rollout::stage)
                         .filter(|stage| *stage != Stage::Ended)
                         .map(|stage| stage.name().to_owned()),
                     digest: format!("sha256:{}", app.artifact.component),
