@@ -16,10 +16,12 @@
 //! last look ── nothing came ──▶ closed;  something came ──▶ Leaving
 //! ```
 //!
-//! HTTP/2 has GOAWAY for this, in two steps that lose nothing. A connection that
-//! has not asked anything yet is not told before it does, or before the linger
-//! is over: its client made it in order to ask. Only a client that answers no
-//! GOAWAY is cut off, after another linger.
+//! HTTP/2 has GOAWAY for this, in two steps with a PING between them. A client's
+//! answer to that PING may overtake a request that waits to be written, and the
+//! second GOAWAY then says that this request was not looked at. So it is said
+//! just before a response, too, when a client that asks one thing after the
+//! other has nothing to write. Only a client that answers no GOAWAY is cut off,
+//! after another linger.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -84,8 +86,8 @@ impl Farewell {
 
     /// What to do next.
     pub(crate) fn next(&mut self, cx: &mut Context<'_>) -> Step {
-        let asked = self.pulse.is_http2() && self.pulse.has_asked();
-        if !self.finishing && (asked || self.pulse.answers_last()) {
+        self.pulse.watched_by(cx.waker());
+        if !self.finishing && self.pulse.answers_last() {
             self.finishing = true;
             return Step::Finish;
         }
@@ -113,10 +115,20 @@ impl Farewell {
     }
 }
 
-/// Before a response of HTTP/1 goes out on a connection that is to end: has the
+/// Before a response goes out on a connection that is to end: has the
 /// connection's task make it the last, if nothing else was asked already.
 pub(crate) async fn before_response(pulse: &Pulse) {
-    if !pulse.is_leaving() || pulse.is_http2() || pulse.has_more() {
+    if !pulse.is_leaving() || pulse.answers_last() {
+        return;
+    }
+    if pulse.is_http2() {
+        pulse.answer_last();
+        // Another task than this one.
+        pulse.wake();
+        tokio::task::yield_now().await;
+        return;
+    }
+    if pulse.has_more() {
         return;
     }
     pulse.answer_last();

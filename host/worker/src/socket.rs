@@ -5,9 +5,9 @@ use std::future::Future as _;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use skep_core::ConnectionLimits;
@@ -44,6 +44,8 @@ pub(crate) struct Pulse {
     last: AtomicBool,
     /// The next read that finds nothing is the end.
     looking: AtomicBool,
+    /// The connection's task, once it is to end.
+    task: Mutex<Option<Waker>>,
 }
 
 impl Pulse {
@@ -58,6 +60,7 @@ impl Pulse {
             leaving: AtomicBool::new(false),
             last: AtomicBool::new(false),
             looking: AtomicBool::new(false),
+            task: Mutex::default(),
         })
     }
 
@@ -70,11 +73,6 @@ impl Pulse {
         self.in_flight.fetch_sub(1, Relaxed);
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.idle_since.store(now, Relaxed);
-    }
-
-    /// Whether a request was ever read.
-    pub(crate) fn has_asked(&self) -> bool {
-        self.requests.load(Relaxed) > 0
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -90,6 +88,22 @@ impl Pulse {
 impl Pulse {
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Relaxed);
+    }
+
+    /// Has the connection's task come by when something of it changes.
+    pub(crate) fn watched_by(&self, task: &Waker) {
+        let mut known = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.as_ref().is_some_and(|known| known.will_wake(task)) {
+            *known = Some(task.clone());
+        }
+    }
+
+    /// Wakes the connection's task.
+    pub(crate) fn wake(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = &*task {
+            task.wake_by_ref();
+        }
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
