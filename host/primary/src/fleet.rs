@@ -57,7 +57,6 @@ use crate::listeners::Listeners;
 use crate::pool::Pool;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
-use crate::start::Reread;
 use crate::worker_link::{News, WorkerLink};
 
 pub(crate) use self::app::FirstApp;
@@ -67,6 +66,10 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// News that may wait for the loop; workers' tasks wait when it is full.
 const NEWS: usize = 256;
+
+/// Reads what to run again, for a reload. The error is for people: all problems
+/// of the configuration. Called on a thread of its own.
+pub type Reread = Arc<dyn Fn() -> Result<FleetSpec, String> + Send + Sync>;
 
 /// What a fleet is made of.
 pub(crate) struct Parts {

@@ -30,5 +30,6 @@ mod store;
 mod worker_link;
 
 pub use client::{Client, ClientError, Deployment};
+pub use fleet::Reread;
 pub use listeners::BindFailure;
-pub use start::{Options, Reread, StartError, check_components, run};
+pub use start::{Options, StartError, check_components, run};

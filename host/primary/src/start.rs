@@ -21,7 +21,7 @@ use tokio::select;
 use crate::alert::Alerts;
 use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Workshop, components_of};
 use crate::control::{Control, ControlError};
-use crate::fleet::{FirstApp, Fleet, Parts};
+use crate::fleet::{FirstApp, Fleet, Parts, Reread};
 use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners};
 use crate::log::Log;
@@ -32,10 +32,6 @@ use crate::store::Store;
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
 const BLOCKING_THREADS: usize = 4;
-
-/// Reads what to run again, for a reload. The error is for people: all problems
-/// of the configuration. Called on a thread of its own.
-pub type Reread = Arc<dyn Fn() -> Result<FleetSpec, String> + Send + Sync>;
 
 /// What a primary is started with.
 #[derive(Clone)]
