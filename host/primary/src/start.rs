@@ -237,7 +237,16 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
     let mut apps = BTreeMap::new();
     for (name, artifact) in artifacts {
         let source = &spec.apps[&name].component;
+        let digest = artifact.component;
         let app = first_app(&workshop, &scribe, journal, &name, source, artifact).await;
+        if app.artifact.component == digest
+            && let Err(reason) = scribe.keep(source.clone(), digest).await
+        {
+            // It serves; only a later return to it needs its source then.
+            journal.event(LogLevel::Error, "component.unkept", |line| {
+                line.text("app", name.as_str()).text("reason", &reason)
+            });
+        }
         apps.insert(name, app);
     }
     Ok(Prepared {

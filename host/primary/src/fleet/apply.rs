@@ -370,8 +370,8 @@ impl Fleet {
         let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
         let mut history = app.history.clone();
         history.live(to);
-        let component = Some((source.clone(), artifact.component));
-        self.write(name, history, component, |fleet, name, written| {
+        // Its component was kept before anything was applied.
+        self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
         });
         self.journal.event(LogLevel::Info, "app.live", |line| {

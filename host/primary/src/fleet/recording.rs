@@ -95,18 +95,13 @@ impl Fleet {
             .map(|(name, _)| name.clone())
             .collect();
         for name in unrecorded {
-            let source = self.spec.apps[&name].component.clone();
             let Some(app) = self.apps.get_mut(&name) else {
                 continue;
             };
             app.unrecorded = false;
-            // What was active before is kept already, and its source may be
-            // something else by now.
-            let is_known = app.recorded.active() == Some(app.revision);
-            let component = (!is_known).then_some((source, app.artifact.component));
             let mut history = app.history.clone();
             history.live(app.revision);
-            self.write(&name, history, component, |fleet, name, written| {
+            self.write(&name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
             });
         }
