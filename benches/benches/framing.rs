@@ -2,10 +2,10 @@
 //! once for each of its apps.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use skep_core::route::RoutePattern;
-use skep_core::{AppLimits, AppName, InstancePolicy, Revision, TenantName};
+use skep_core::{AppLimits, AppName, HandlerId, InstancePolicy, Revision, TenantName};
 use skep_wire::{Decoder, Flavor, FromWorker, LoadApp, Message, ToWorker, encode};
 
 /// Variables of one app: none, as many as most have, and a large environment.
@@ -22,16 +22,19 @@ fn load(variables: usize) -> ToWorker {
         )
     };
     ToWorker::Load(Box::new(LoadApp {
+        handler: HandlerId(7),
         app: AppName::new("hello").expect("the name is valid"),
         tenant: TenantName::new("acme").expect("the name is valid"),
         revision: Revision(7),
         flavor: Flavor::P2,
-        routes: vec![RoutePattern::new("example.com/api/*").expect("the route is valid")],
         strip_prefix: false,
         limits: AppLimits::default(),
         instance: InstancePolicy::default(),
         env: (0..variables).map(variable).collect(),
         config: [("greeting".to_owned(), "hei".to_owned())].into(),
+        require: Vec::new(),
+        check: None,
+        validate_timeout: Duration::from_secs(10),
     }))
 }
 
