@@ -35,7 +35,8 @@ fn exit_codes_tell_what_happened() {
         (&["status", "--json"], 4),
         (&["stop"], 4),
         (&["reset", "default"], 4),
-        (&["deploy", "a", "b"], 5),
+        (&["deploy", "a", "b"], 4),
+        (&["logs", "a"], 5),
         (&["build"], 1),
     ] {
         let (code, said) = code(args);
