@@ -56,12 +56,15 @@ pub(crate) fn fill_in(spec: &mut FleetSpec, no_listener: bool, parallelism: u16)
             listener::default_name(),
             ListenerSpec {
                 address: listener::default_address(),
-                pool: default.clone(),
+                pools: vec![default.clone()],
                 limits: skep_core::ConnectionLimits::default(),
             },
         );
     }
-    let of_listeners = spec.listeners.values().map(|listener| &listener.pool);
+    for app in spec.apps.values() {
+        spec.tenants.entry(app.tenant.clone()).or_default();
+    }
+    let of_listeners = spec.listeners.values().flat_map(|listener| &listener.pools);
     let of_apps = spec.apps.values().map(|app| &app.pool);
     if of_listeners.chain(of_apps).any(|pool| *pool == default) {
         spec.pools

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use skep_core::{
-    AppName, ConnectionLimits, FleetSpec, Generation, ListenAddress, ListenerSpec, ServerSpec,
+    AppName, ConnectionLimits, FleetSpec, Generation, ListenAddress, ListenerSpec, Sandbox,
+    ServerSpec, TenantSpec,
 };
 
 use crate::document::quotable;
@@ -50,7 +51,7 @@ pub fn for_component(
     }
     let listener = ListenerSpec {
         address: listen.unwrap_or_else(listener::default_address),
-        pool: name::default_pool(),
+        pools: vec![name::default_pool()],
         limits: ConnectionLimits::default(),
     };
     let app = app::default(component.to_owned());
@@ -60,9 +61,11 @@ pub fn for_component(
             state_dir,
             log: server::default_log(),
             alert: None,
+            sandbox: Sandbox::default(),
         },
         listeners: BTreeMap::from([(listener::default_name(), listener)]),
         pools: BTreeMap::from([(name::default_pool(), pool)]),
+        tenants: BTreeMap::from([(app.tenant.clone(), TenantSpec::default())]),
         apps: BTreeMap::from([(app_name(component), app)]),
     })
 }
@@ -93,7 +96,7 @@ mod tests {
         assert_eq!(spec.pools[&app.pool].workers, 3);
         let listener = spec.listeners.values().next().unwrap();
         assert_eq!(listener.address.to_string(), "127.0.0.1:8080");
-        assert_eq!(listener.pool, app.pool);
+        assert_eq!(listener.pools, [app.pool.clone()]);
     }
 
     #[test]

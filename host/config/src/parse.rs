@@ -146,6 +146,7 @@ fn read(
             .into_iter()
             .map(|pool| (pool.name, pool.spec))
             .collect(),
+        tenants: BTreeMap::new(),
         apps: BTreeMap::new(),
     };
     for listener in listeners.list {

@@ -25,8 +25,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::name::{AppName, ListenerName, PoolName};
-use crate::spec::{AppSpec, FleetSpec, ListenerSpec, PoolSpec, ServerSpec};
+use crate::name::{AppName, ListenerName, PoolName, TenantName};
+use crate::spec::{AppSpec, FleetSpec, ListenerSpec, PoolSpec, ServerSpec, TenantSpec};
 
 /// What must be done to get from one generation to the next. All lists are in
 /// the order of the names.
@@ -36,6 +36,8 @@ pub struct Difference {
     pub listeners: ListenerChanges,
     /// Of sets of workers.
     pub pools: PoolChanges,
+    /// Of owners of apps.
+    pub tenants: TenantChanges,
     /// Of handlers.
     pub apps: AppChanges,
     /// Of the primary itself.
@@ -92,6 +94,18 @@ pub struct AppChanges {
     pub settled: Vec<AppName>,
 }
 
+/// What becomes of tenants. What they are granted and where they are served
+/// shows in their apps; the rest comes with the plans of their pools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantChanges {
+    /// They are new.
+    pub added: Vec<TenantName>,
+    /// They are not there any more.
+    pub removed: Vec<TenantName>,
+    /// They have other limits or another isolation.
+    pub changed: Vec<TenantName>,
+}
+
 /// What becomes of the primary's own settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerChanges {
@@ -113,9 +127,11 @@ impl Difference {
             server,
             listeners,
             pools,
+            tenants,
             apps,
         } = old;
         Self {
+            tenants: TenantChanges::between(tenants, &new.tenants),
             listeners: ListenerChanges::between(listeners, &new.listeners),
             pools: PoolChanges::between(pools, &new.pools),
             apps: AppChanges::between(apps, &new.apps),
@@ -136,11 +152,13 @@ impl Difference {
         let Self {
             listeners,
             pools,
+            tenants,
             apps,
             server,
         } = self;
         let mut parts = Vec::new();
         apps.tell(&mut parts);
+        tenants.tell(&mut parts);
         listeners.tell(&mut parts);
         pools.tell(&mut parts);
         server.tell(&mut parts);
@@ -174,12 +192,12 @@ impl ListenerChanges {
         for (name, old, new) in kept(old, new) {
             let ListenerSpec {
                 address,
-                pool,
+                pools,
                 limits,
             } = old;
             if *address != new.address {
                 rebound.push(name.clone());
-            } else if *pool != new.pool || *limits != new.limits {
+            } else if *pools != new.pools || *limits != new.limits {
                 changed.push(name.clone());
             }
         }
@@ -214,11 +232,12 @@ impl PoolChanges {
                 workers,
                 dispatch,
                 supervision,
+                user,
             } = old;
             if *workers != new.workers {
                 scaled.push((name.clone(), new.workers));
             }
-            if *dispatch != new.dispatch || *supervision != new.supervision {
+            if *dispatch != new.dispatch || *supervision != new.supervision || *user != new.user {
                 restarted.push(name.clone());
             }
         }
@@ -244,6 +263,37 @@ impl PoolChanges {
             parts.push(format!("pool {name} scaled to {workers}"));
         }
         tell(parts, "pool", restarted, "restarted");
+    }
+}
+
+impl TenantChanges {
+    fn between(
+        old: &BTreeMap<TenantName, TenantSpec>,
+        new: &BTreeMap<TenantName, TenantSpec>,
+    ) -> Self {
+        let mut changed = Vec::new();
+        for (name, old, new) in kept(old, new) {
+            let TenantSpec { isolation, limits } = old;
+            if *isolation != new.isolation || *limits != new.limits {
+                changed.push(name.clone());
+            }
+        }
+        Self {
+            added: missing(new, old),
+            removed: missing(old, new),
+            changed,
+        }
+    }
+
+    fn tell(&self, parts: &mut Vec<String>) {
+        let Self {
+            added,
+            removed,
+            changed,
+        } = self;
+        tell(parts, "tenant", added, "added");
+        tell(parts, "tenant", removed, "removed");
+        tell(parts, "tenant", changed, "changed");
     }
 }
 
@@ -283,6 +333,7 @@ impl AppChanges {
             config,
             validate,
             rollout,
+            outbound,
         } = old;
         let moved = *pool != new.pool;
         let sourced = *component != new.component;
@@ -293,7 +344,8 @@ impl AppChanges {
             || *env != new.env
             || *require != new.require
             || *config != new.config
-            || *validate != new.validate;
+            || *validate != new.validate
+            || *outbound != new.outbound;
         let handled = moved || sourced || changed;
         for (holds, list) in [
             (moved, &mut self.moved),
@@ -334,8 +386,16 @@ impl ServerChanges {
             state_dir,
             log,
             alert,
+            sandbox,
         } = old;
         let mut refused = Vec::new();
+        if *sandbox != new.sandbox {
+            refused.push(
+                "`sandbox` cannot change while skep runs; change it back, or stop skep and start \
+                 it again"
+                    .to_owned(),
+            );
+        }
         if *state_dir != new.state_dir {
             refused.push(format!(
                 "`state_dir` cannot change from `{}` to `{}` while skep runs; change it back, or \

@@ -9,6 +9,7 @@
 mod balance;
 pub mod converge;
 pub mod difference;
+pub mod egress;
 mod exit;
 pub mod history;
 mod latency;
@@ -27,17 +28,21 @@ mod tally;
 pub use balance::{Appetite, appetite};
 pub use exit::ExitReason;
 pub use latency::{BUCKETS, LatencyCounts, bucket_of};
-pub use limits::{AppLimits, ConnectionLimits, InstancePolicy, SupervisionSettings};
+pub use limits::{
+    AppLimits, ConnectionLimits, InstancePolicy, Rate, RateLimit, RatePer, SupervisionSettings,
+    TenantLimits,
+};
 pub use moment::Moment;
 pub use name::{
     AppName, Generation, HandlerId, InvalidName, ListenerName, PoolName, Revision, SlotIndex,
     TenantName, WorkerId,
 };
 pub use outcome::{Outcome, Reply};
-pub use plan::{Plan, PlannedApp};
+pub use plan::{Plan, PlannedApp, PlannedTenant};
 pub use record::{Record, timestamp};
 pub use spec::{
-    AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, ListenAddress, ListenerSpec, LogFormat,
-    LogLevel, LogSpec, PoolSpec, Portion, RolloutSpec, ServerSpec, Strategy,
+    AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, Isolation, ListenAddress, ListenerSpec,
+    LogFormat, LogLevel, LogSpec, PoolSpec, Portion, RolloutSpec, Sandbox, ServerSpec, Strategy,
+    TenantSpec,
 };
 pub use tally::{TALLY_BUCKETS, Tally, tally_bucket_of};

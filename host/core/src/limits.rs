@@ -23,6 +23,58 @@ pub struct AppLimits {
     pub queue: u32,
     /// Bytes of one request body.
     pub max_body: u64,
+    /// Requests in a time, over all workers of the pool; no limit if absent.
+    pub rate: Option<RateLimit>,
+    /// Bytes of log records that its guests may write in a second, on each
+    /// worker; what is more is dropped and counted.
+    pub log_rate: u64,
+    /// Outbound connections at one time over the pool; each worker gets its
+    /// share, rounded up.
+    pub outbound_connections: u32,
+}
+
+/// So many in a time: exactly as many, in windows that begin with the first
+/// of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// How many; at least 1.
+    pub count: u32,
+    /// In how long; a second to a day.
+    pub period: Duration,
+}
+
+/// A rate of requests, and who has one each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// The rate.
+    pub rate: Rate,
+    /// Who has one each.
+    pub per: RatePer,
+}
+
+/// Who has a rate of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RatePer {
+    /// All requests together.
+    All,
+    /// Each client address; for IPv6 each network of 64 bits, because one
+    /// client has so many addresses.
+    Client,
+    /// Each value of this request header, whose name is lower-case; requests
+    /// without it share one.
+    Header(String),
+}
+
+/// The limits of one tenant: what all its apps have together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLimits {
+    /// Bytes of all its instances on one worker; 0 is no limit.
+    pub memory: u64,
+    /// Calls at one time over all workers of its pool; 0 is no limit.
+    pub concurrency: u32,
+    /// Requests in a time, over all workers of its pool.
+    pub rate: Option<Rate>,
 }
 
 impl Default for AppLimits {
@@ -34,6 +86,10 @@ impl Default for AppLimits {
             concurrency: 100,
             queue: 1000,
             max_body: 10 * MIB,
+            rate: None,
+            // Far above what a handler has to say, far below what a disk takes.
+            log_rate: MIB,
+            outbound_connections: 100,
         }
     }
 }

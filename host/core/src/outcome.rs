@@ -42,6 +42,10 @@ pub enum Outcome {
     NoRoute,
     /// The request was not one that HTTP allows.
     BadRequest,
+    /// The request's head was larger than `max_head` or `max_headers`.
+    HeadTooLarge,
+    /// The request came over an HTTP/2 connection that another pool serves.
+    Misdirected,
 }
 
 /// What the client gets when the guest's own response is not it.
@@ -61,7 +65,7 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 
 impl Outcome {
     /// All outcomes, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Ok,
         Self::Trap,
         Self::NoResponse,
@@ -78,6 +82,8 @@ impl Outcome {
         Self::ClientGone,
         Self::NoRoute,
         Self::BadRequest,
+        Self::HeadTooLarge,
+        Self::Misdirected,
     ];
 
     /// The stable name used in logs, metrics and `status`.
@@ -100,6 +106,8 @@ impl Outcome {
             Self::ClientGone => "client-gone",
             Self::NoRoute => "no-route",
             Self::BadRequest => "bad-request",
+            Self::HeadTooLarge => "head-too-large",
+            Self::Misdirected => "misdirected",
         }
     }
 
@@ -123,6 +131,10 @@ impl Outcome {
             Self::ClientGone => (499, true, None),
             Self::NoRoute => (404, false, None),
             Self::BadRequest => (400, true, None),
+            Self::HeadTooLarge => (431, true, None),
+            // The client may ask again over another connection (RFC 9110,
+            // section 15.5.20); the others of this one go on.
+            Self::Misdirected => (421, false, None),
         };
         Reply {
             status,

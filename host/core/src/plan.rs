@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{AppName, Generation, HandlerId};
+use crate::limits::TenantLimits;
+use crate::name::{AppName, Generation, HandlerId, TenantName};
 use crate::route::RoutePattern;
 use crate::spec::Portion;
 
@@ -20,6 +21,19 @@ pub struct Plan {
     pub workers: u16,
     /// Apps with their routes, in the order of their names.
     pub apps: Vec<PlannedApp>,
+    /// The owners of those apps, in the order of their names.
+    pub tenants: Vec<PlannedTenant>,
+}
+
+/// One tenant in a [`Plan`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedTenant {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// What all its apps have together.
+    pub limits: TenantLimits,
+    /// Where the pool's workers count what they share of it.
+    pub row: u32,
 }
 
 /// One app in a [`Plan`].
@@ -27,6 +41,10 @@ pub struct Plan {
 pub struct PlannedApp {
     /// The app.
     pub app: AppName,
+    /// Its owner.
+    pub tenant: TenantName,
+    /// Where the pool's workers count what they share of it.
+    pub row: u32,
     /// What it answers.
     pub routes: Vec<RoutePattern>,
     /// Whether its requests are refused for now.

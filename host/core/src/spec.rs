@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{AppLimits, ConnectionLimits, InstancePolicy, SupervisionSettings};
+use crate::egress::OutboundGrant;
+use crate::limits::{
+    AppLimits, ConnectionLimits, InstancePolicy, SupervisionSettings, TenantLimits,
+};
 use crate::name::{AppName, Generation, ListenerName, PoolName, TenantName};
 use crate::route::RoutePattern;
 
@@ -24,6 +27,8 @@ pub struct FleetSpec {
     pub listeners: BTreeMap<ListenerName, ListenerSpec>,
     /// Sets of workers.
     pub pools: BTreeMap<PoolName, PoolSpec>,
+    /// Owners of apps; every app's tenant is among them.
+    pub tenants: BTreeMap<TenantName, TenantSpec>,
     /// Handlers.
     pub apps: BTreeMap<AppName, AppSpec>,
 }
@@ -37,6 +42,42 @@ pub struct ServerSpec {
     pub log: LogSpec,
     /// Who is told when something needs a person.
     pub alert: Option<AlertSpec>,
+    /// What happens where the kernel cannot confine our processes.
+    pub sandbox: Sandbox,
+}
+
+/// What happens where the kernel cannot confine our processes as it should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// Nothing is served.
+    Require,
+    /// What it can do is done, and the rest is told.
+    #[default]
+    BestEffort,
+    /// Nothing is asked of it: for debugging.
+    Off,
+}
+
+/// An owner of apps: the unit of budget and blame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantSpec {
+    /// Whether it has workers of its own.
+    pub isolation: Isolation,
+    /// What all its apps have together.
+    pub limits: TenantLimits,
+}
+
+/// How far apart a tenant is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Its instances share workers with others'.
+    #[default]
+    Shared,
+    /// It has a pool of its own, of the same name: other processes, another
+    /// user.
+    Dedicated,
 }
 
 /// Who is told when something needs a person.
@@ -84,8 +125,9 @@ pub enum LogLevel {
 pub struct ListenerSpec {
     /// Where to listen.
     pub address: ListenAddress,
-    /// The pool that serves it.
-    pub pool: PoolName,
+    /// The pools that serve it; never empty. Requests for hosts that no route
+    /// names go to the first.
+    pub pools: Vec<PoolName>,
     /// Limits of its connections.
     pub limits: ConnectionLimits,
 }
@@ -120,6 +162,10 @@ pub enum Dispatch {
     /// Workers accept from the shared socket, each up to its fair share.
     #[default]
     Balanced,
+    /// A dispatcher passes each connection to the next worker.
+    RoundRobin,
+    /// A dispatcher passes each connection to the worker with the fewest.
+    LeastConnections,
 }
 
 /// A set of workers with one OS identity and one set of limits.
@@ -131,6 +177,9 @@ pub struct PoolSpec {
     pub dispatch: Dispatch,
     /// When workers are waited for, replaced and given up on.
     pub supervision: SupervisionSettings,
+    /// Who the workers are, where skep was started as root: a user's name,
+    /// `UID` or `UID:GID`. If absent, a user of the pool's own that has no name.
+    pub user: Option<String>,
 }
 
 /// A deployed handler.
@@ -160,6 +209,8 @@ pub struct AppSpec {
     pub validate: Option<HttpCheck>,
     /// How another revision of it takes over.
     pub rollout: RolloutSpec,
+    /// What it may reach: its own grants and its tenant's.
+    pub outbound: Vec<OutboundGrant>,
 }
 
 /// A request that a handler must answer well before it takes traffic.

@@ -22,7 +22,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
 /// Counters for outcomes in a cell; the index is the caller's.
-pub const OUTCOMES: usize = 16;
+pub const OUTCOMES: usize = 24;
 
 /// Buckets of a cell's latency histogram; their bounds are the caller's.
 pub const BUCKETS: usize = 63;

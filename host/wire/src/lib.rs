@@ -9,27 +9,35 @@
 //! | primary ↔ worker (fd 3) | [`ToWorker`] | [`FromWorker`] |
 //! | primary ↔ builder (fd 3) | [`ToBuilder`] | [`FromBuilder`] |
 //! | primary ↔ alerter (fd 3) | [`ToAlerter`] | [`FromAlerter`] |
+//! | primary ↔ dispatcher (fd 3) | [`ToDispatcher`] | [`FromDispatcher`] |
+//! | dispatcher ↔ worker ([`Peer::Dispatcher`]) | [`FromTaker`] | [`ToTaker`] |
+//! | primary ↔ connector (fd 3) | [`ToConnector`] | [`FromConnector`] |
+//! | worker ↔ connector ([`Peer::Connector`]) | [`ToOpener`] | [`FromOpener`] |
 //! | CLI ↔ primary (control socket) | [`ControlRequest`] | [`ControlReply`] |
 #![forbid(unsafe_code)]
 
 mod alerter;
 mod builder;
+mod connector;
 mod control;
+mod dispatcher;
 mod frame;
 mod status;
 mod worker;
 
 pub use alerter::{FromAlerter, ToAlerter};
 pub use builder::{Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
+pub use connector::{AppGrants, FromConnector, FromOpener, OpenFailure, ToConnector, ToOpener};
 pub use control::{
     AppHistory, ControlReply, ControlRequest, RevisionStatus, decode_line, encode_line,
 };
+pub use dispatcher::{DispatchCounts, FromDispatcher, FromTaker, Taken, ToDispatcher, ToTaker};
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
 pub use status::{
     AppStatus, BreakerStatus, FleetStatus, LastExit, LatencyStatus, ListenerStatus, PoolStatus,
     WorkerStatus,
 };
-pub use worker::{FromWorker, HandlerTally, ListenerRole, LoadApp, ToWorker};
+pub use worker::{FromWorker, HandlerTally, ListenerRole, LoadApp, Peer, ToWorker};
 
 /// What every message has.
 pub trait Message: serde::Serialize + serde::de::DeserializeOwned {

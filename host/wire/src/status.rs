@@ -40,8 +40,8 @@ pub struct ListenerStatus {
     pub name: ListenerName,
     /// Where it listens: `http://127.0.0.1:8080` or `unix:PATH`.
     pub address: String,
-    /// The pool that serves it.
-    pub pool: PoolName,
+    /// The pools that serve it.
+    pub pools: Vec<PoolName>,
 }
 
 /// One pool.

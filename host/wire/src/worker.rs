@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use skep_core::egress::OutboundGrant;
 use skep_core::{
     AppLimits, AppName, ConnectionLimits, Generation, HandlerId, HttpCheck, InstancePolicy,
-    ListenerName, LogSpec, Plan, PoolName, Revision, SlotIndex, Tally, TenantName, WorkerId,
+    ListenerName, LogSpec, Plan, PoolName, Revision, Sandbox, SlotIndex, Tally, TenantName,
+    WorkerId,
 };
 
 use crate::{Flavor, Message};
@@ -38,6 +40,8 @@ pub enum ToWorker {
         generation: Generation,
         /// How it logs.
         log: LogSpec,
+        /// What happens where the kernel cannot confine it.
+        sandbox: Sandbox,
         /// How long the requests of a handler that is no longer in the plan may
         /// take until they are cut.
         drain_timeout: Duration,
@@ -67,6 +71,10 @@ pub enum ToWorker {
         /// The listeners.
         listeners: Vec<ListenerName>,
     },
+    /// Talk with another process of ours from now on, instead of the one of
+    /// the same kind before. Carries a channel to it. May come at any time
+    /// after [`ToWorker::Begin`].
+    Meet(Peer),
     /// Stop accepting, finish what was begun, report [`FromWorker::Drained`]
     /// and exit.
     Drain,
@@ -81,6 +89,16 @@ pub struct ListenerRole {
     pub name: ListenerName,
     /// Limits of its connections.
     pub limits: ConnectionLimits,
+}
+
+/// Another process that a worker talks with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Peer {
+    /// The dispatcher of a listener: it hands connections out.
+    Dispatcher(ListenerRole),
+    /// The connector: it opens outbound connections.
+    Connector,
 }
 
 /// One app as a worker needs it.
@@ -112,12 +130,20 @@ pub struct LoadApp {
     pub check: Option<HttpCheck>,
     /// How long its own validation may take.
     pub validate_timeout: Duration,
+    /// What it may reach.
+    pub outbound: Vec<OutboundGrant>,
 }
 
 /// What a worker tells the primary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromWorker {
+    /// It has given up what it does not need. Comes before every artifact is
+    /// loaded.
+    Confined {
+        /// What of that the kernel lacks, in words.
+        missing: Vec<String>,
+    },
     /// The first plan's handlers are loaded and valid; the worker accepts from
     /// now on.
     Ready,
@@ -152,6 +178,10 @@ pub enum FromWorker {
     Retired {
         /// The handler.
         handler: HandlerId,
+        /// Its app.
+        app: AppName,
+        /// Its revision.
+        revision: Revision,
         /// Requests that were cut because they took longer than
         /// `drain_timeout`.
         cut: u32,
@@ -184,6 +214,7 @@ impl Message for ToWorker {
             Self::Serve(_) => "serve",
             Self::Listen { .. } => "listen",
             Self::Unlisten { .. } => "unlisten",
+            Self::Meet(_) => "meet",
             Self::Drain => "drain",
             Self::Stop => "stop",
         }
@@ -192,7 +223,7 @@ impl Message for ToWorker {
     fn fds(&self) -> usize {
         match self {
             Self::Begin { listeners, .. } => 1 + listeners.len(),
-            Self::Load(_) => 1,
+            Self::Load(_) | Self::Meet(_) => 1,
             Self::Listen { listeners } => listeners.len(),
             Self::Serve(_) | Self::Unlisten { .. } | Self::Drain | Self::Stop => 0,
         }
@@ -202,6 +233,7 @@ impl Message for ToWorker {
 impl Message for FromWorker {
     fn name(&self) -> &'static str {
         match self {
+            Self::Confined { .. } => "confined",
             Self::Ready => "ready",
             Self::Unfit { .. } => "unfit",
             Self::Loaded { .. } => "loaded",

@@ -98,6 +98,7 @@ impl DeclaredApp {
             config: self.rest.config,
             validate: self.rest.validate,
             rollout: self.rest.rollout,
+            outbound: Vec::new(),
         };
         Some((self.name.value, spec))
     }
@@ -118,6 +119,7 @@ pub(crate) fn default(component: PathBuf) -> AppSpec {
         config: BTreeMap::new(),
         validate: None,
         rollout: RolloutSpec::default(),
+        outbound: Vec::new(),
     }
 }
 

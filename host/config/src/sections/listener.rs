@@ -65,7 +65,7 @@ impl DeclaredListener {
     pub(crate) fn into_spec(self) -> Option<(ListenerName, ListenerSpec)> {
         let spec = ListenerSpec {
             address: self.address?.value,
-            pool: self.pool?.value,
+            pools: vec![self.pool?.value],
             limits: self.limits,
         };
         Some((self.name, spec))

@@ -75,6 +75,7 @@ pub(crate) fn default(parallelism: u16) -> PoolSpec {
         workers: workers::auto(parallelism),
         dispatch: Dispatch::default(),
         supervision: SupervisionSettings::default(),
+        user: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use skep_core::{LogFormat, LogLevel, LogSpec, ServerSpec};
+use skep_core::{LogFormat, LogLevel, LogSpec, Sandbox, ServerSpec};
 
 use crate::document::{Entry, Schema, Section};
 use crate::elements::{alert, choice, path};
@@ -38,6 +38,7 @@ pub(crate) fn default(dir: &Path) -> ServerSpec {
         state_dir: dir.join(".skep"),
         log: default_log(),
         alert: None,
+        sandbox: Sandbox::default(),
     }
 }
 

@@ -7,12 +7,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::{AppLimits, ConnectionLimits, InstancePolicy, SupervisionSettings};
+use crate::egress::OutboundGrant;
+use crate::limits::{
+    AppLimits, ConnectionLimits, InstancePolicy, Rate, RateLimit, RatePer, SupervisionSettings,
+    TenantLimits,
+};
 use crate::name::{Generation, TenantName};
 use crate::route::RoutePattern;
 use crate::spec::{
-    AlertSpec, Dispatch, HttpCheck, ListenAddress, LogFormat, LogLevel, LogSpec, Portion,
-    RolloutSpec, Strategy as RolloutStrategy,
+    AlertSpec, Dispatch, HttpCheck, Isolation, ListenAddress, LogFormat, LogLevel, LogSpec,
+    Portion, RolloutSpec, Sandbox, Strategy as RolloutStrategy,
 };
 
 /// A value whose every field can be given another value, one at a time.
@@ -82,22 +86,44 @@ leaves! {
         RolloutStrategy::Restart => RolloutStrategy::Swap,
     };
     Vec<RoutePattern>: |it| it.push(RoutePattern::new("/another").unwrap());
+    Vec<PoolName>: |it| it.push(PoolName::new("another").unwrap());
+    Vec<OutboundGrant>: |it| it.push(OutboundGrant::new("http://another").unwrap());
+    Dispatch: |it| *it = match it {
+        Dispatch::Balanced => Dispatch::RoundRobin,
+        Dispatch::RoundRobin | Dispatch::LeastConnections => Dispatch::Balanced,
+    };
+    Sandbox: |it| *it = match it {
+        Sandbox::BestEffort => Sandbox::Require,
+        Sandbox::Require | Sandbox::Off => Sandbox::BestEffort,
+    };
+    Isolation: |it| *it = match it {
+        Isolation::Shared => Isolation::Dedicated,
+        Isolation::Dedicated => Isolation::Shared,
+    };
+    RatePer: |it| *it = match it {
+        RatePer::All => RatePer::Client,
+        RatePer::Client | RatePer::Header(_) => RatePer::All,
+    };
     Vec<String>: |it| it.push("ANOTHER".to_owned());
     Vec<(String, String)>: |it| it.push(("ANOTHER".to_owned(), "x".to_owned()));
     BTreeMap<String, String>: |it| *it.entry("a".to_owned()).or_default() += "x";
 }
 
 structures! {
-    FleetSpec { generation, server, listeners, pools, apps }
-    ServerSpec { state_dir, log, alert }
+    FleetSpec { generation, server, listeners, pools, tenants, apps }
+    ServerSpec { state_dir, log, alert, sandbox }
+    TenantSpec { isolation, limits }
+    TenantLimits { memory, concurrency, rate }
+    Rate { count, period }
+    RateLimit { rate, per }
     AlertSpec { webhook }
     LogSpec { format, level }
-    ListenerSpec { address, pool, limits }
+    ListenerSpec { address, pools, limits }
     ConnectionLimits {
         header_timeout, body_timeout, write_timeout, max_head, max_headers, max_connections,
         max_requests_per_connection, max_connection_age
     }
-    PoolSpec { workers, dispatch, supervision }
+    PoolSpec { workers, dispatch, supervision, user }
     SupervisionSettings {
         start_timeout, min_uptime, crash_window, max_crashes, backoff, backoff_max, hang_timeout,
         drain_timeout, kill_timeout, probe_interval, surge, max_unavailable, max_requests, max_age,
@@ -105,21 +131,14 @@ structures! {
     }
     AppSpec {
         component, tenant, pool, routes, strip_prefix, limits, instance, env, require, config,
-        validate, rollout
+        validate, rollout, outbound
     }
-    AppLimits { timeout, cpu, memory, concurrency, queue, max_body }
+    AppLimits {
+        timeout, cpu, memory, concurrency, queue, max_body, rate, log_rate, outbound_connections
+    }
     InstancePolicy { reuse, concurrent, idle }
     HttpCheck { path, status, timeout }
     RolloutSpec { strategy, canary, observe, max_error_rate, max_latency, keep }
-}
-
-impl Mutate for Dispatch {
-    /// There is one way, so there is no other.
-    fn mutate(&mut self, number: usize) -> Result<String, usize> {
-        match self {
-            Self::Balanced => Err(number),
-        }
-    }
 }
 
 /// What an absent value becomes.
@@ -142,6 +161,30 @@ impl Present for HttpCheck {
             status: 200,
             timeout: Duration::from_secs(5),
         }
+    }
+}
+
+impl Present for Rate {
+    fn present() -> Self {
+        Self {
+            count: 100,
+            period: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Present for RateLimit {
+    fn present() -> Self {
+        Self {
+            rate: Rate::present(),
+            per: RatePer::Client,
+        }
+    }
+}
+
+impl Present for String {
+    fn present() -> Self {
+        "present".to_owned()
     }
 }
 
@@ -182,6 +225,7 @@ macro_rules! named {
 named! {
     ListenerName: ListenerSpec;
     PoolName: PoolSpec;
+    TenantName: TenantSpec;
     AppName: AppSpec;
 }
 
@@ -200,7 +244,7 @@ fn app(name: &str) -> AppName {
 fn a_listener() -> ListenerSpec {
     ListenerSpec {
         address: ListenAddress::Tcp("127.0.0.1:8080".parse().unwrap()),
-        pool: pool("default"),
+        pools: vec![pool("default")],
         limits: ConnectionLimits::default(),
     }
 }
@@ -210,6 +254,7 @@ fn a_pool() -> PoolSpec {
         workers: 2,
         dispatch: Dispatch::default(),
         supervision: SupervisionSettings::default(),
+        user: None,
     }
 }
 
@@ -227,6 +272,7 @@ fn an_app() -> AppSpec {
         config: BTreeMap::new(),
         validate: None,
         rollout: RolloutSpec::default(),
+        outbound: Vec::new(),
     }
 }
 
@@ -240,9 +286,11 @@ fn a_fleet() -> FleetSpec {
                 level: LogLevel::Info,
             },
             alert: None,
+            sandbox: Sandbox::default(),
         },
         listeners: BTreeMap::from([(listener("web"), a_listener())]),
         pools: BTreeMap::from([(pool("default"), a_pool())]),
+        tenants: BTreeMap::from([(TenantName::new("default").unwrap(), TenantSpec::default())]),
         apps: BTreeMap::from([(app("hello"), an_app())]),
     }
 }
@@ -263,6 +311,7 @@ fn lists(difference: &Difference) -> BTreeSet<&'static str> {
     let Difference {
         listeners,
         pools,
+        tenants,
         apps,
         server,
     } = difference;
@@ -275,6 +324,9 @@ fn lists(difference: &Difference) -> BTreeSet<&'static str> {
         ("pool removed", pools.removed.len()),
         ("pool scaled", pools.scaled.len()),
         ("pool restarted", pools.restarted.len()),
+        ("tenant added", tenants.added.len()),
+        ("tenant removed", tenants.removed.len()),
+        ("tenant changed", tenants.changed.len()),
         ("app added", apps.added.len()),
         ("app removed", apps.removed.len()),
         ("app moved", apps.moved.len()),
@@ -296,6 +348,8 @@ const EXPECTED: &[(&str, &str)] = &[
     (".server.state_dir", "refused"),
     (".server.log", "log"),
     (".server.alert", "alert"),
+    (".server.sandbox", "refused"),
+    (".tenants", "tenant changed"),
     (".listeners.web.address", "listener rebound"),
     (".listeners.web", "listener changed"),
     (".pools.default.workers", "pool scaled"),
@@ -451,7 +505,7 @@ fn fleets() -> impl Strategy<Value = FleetSpec> {
             .map(|(name, (port, of, connections))| {
                 let mut spec = a_listener();
                 spec.address = ListenAddress::Tcp(([127, 0, 0, 1], port).into());
-                spec.pool = pool(of);
+                spec.pools = vec![pool(of)];
                 spec.limits.max_connections = connections;
                 (listener(name), spec)
             })
@@ -508,7 +562,7 @@ proptest! {
         prop_assert!(!difference.summary().contains('\n'));
 
         // Doing what the lists say, and no more, makes the new one of the old.
-        let Difference { listeners, pools, apps, server } = &difference;
+        let Difference { listeners, pools, tenants, apps, server } = &difference;
         let mut made = old.clone();
         for name in &listeners.removed {
             prop_assert!(made.listeners.remove(name).is_some());
@@ -527,6 +581,12 @@ proptest! {
         }
         for (name, workers) in &pools.scaled {
             made.pools.get_mut(name).unwrap().workers = *workers;
+        }
+        for name in &tenants.removed {
+            prop_assert!(made.tenants.remove(name).is_some());
+        }
+        for name in tenants.added.iter().chain(&tenants.changed) {
+            made.tenants.insert(name.clone(), new.tenants[name].clone());
         }
         for name in &apps.removed {
             prop_assert!(made.apps.remove(name).is_some());

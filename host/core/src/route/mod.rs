@@ -12,11 +12,13 @@
 //! What a worker does with the target, and what a bad request is, is not
 //! decided here.
 
+mod hosts;
 mod pattern;
 mod radix;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use hosts::{HostRoute, HostTable, SharedHost};
 pub use pattern::{InvalidRoute, RoutePattern};
 pub use table::{DuplicateRoute, Matched, RouteTable};

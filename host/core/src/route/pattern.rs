@@ -118,6 +118,17 @@ impl RoutePattern {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// The route of everything on the same host.
+    #[must_use]
+    pub fn whole_host(&self) -> Self {
+        let slash = self.text.find('/').unwrap_or(self.text.len());
+        Self {
+            text: format!("{}/*", &self.text[..slash]).into(),
+            host: self.host.clone(),
+            path: PathPattern::Prefix("/".into()),
+        }
+    }
 }
 
 impl HostPattern {

@@ -1,0 +1,236 @@
+//! Between the primary and a dispatcher, and between a dispatcher and the
+//! workers that it hands connections to.
+//!
+//! A dispatcher belongs to one listener. It keeps its copy of a connection's
+//! socket until the worker has acknowledged it, so that a connection outlives a
+//! worker that dies before it took it.
+
+use serde::{Deserialize, Serialize};
+use skep_core::route::HostRoute;
+use skep_core::{ConnectionLimits, Dispatch, ListenerName, PoolName, Sandbox, WorkerId};
+
+use crate::Message;
+
+/// What the primary tells a dispatcher.
+///
+/// It begins with [`ToDispatcher::Begin`]; pools, hosts and workers come and go
+/// afterwards, a pool before its workers and before hosts that name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToDispatcher {
+    /// The first message. Carries the listening socket. Answered by
+    /// [`FromDispatcher::Ready`].
+    Begin {
+        /// The listener.
+        listener: ListenerName,
+        /// Limits of its connections; those of heads hold for the first one.
+        limits: ConnectionLimits,
+        /// What happens where the kernel cannot confine this process.
+        sandbox: Sandbox,
+    },
+    /// Other limits from now on.
+    Limits(ConnectionLimits),
+    /// A pool that the listener serves, or another way to hand out among its
+    /// workers. Carries its scoreboard.
+    Pool {
+        /// The pool.
+        pool: PoolName,
+        /// How its connections are handed out. [`Dispatch::Balanced`] is as
+        /// [`Dispatch::LeastConnections`].
+        dispatch: Dispatch,
+    },
+    /// The listener no longer serves this pool.
+    PoolGone {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// Which hosts belong to which pool from now on. With one pool no host
+    /// matters, and no head is looked at.
+    Hosts {
+        /// The hosts that routes name.
+        hosts: Vec<HostRoute>,
+        /// Who gets connections for other hosts.
+        otherwise: PoolName,
+    },
+    /// A worker that takes connections as soon as its cell says that it is
+    /// ready. Carries a channel to it.
+    Worker {
+        /// The worker.
+        worker: WorkerId,
+        /// Its pool.
+        pool: PoolName,
+        /// Its cell in the pool's scoreboard.
+        cell: u16,
+    },
+    /// A worker has exited. What it had not acknowledged goes to others.
+    WorkerGone {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Accept no more, hand out what was accepted, say
+    /// [`FromDispatcher::Drained`] and exit.
+    Drain,
+}
+
+/// What a dispatcher tells the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromDispatcher {
+    /// It is confined and accepts from now on.
+    Ready {
+        /// What of its confinement the kernel lacks, in words.
+        missing: Vec<String>,
+    },
+    /// It cannot serve and is about to exit.
+    Unfit {
+        /// What is wrong.
+        message: String,
+    },
+    /// What it has done since it began; once a second while it changes.
+    Counts(DispatchCounts),
+    /// Nothing waits any more; it exits.
+    Drained,
+}
+
+/// What a dispatcher counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatchCounts {
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Connections that a worker acknowledged, each time.
+    pub handed_out: u64,
+    /// Connections that a worker gave back: for another host, or because it
+    /// drains.
+    pub given_back: u64,
+    /// Connections that went to another worker because the first one died.
+    pub again: u64,
+    /// Connections that were closed because their first head did not come in
+    /// time, was too large, or was none.
+    pub unheard: u64,
+    /// Connections that were closed to make room: the one that had waited
+    /// longest for its head.
+    pub evicted: u64,
+    /// Connections that were closed because no worker took them in time.
+    pub unserved: u64,
+    /// Connections that wait now: for a head or for a worker.
+    pub waiting: u32,
+}
+
+/// What a dispatcher tells a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToTaker {
+    /// Serve these connections. Carries their sockets, in this order. Each is
+    /// answered by [`FromTaker::Took`] or [`FromTaker::Declined`].
+    Take(Vec<Taken>),
+}
+
+/// One connection that is handed out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Its number at the dispatcher.
+    pub id: u64,
+    /// The host that it was handed out for, as it was received; `None` where
+    /// hosts do not matter and the worker need not look at them.
+    pub host: Option<String>,
+    /// One request only: the connection is given back after the response,
+    /// because it has carried requests for hosts of several pools.
+    pub once: bool,
+    /// What was read of it already and is to be read again.
+    pub read: Vec<u8>,
+}
+
+/// What a worker tells a dispatcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromTaker {
+    /// These are served. The dispatcher closes its copies.
+    Took {
+        /// Their numbers.
+        ids: Vec<u64>,
+    },
+    /// These are not: the worker takes no more. The dispatcher goes on with
+    /// its copies.
+    Declined {
+        /// Their numbers.
+        ids: Vec<u64>,
+    },
+    /// A connection between two requests. Carries its socket.
+    GaveBack {
+        /// What was read of the next request, without having been looked at
+        /// further than its host.
+        read: Vec<u8>,
+    },
+}
+
+impl Message for ToDispatcher {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Begin { .. } => "begin",
+            Self::Limits(_) => "limits",
+            Self::Pool { .. } => "pool",
+            Self::PoolGone { .. } => "pool-gone",
+            Self::Hosts { .. } => "hosts",
+            Self::Worker { .. } => "worker",
+            Self::WorkerGone { .. } => "worker-gone",
+            Self::Drain => "drain",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        match self {
+            Self::Begin { .. } | Self::Pool { .. } | Self::Worker { .. } => 1,
+            Self::Limits(_)
+            | Self::PoolGone { .. }
+            | Self::Hosts { .. }
+            | Self::WorkerGone { .. }
+            | Self::Drain => 0,
+        }
+    }
+}
+
+impl Message for FromDispatcher {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Ready { .. } => "ready",
+            Self::Unfit { .. } => "unfit",
+            Self::Counts(_) => "counts",
+            Self::Drained => "drained",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        0
+    }
+}
+
+impl Message for ToTaker {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Take(_) => "take",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        match self {
+            Self::Take(taken) => taken.len(),
+        }
+    }
+}
+
+impl Message for FromTaker {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Took { .. } => "took",
+            Self::Declined { .. } => "declined",
+            Self::GaveBack { .. } => "gave-back",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        match self {
+            Self::Took { .. } | Self::Declined { .. } => 0,
+            Self::GaveBack { .. } => 1,
+        }
+    }
+}
