@@ -60,6 +60,7 @@ impl Catalog {
             require: spec.require.clone(),
             check: spec.validate.clone(),
             validate_timeout: patience,
+            outbound: spec.outbound.clone(),
         };
         let load = Box::new(load);
         self.entries.insert(self.last, Entry { load, artifact });

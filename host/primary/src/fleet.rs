@@ -114,6 +114,8 @@ pub(crate) struct Fleet {
     started: Moment,
     /// Pools of which it was said on standard error that they serve.
     announced: BTreeSet<PoolName>,
+    /// What the kernel lacks to confine our processes, as far as it was told.
+    lacks: BTreeSet<String>,
     phase: Phase,
     /// Operators who wait for the end.
     waiting: Vec<Asker>,
@@ -199,6 +201,7 @@ impl Fleet {
             last_passage: 0,
             started: now(),
             announced: BTreeSet::new(),
+            lacks: BTreeSet::new(),
             phase: Phase::Running,
             waiting: Vec::new(),
             spec: parts.spec,

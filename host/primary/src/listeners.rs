@@ -47,9 +47,9 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// The pool that serves it.
-    pub(crate) const fn pool(&self) -> &PoolName {
-        &self.status.pool
+    /// The pools that serve it.
+    pub(crate) fn pools(&self) -> &[PoolName] {
+        &self.status.pools
     }
 }
 
@@ -116,7 +116,7 @@ impl Listeners {
                 status: ListenerStatus {
                     name: name.clone(),
                     address: same.status.address.clone(),
-                    pool: listener.pool.clone(),
+                    pools: listener.pools.clone(),
                 },
                 role,
                 socket: same.socket.clone(),
@@ -140,7 +140,7 @@ impl Listeners {
             status: ListenerStatus {
                 name: name.clone(),
                 address: Url(&bound.local).to_string(),
-                pool: listener.pool.clone(),
+                pools: listener.pools.clone(),
             },
             role,
             socket: Some(Arc::new(bound.socket)),
@@ -179,9 +179,9 @@ impl Listeners {
         Some(gone)
     }
 
-    /// The pool that serves a listener.
-    pub(crate) fn pool_of(&self, name: &ListenerName) -> Option<&PoolName> {
-        self.bound.get(name).map(Bound::pool)
+    /// The pools that serve a listener.
+    pub(crate) fn pools_of(&self, name: &ListenerName) -> &[PoolName] {
+        self.bound.get(name).map_or(&[], Bound::pools)
     }
 
     /// Whether a listener has another address than it had.
@@ -195,7 +195,7 @@ impl Listeners {
     pub(crate) fn of(&self, pool: &PoolName) -> Vec<(ListenerRole, Arc<OwnedFd>)> {
         self.bound
             .values()
-            .filter(|bound| bound.status.pool == *pool)
+            .filter(|bound| bound.status.pools.contains(pool))
             .filter_map(|bound| Some((bound.role.clone(), Arc::clone(bound.socket.as_ref()?))))
             .collect()
     }

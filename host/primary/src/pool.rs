@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::{array, io};
 
 use skep_core::converge::Convergence;
-use skep_core::{LogSpec, Outcome, Plan, PoolName, PoolSpec, SlotIndex, WorkerId};
+use skep_core::{LogSpec, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId};
 use skep_sys::{Board, Cell, OUTCOMES};
 use skep_wire::{ListenerRole, ToWorker};
 
@@ -52,6 +52,8 @@ pub(crate) struct Newborn<'a> {
     pub(crate) cell: u16,
     /// How it logs.
     pub(crate) log: LogSpec,
+    /// What happens where the kernel cannot confine it.
+    pub(crate) sandbox: Sandbox,
 }
 
 /// What workers count, added up.
@@ -177,6 +179,7 @@ impl Pool {
             workers: plan.workers,
             generation: plan.generation,
             log: newborn.log,
+            sandbox: newborn.sandbox,
             drain_timeout: self.spec.supervision.drain_timeout,
             listeners: listeners.iter().map(|(role, _)| role.clone()).collect(),
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),

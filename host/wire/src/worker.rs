@@ -180,8 +180,6 @@ pub enum FromWorker {
         handler: HandlerId,
         /// Its app.
         app: AppName,
-        /// Its revision.
-        revision: Revision,
         /// Requests that were cut because they took longer than
         /// `drain_timeout`.
         cut: u32,

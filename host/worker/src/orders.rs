@@ -188,6 +188,8 @@ impl Orders {
                 self.listeners.unlisten(&listeners).await;
                 self.listening().await;
             }
+            // Nobody to meet yet.
+            ToWorker::Meet(_) => {}
             ToWorker::Drain => {
                 self.desk.drain();
                 self.stage = Stage::Draining;
@@ -282,7 +284,12 @@ impl Orders {
     }
 
     async fn retired(&mut self, Retired { handler, app, cut }: Retired) {
-        self.tell(FromWorker::Retired { handler, cut }).await;
+        let retired = FromWorker::Retired {
+            handler,
+            app: app.clone(),
+            cut,
+        };
+        self.tell(retired).await;
         self.load_waiting(&app).await;
     }
 

@@ -162,13 +162,15 @@ impl Canary {
 
 #[cfg(test)]
 mod tests {
-    use skep_core::{AppName, PlannedApp};
+    use skep_core::{AppName, PlannedApp, TenantName};
 
     use super::*;
 
     fn planned(app: &str, route: &str, stable: u64) -> PlannedApp {
         PlannedApp {
             app: AppName::new(app).unwrap(),
+            tenant: TenantName::new("t").unwrap(),
+            row: 0,
             routes: vec![route.parse().unwrap()],
             paused: false,
             stable: HandlerId(stable),

@@ -123,12 +123,15 @@ fn load(handler: u64) -> LoadApp {
         require: Vec::new(),
         check: None,
         validate_timeout: PATIENCE,
+        outbound: Vec::new(),
     }
 }
 
 fn plan(number: u64, stable: u64) -> Plan {
     let app = PlannedApp {
         app: app(),
+        tenant: TenantName::new("t").unwrap(),
+        row: 0,
         routes: vec!["/*".parse().unwrap()],
         paused: false,
         stable: HandlerId(stable),
@@ -141,6 +144,7 @@ fn plan(number: u64, stable: u64) -> Plan {
         generation: Generation(1),
         workers: 1,
         apps: vec![app],
+        tenants: Vec::new(),
     }
 }
 
@@ -195,6 +199,7 @@ impl Worker {
                 format: LogFormat::Text,
                 level: LogLevel::Error,
             },
+            sandbox: Sandbox::Off,
             drain_timeout: DRAIN,
             listeners: vec![role()],
             loads,
@@ -273,7 +278,7 @@ impl Worker {
 
     fn retired(&mut self) -> (u64, u32) {
         match self.answer() {
-            FromWorker::Retired { handler, cut } => (handler.0, cut),
+            FromWorker::Retired { handler, cut, .. } => (handler.0, cut),
             other => panic!("{} instead of retired", other.name()),
         }
     }

@@ -13,7 +13,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, one_line};
-use crate::table::{NOTHING, bytes, duration, milliseconds};
+use crate::table::{NOTHING, bytes, duration, joined, milliseconds};
 
 /// What has the name.
 #[derive(Debug, Default, Serialize)]
@@ -80,7 +80,9 @@ fn find<'a>(
             .map(|(status, history)| App { status, history }),
         pool: pool.map(|pool| Pool {
             status: pool,
-            listeners: belonging(&status.listeners, |listener| listener.pool == pool.name),
+            listeners: belonging(&status.listeners, |listener| {
+                listener.pools.contains(&pool.name)
+            }),
             apps: belonging(&status.apps, |app| app.pool == pool.name),
             workers: belonging(&status.workers, |worker| worker.pool == pool.name),
         }),
@@ -237,7 +239,7 @@ fn worker(worker: &WorkerStatus) -> String {
 fn listener(listener: &ListenerStatus) -> String {
     let rows = vec![
         ("address", listener.address.clone()),
-        ("pool", listener.pool.to_string()),
+        ("pools", joined(&listener.pools)),
     ];
     block("listener", &listener.name, rows)
 }

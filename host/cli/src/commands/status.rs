@@ -8,7 +8,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::print::{Printer, one_line};
-use crate::table::{Align, NOTHING, Table, bytes, count, duration, milliseconds};
+use crate::table::{Align, NOTHING, Table, bytes, count, duration, joined, milliseconds};
 
 /// Asks the primary and prints what it says.
 pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result<(), Failure> {
@@ -37,7 +37,8 @@ fn render(status: &FleetStatus) -> String {
     for listener in &status.listeners {
         text.push_str(&format!(
             "  {} to pool {}\n",
-            listener.address, listener.pool
+            listener.address,
+            joined(&listener.pools)
         ));
     }
     for section in [

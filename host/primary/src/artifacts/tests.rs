@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use skep_core::{
     AppLimits, AppSpec, Dispatch, Generation, InstancePolicy, LogFormat, LogSpec, PoolName,
-    PoolSpec, RolloutSpec, ServerSpec, SupervisionSettings, TenantName,
+    PoolSpec, RolloutSpec, Sandbox, ServerSpec, SupervisionSettings, TenantName,
 };
 use skep_wire::Flavor;
 use tempfile::TempDir;
@@ -103,6 +103,7 @@ impl House {
                 config: BTreeMap::new(),
                 validate: None,
                 rollout: RolloutSpec::default(),
+                outbound: Vec::new(),
             };
             (AppName::new(&format!("app-{index}")).unwrap(), app)
         });
@@ -115,8 +116,10 @@ impl House {
                     level: LogLevel::Info,
                 },
                 alert: None,
+                sandbox: Sandbox::default(),
             },
             listeners: BTreeMap::new(),
+            tenants: BTreeMap::new(),
             apps: apps.collect(),
             pools: BTreeMap::from([(
                 pool,
@@ -124,6 +127,7 @@ impl House {
                     workers: 1,
                     dispatch: Dispatch::Balanced,
                     supervision: SupervisionSettings::default(),
+                    user: None,
                 },
             )]),
         }

@@ -180,7 +180,7 @@ impl Fleet {
     ) -> Vec<ListenerName> {
         let moved = |name: &&ListenerName| {
             let before = replaced.get(*name).and_then(Option::as_ref);
-            before.is_none_or(|before| self.listeners.pool_of(name) != Some(before.pool()))
+            before.is_none_or(|before| self.listeners.pools_of(name) != before.pools())
         };
         names.iter().filter(moved).cloned().collect()
     }
@@ -202,10 +202,10 @@ impl Fleet {
             let gone: Vec<_> = replaced
                 .iter()
                 .filter(|(name, before)| {
-                    let was = before.as_ref().filter(|b| *b.pool() == worker.pool);
+                    let was = before.as_ref().filter(|b| b.pools().contains(&worker.pool));
                     was.is_some_and(|before| {
                         let still = ours.iter().any(|(role, _)| role.name == **name);
-                        let elsewhere = self.listeners.pool_of(name) != Some(&worker.pool);
+                        let elsewhere = !self.listeners.pools_of(name).contains(&worker.pool);
                         elsewhere || (still && self.listeners.is_rebound(name, before))
                     })
                 })

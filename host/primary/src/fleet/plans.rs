@@ -29,6 +29,8 @@ impl Fleet {
                 let app = self.apps.get(name)?;
                 Some(PlannedApp {
                     app: name.clone(),
+                    tenant: spec.tenant.clone(),
+                    row: 0,
                     routes: spec.routes.clone(),
                     paused: app.history.paused(),
                     stable: app.stable,
@@ -42,6 +44,7 @@ impl Fleet {
             generation: self.spec.generation,
             workers,
             apps: apps.collect(),
+            tenants: Vec::new(),
         }
     }
 
@@ -155,21 +158,17 @@ impl Fleet {
     }
 
     /// A handler is gone from a worker.
-    pub(super) fn retired(&self, worker: WorkerId, handler: HandlerId, cut: u32) {
+    pub(super) fn retired(&self, worker: WorkerId, handler: HandlerId, app: &AppName, cut: u32) {
         let level = if cut > 0 {
             LogLevel::Warn
         } else {
             LogLevel::Debug
         };
         self.journal.event(level, "handler.retired", |line| {
-            let line = line.number("worker", worker).number("handler", handler);
-            let line = match self.catalog.get(handler) {
-                Some(entry) => line
-                    .text("app", entry.load.app.as_str())
-                    .number("revision", entry.load.revision),
-                None => line,
-            };
-            line.number("cut", cut)
+            line.number("worker", worker)
+                .number("handler", handler)
+                .text("app", app.as_str())
+                .number("cut", cut)
         });
     }
 

@@ -59,6 +59,8 @@ impl Fleet {
                 .iter()
                 .map(|(app, handler)| PlannedApp {
                     app: app.clone(),
+                    tenant: self.catalog.entry(*handler).load.tenant.clone(),
+                    row: 0,
                     routes: Vec::new(),
                     paused: false,
                     stable: *handler,
@@ -67,6 +69,8 @@ impl Fleet {
                     observed: false,
                 })
                 .collect(),
+            // A canary worker has no budgets to share.
+            tenants: Vec::new(),
         };
         let pool = self
             .pools
@@ -81,6 +85,7 @@ impl Fleet {
             slot: CANARY_SLOT,
             cell,
             log: self.spec.server.log,
+            sandbox: self.spec.server.sandbox,
         };
         let birth = Birth {
             worker,

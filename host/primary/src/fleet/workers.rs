@@ -34,6 +34,7 @@ impl Fleet {
             slot,
             cell,
             log: self.spec.server.log,
+            sandbox: self.spec.server.sandbox,
         };
         let listeners = self.listeners.of(name);
         let birth = Birth {
@@ -130,9 +131,24 @@ impl Fleet {
                 self.converge(id, |convergence| convergence.serving(id, plan));
             }
             FromWorker::Tallies(tallies) => self.tally(id, &tallies),
-            FromWorker::Retired { handler, cut } => self.retired(id, handler, cut),
+            FromWorker::Retired { handler, app, cut } => self.retired(id, handler, &app, cut),
+            // One record for a lack of the kernel that all workers meet.
+            FromWorker::Confined { missing } => self.confined(id, &missing),
             // Listeners are told, not asked back for: the socket is the proof.
             FromWorker::Listening { .. } => {}
+        }
+    }
+
+    /// Tells what the kernel could not do to confine our processes. All workers
+    /// meet the same kernel, so each lack is told once.
+    fn confined(&mut self, worker: WorkerId, missing: &[String]) {
+        for lack in missing {
+            if self.lacks.insert(lack.clone()) {
+                self.journal
+                    .event(LogLevel::Warn, "sandbox.incomplete", |line| {
+                        line.number("worker", worker).text("message", lack)
+                    });
+            }
         }
     }
 
@@ -261,10 +277,10 @@ impl Fleet {
             self.first_served(pool);
         }
         for listener in self.listeners.statuses() {
-            if !complete.contains(&listener.pool) {
+            let Some(name) = listener.pools.iter().find(|name| complete.contains(name)) else {
                 continue;
-            }
-            let Some(pool) = self.pools.get(&listener.pool) else {
+            };
+            let Some(pool) = self.pools.get(name) else {
                 continue;
             };
             self.journal.log().plain(&format!(

@@ -10,7 +10,7 @@ use skep_core::route::RoutePattern;
 use skep_core::{
     AppLimits, AppName, AppSpec, ConnectionLimits, Dispatch, FleetSpec, Generation, InstancePolicy,
     ListenAddress, ListenerName, ListenerSpec, LogFormat, LogLevel, LogSpec, PoolName, PoolSpec,
-    RolloutSpec, ServerSpec, SupervisionSettings, TenantName,
+    RolloutSpec, Sandbox, ServerSpec, SupervisionSettings, TenantName,
 };
 use skep_primary::{Options, StartError, run};
 
@@ -79,7 +79,7 @@ fn specification(
         };
         let listener = ListenerSpec {
             address,
-            pool: pool.clone(),
+            pools: vec![pool.clone()],
             limits: ConnectionLimits::default(),
         };
         (ListenerName::new(&format!("l{index}")).unwrap(), listener)
@@ -101,6 +101,7 @@ fn specification(
                 observe: Duration::ZERO,
                 ..RolloutSpec::default()
             },
+            outbound: Vec::new(),
         };
         (AppName::new(&format!("app-{index}")).unwrap(), app)
     });
@@ -122,8 +123,10 @@ fn specification(
                 level: LogLevel::Info,
             },
             alert: None,
+            sandbox: Sandbox::default(),
         },
         listeners: listeners.collect(),
+        tenants: BTreeMap::new(),
         apps: apps.collect(),
         pools: BTreeMap::from([(
             pool,
@@ -131,6 +134,7 @@ fn specification(
                 workers: 2,
                 dispatch: Dispatch::Balanced,
                 supervision,
+                user: None,
             },
         )]),
     }
