@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use skep_core::{
     AppLimits, AppName, ConnectionLimits, Generation, HandlerId, HttpCheck, InstancePolicy,
     ListenerName, LogFormat, LogLevel, LogSpec, Plan, PlannedApp, PoolName, Portion, Revision,
-    SlotIndex, TenantName, WorkerId,
+    Sandbox, SlotIndex, TenantName, WorkerId,
 };
 use skep_sys::{Board, Channel, Child, Ended, Spawn};
 use skep_wire::{
