@@ -46,6 +46,8 @@ impl Counts {
             | Outcome::BodyTooLarge
             | Outcome::TooSlow
             | Outcome::BadRequest
+            | Outcome::HeadTooLarge
+            | Outcome::Misdirected
             | Outcome::RateLimited
             | Outcome::NoRoute => return,
             Outcome::Trap
