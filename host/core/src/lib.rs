@@ -18,6 +18,7 @@ mod moment;
 mod name;
 mod outcome;
 mod plan;
+mod rate;
 mod record;
 pub mod rollout;
 pub mod route;
@@ -37,8 +38,9 @@ pub use name::{
     AppName, Generation, HandlerId, InvalidName, ListenerName, PoolName, Revision, SlotIndex,
     TenantName, WorkerId,
 };
-pub use outcome::{Outcome, Reply};
+pub use outcome::{Outcome, Refusal, Reply};
 pub use plan::{Plan, PlannedApp, PlannedTenant};
+pub use rate::{Allowance, OverRate, Window};
 pub use record::{Record, timestamp};
 pub use spec::{
     AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, Isolation, ListenAddress, ListenerSpec,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rate::OverRate;
+
 /// The one way in which a request ended (DESIGN §8). Every request that was
 /// read gets exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +50,46 @@ pub enum Outcome {
     Misdirected,
 }
 
+/// A "no" before work started: which outcome it is, and when to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// How the request ended.
+    pub outcome: Outcome,
+    /// When the client may come back, where that is known; otherwise as the
+    /// outcome's reply says.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The response to send.
+    #[must_use]
+    pub fn reply(self) -> Reply {
+        let reply = self.outcome.reply();
+        Reply {
+            retry_after: self.retry_after.or(reply.retry_after),
+            ..reply
+        }
+    }
+}
+
+impl From<Outcome> for Refusal {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<OverRate> for Refusal {
+    fn from(OverRate(wait): OverRate) -> Self {
+        Self {
+            outcome: Outcome::RateLimited,
+            retry_after: Some(wait),
+        }
+    }
+}
+
 /// What the client gets when the guest's own response is not it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -55,8 +97,19 @@ pub struct Reply {
     pub status: u16,
     /// Whether the connection ends with this response.
     pub close: bool,
-    /// The value of `Retry-After`, in whole seconds.
+    /// How long the client is asked to stay away.
     pub retry_after: Option<Duration>,
+}
+
+impl Reply {
+    /// The value of `Retry-After`: whole seconds, rounded up, so that who comes
+    /// back then is not too early.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        let wait = self.retry_after?;
+        let up = u64::from(wait.subsec_nanos() > 0);
+        Some(wait.as_secs().saturating_add(up).max(1))
+    }
 }
 
 /// How long a client that was turned away for load is asked to wait. One
@@ -165,11 +218,28 @@ mod tests {
             Outcome::InstancesExhausted,
             Outcome::QueueFull,
             Outcome::Tripped,
+            Outcome::TenantOverBudget,
         ] {
             let reply = outcome.reply();
             assert_eq!(reply.status, 503);
             assert!(reply.retry_after.is_some());
             assert!(!reply.close);
         }
+    }
+    #[test]
+    fn who_is_over_a_rate_is_told_the_whole_second_in_which_the_next_window_begins() {
+        let told = |millis| {
+            let refusal = Refusal::from(OverRate(Duration::from_millis(millis)));
+            let reply = refusal.reply();
+            assert_eq!((reply.status, reply.close), (429, false));
+            reply.retry_after_seconds().unwrap()
+        };
+        assert_eq!(
+            [told(1), told(1000), told(1001), told(60_000)],
+            [1, 1, 2, 60]
+        );
+        let full = Refusal::from(Outcome::QueueFull).reply();
+        assert_eq!(full.retry_after_seconds(), Some(1));
+        assert_eq!(Outcome::NoRoute.reply().retry_after_seconds(), None);
     }
 }

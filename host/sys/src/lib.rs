@@ -19,6 +19,7 @@ mod exclusive;
 mod holder;
 mod listener;
 mod scoreboard;
+mod sheet;
 mod spawn;
 mod watch;
 
@@ -33,6 +34,7 @@ pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
 pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix};
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
+pub use sheet::{Count, Counting, Full, Sheet};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};
 pub use ticker::Ticker;
 pub use watch::{Watched, watch};
