@@ -184,6 +184,7 @@ impl Start for Processes {
             role: "alerter",
             title: "skep: alerter",
             channel: theirs,
+            identity: None,
         })?;
         Ok((Line::new(ours)?, child))
     }

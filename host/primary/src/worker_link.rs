@@ -99,6 +99,7 @@ impl WorkerLink {
             role: "worker",
             title: &birth.title,
             channel: theirs,
+            identity: None,
         })?;
         let pid = child.pid();
         let mut line = Line::new(ours)?;

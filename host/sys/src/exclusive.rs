@@ -31,7 +31,7 @@ use nix::sys::socket::{SockFlag, SockaddrStorage, accept4, getpeername, setsocko
 use crate::channel::socket_domain;
 use crate::listener::socket_address;
 
-mod registration;
+pub(crate) mod registration;
 
 /// Who connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

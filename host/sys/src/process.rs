@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{SysconfVar, sysconf};
@@ -104,6 +105,26 @@ pub fn no_new_privileges() -> io::Result<()> {
     Ok(prctl::set_no_new_privs()?)
 }
 
+/// Gives up all capabilities of the calling thread, for ever if it cannot gain
+/// privileges: then root may do what root's files allow, and nothing that only
+/// root may.
+///
+/// # Errors
+///
+/// None that the kernel documents.
+pub fn drop_capabilities() -> io::Result<()> {
+    // linux/capability.h: version 3, for the calling thread, and twice 32 bits
+    // of effective, permitted and inheritable ones.
+    const VERSION: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION, 0];
+    let none = [0_u32; 6];
+    // SAFETY: capset reads a header of two words and, for this version, two
+    // entries of three words; both arrays live in this frame.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    Errno::result(result)?;
+    Ok(())
+}
+
 /// No core file of this process is written, and processes of the same user
 /// may not look into it: it may hold secrets of guests.
 ///
@@ -131,6 +152,12 @@ pub fn without_huge_pages() -> io::Result<()> {
 #[must_use]
 pub fn effective_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
+}
+
+/// Whether this process acts as root.
+#[must_use]
+pub fn is_root() -> bool {
+    effective_uid() == 0
 }
 
 /// How many threads this process has.

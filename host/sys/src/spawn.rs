@@ -9,7 +9,9 @@
 //! its outputs (the data on standard output is the parent's), no environment,
 //! default signal dispositions, an empty signal mask and a process group of its
 //! own, so that a terminal's ^C reaches the parent alone. It gets no
-//! parent-death signal: a worker may outlive its primary.
+//! parent-death signal: a worker may outlive its primary. Root can give it to
+//! another user, for ever: then it has that user's group and no other, and no
+//! capability.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -24,6 +26,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
 
 use crate::channel::CHANNEL_FD;
+use crate::identity::Identity;
 
 /// Signals are numbered from 1 to this on every Linux that we run on.
 const LAST_SIGNAL: libc::c_int = 64;
@@ -37,6 +40,8 @@ pub struct Spawn<'a> {
     pub title: &'a str,
     /// The child's end of a channel.
     pub channel: OwnedFd,
+    /// Who the child runs as, if not as this process does. Not root.
+    pub identity: Option<Identity>,
 }
 
 /// How a process ended.
@@ -172,8 +177,17 @@ impl Drop for Child {
 /// # Errors
 ///
 /// No processes, memory or descriptors left; a title or role with a NUL; the
-/// executable may not be run.
+/// executable may not be run. `PermissionDenied` when the child cannot become
+/// the user that was named, or that user may not run this executable;
+/// `InvalidInput` when that user is root. Those say so in their text.
 pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
+    let identity = spawn.identity;
+    if identity.is_some_and(|identity| identity.uid == 0) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a process cannot be given to root",
+        ));
+    }
     let title = CString::new(spawn.title)?;
     let role = CString::new(spawn.role)?;
     let argv = [title.as_ptr(), role.as_ptr(), ptr::null()];
@@ -199,7 +213,13 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     // reads was prepared above and lives in this frame.
     let forked = Errno::result(unsafe { libc::fork() });
     if let Ok(0) = forked {
-        become_child(&argv, channel.as_fd(), null.as_fd(), failure.as_fd());
+        become_child(
+            &argv,
+            channel.as_fd(),
+            null.as_fd(),
+            failure.as_fd(),
+            identity,
+        );
     }
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     debug_assert!(restored.is_ok(), "a mask that was in force is valid");
@@ -209,9 +229,9 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     let mut child = adopt(pid)?;
     match read_failure(report)? {
         None => Ok(child),
-        Some(error) => {
+        Some(failure) => {
             child.wait(WaitPidFlag::WEXITED)?;
-            Err(error)
+            Err(failure.explained(identity))
         }
     }
 }
@@ -250,15 +270,82 @@ fn adopt(pid: libc::pid_t) -> io::Result<Child> {
     }
 }
 
-/// What the child reports before exec, or `None` when the exec closed its end
-/// of the pipe. The child makes a fixed number of system calls before either,
-/// none of which waits, so neither does this.
-fn read_failure(report: OwnedFd) -> io::Result<Option<io::Error>> {
-    let mut errno = [0; size_of::<i32>()];
-    match File::from(report).read_exact(&mut errno) {
-        Ok(()) => Ok(Some(io::Error::from_raw_os_error(i32::from_ne_bytes(
-            errno,
-        )))),
+/// Where the child failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Step {
+    /// While it arranged what it inherits.
+    Arranging,
+    /// While it became another user.
+    ChangingUser,
+    /// At the exec.
+    Executing,
+}
+
+/// What the child reports before exec.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    step: Step,
+    errno: Errno,
+}
+
+/// A step and an error number, as they go through the pipe.
+type Report = [u8; 5];
+
+impl Failure {
+    fn report(self) -> Report {
+        let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
+        [self.step as u8, a, b, c, d]
+    }
+
+    fn reported([step, a, b, c, d]: Report) -> Self {
+        Self {
+            step: match step {
+                0 => Step::Arranging,
+                1 => Step::ChangingUser,
+                _ => Step::Executing,
+            },
+            errno: Errno::from_raw(i32::from_ne_bytes([a, b, c, d])),
+        }
+    }
+
+    fn explained(self, identity: Option<Identity>) -> io::Error {
+        let error = io::Error::from(self.errno);
+        let Some(Identity { uid, gid }) = identity else {
+            return error;
+        };
+        let kind = error.kind();
+        match (self.step, self.errno) {
+            (Step::ChangingUser, _) => io::Error::new(
+                kind,
+                format!("cannot become user {uid} of group {gid}, which takes root: {error}"),
+            ),
+            (Step::Executing, Errno::EACCES) => io::Error::new(
+                kind,
+                format!(
+                    "user {uid} of group {gid} may not run the skep executable: give it the mode 0755, \
+                     on a file system that is not mounted noexec"
+                ),
+            ),
+            // A user can have too many processes.
+            _ => error,
+        }
+    }
+}
+
+impl From<(Step, Errno)> for Failure {
+    fn from((step, errno): (Step, Errno)) -> Self {
+        Self { step, errno }
+    }
+}
+
+/// The child's report, or `None` when the exec closed its end of the pipe. The
+/// child makes a fixed number of system calls before either, none of which
+/// waits, so neither does this.
+fn read_failure(report: OwnedFd) -> io::Result<Option<Failure>> {
+    let mut bytes = Report::default();
+    match File::from(report).read_exact(&mut bytes) {
+        Ok(()) => Ok(Some(Failure::reported(bytes))),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }
@@ -271,32 +358,32 @@ fn become_child(
     channel: BorrowedFd<'_>,
     null: BorrowedFd<'_>,
     failure: BorrowedFd<'_>,
+    identity: Option<Identity>,
 ) -> ! {
-    let errno = match exec(argv, channel, null) {
-        Ok(never) => match never {},
-        Err(errno) => (errno as i32).to_ne_bytes(),
+    let failed = match arrange(channel, null) {
+        Err(errno) => Failure::from((Step::Arranging, errno)),
+        Ok(()) => match identity.map_or(Ok(()), become_user) {
+            Err(errno) => Failure::from((Step::ChangingUser, errno)),
+            Ok(()) => Failure::from((Step::Executing, exec(argv))),
+        },
     };
-    // SAFETY: write reads the four bytes of `errno`, which live in this frame.
+    let report = failed.report();
+    // SAFETY: write reads the bytes of `report`, which live in this frame.
     // _exit ends the process without running what the parent's exit would run.
     unsafe {
-        libc::write(failure.as_raw_fd(), errno.as_ptr().cast(), errno.len());
+        libc::write(failure.as_raw_fd(), report.as_ptr().cast(), report.len());
         libc::_exit(127)
     }
 }
 
-fn exec(
-    argv: &[*const libc::c_char; 3],
-    channel: BorrowedFd<'_>,
-    null: BorrowedFd<'_>,
-) -> Result<std::convert::Infallible, Errno> {
-    let environment: [*const libc::c_char; 1] = [ptr::null()];
+/// Descriptors, signals and the process group.
+fn arrange(channel: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: all of these are async-signal-safe system calls. dup2 and setpgid
     // take integers; the sources are open and lie above every target, so no
     // dup2 closes what a later one needs. close_range only marks descriptors
     // close-on-exec. sigaction reads a zeroed sigaction, which is SIG_DFL with
     // an empty mask, and writes nothing; sigemptyset and sigprocmask work on a
-    // set in this frame. execve gets NUL-terminated strings in arrays that end
-    // in null, all owned by the parent's frame, of which this is a copy.
+    // set in this frame.
     unsafe {
         Errno::result(libc::setpgid(0, 0))?;
         Errno::result(libc::dup2(null.as_raw_fd(), 0))?;
@@ -320,11 +407,61 @@ fn exec(
             &raw const none,
             ptr::null_mut(),
         ))?;
+    }
+    Ok(())
+}
+
+/// Becomes another user, without a way back.
+fn become_user(Identity { uid, gid }: Identity) -> Result<(), Errno> {
+    const KEEP: libc::uid_t = libc::uid_t::MAX;
+    let (mut real, mut effective, mut saved) = (KEEP, KEEP, KEEP);
+    let is = |wanted, ids: [u32; 3]| ids == [wanted; 3];
+    // SAFETY: system calls with integers, and with pointers to integers of this
+    // frame: setgroups reads one, getresuid and getresgid write three each.
+    // They are made directly because the libc's functions would stop threads
+    // that this process, fresh from fork, has not.
+    unsafe {
+        Errno::result(libc::syscall(libc::SYS_setgroups, 1, &raw const gid))?;
+        Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+        Errno::result(libc::syscall(
+            libc::SYS_getresgid,
+            &raw mut real,
+            &raw mut effective,
+            &raw mut saved,
+        ))?;
+        if !is(gid, [real, effective, saved]) {
+            return Err(Errno::EPERM);
+        }
+        Errno::result(libc::syscall(
+            libc::SYS_getresuid,
+            &raw mut real,
+            &raw mut effective,
+            &raw mut saved,
+        ))?;
+        if !is(uid, [real, effective, saved]) {
+            return Err(Errno::EPERM);
+        }
+        // Capabilities that survived the change would allow the way back.
+        if libc::syscall(libc::SYS_setresuid, KEEP, 0, KEEP) == 0 {
+            return Err(Errno::EPERM);
+        }
+    }
+    Ok(())
+}
+
+/// Returns only when it fails.
+fn exec(argv: &[*const libc::c_char; 3]) -> Errno {
+    let environment: [*const libc::c_char; 1] = [ptr::null()];
+    // SAFETY: execve is async-signal-safe, and gets NUL-terminated strings in
+    // arrays that end in null, all owned by the parent's frame, of which this
+    // is a copy, or by this one.
+    unsafe {
         libc::execve(
             c"/proc/self/exe".as_ptr(),
             argv.as_ptr(),
             environment.as_ptr(),
         );
     }
-    Err(Errno::last())
+    Errno::last()
 }

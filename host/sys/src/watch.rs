@@ -8,8 +8,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::io::unix::AsyncFd;
 
+use crate::exclusive::registration;
 use crate::{Channel, Child, ExclusiveListener};
 
 /// A type that owns one descriptor for all of its life and always names it.
@@ -41,8 +43,8 @@ impl sealed::Sealed for ExclusiveListener {
 /// Registers `inner` with the current runtime's event loop.
 ///
 /// An [`ExclusiveListener`] joins that loop here, so that connections wake one
-/// process each, in turn. It is found through `/proc`: register listeners
-/// before that is given up.
+/// process each, in turn. It is found through `/proc`: a process that gives
+/// that up [keeps](keep_event_loop) the loop before.
 ///
 /// # Errors
 ///
@@ -61,4 +63,21 @@ pub fn watch<T: Watched>(inner: T) -> io::Result<AsyncFd<T>> {
     let watched = unsafe { AsyncFd::register(inner) }.map_err(io::Error::from)?;
     watched.get_ref().registered()?;
     Ok(watched)
+}
+
+/// Lets the listeners that the calling thread watches later join the current
+/// runtime's event loop without `/proc`, which a confined process has not.
+/// Called once, in the runtime, by the thread that is going to watch them.
+///
+/// # Errors
+///
+/// `/proc` is not there; no descriptors left.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime with its I/O driver.
+pub fn keep_event_loop() -> io::Result<()> {
+    let probe = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let probe = watch(OwnedFd::from(probe))?;
+    registration::keep(probe.as_raw_fd())
 }

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use skep_sys::confine::{BuilderLimits, Support, confine_builder};
+use skep_sys::confine::{BuilderLimits, Strictness, Support, confine_builder};
 use skep_sys::{Channel, Child, Ended, Signal, Spawn, process, spawn};
 
 /// No child needs as long.
@@ -64,6 +64,7 @@ fn start(role: &str) -> (Child, Channel) {
         role: &format!("child:{role}"),
         title: "skep: test child",
         channel: theirs,
+        identity: None,
     });
     (child.unwrap(), ours)
 }
@@ -178,6 +179,7 @@ fn refused() {
         role: "with\0nul",
         title: "t",
         channel: theirs,
+        identity: None,
     });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
 
@@ -187,6 +189,7 @@ fn refused() {
         role: &"x".repeat(1 << 20),
         title: "t",
         channel: theirs,
+        identity: None,
     });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::ArgumentListTooLong);
     assert_eq!(descriptors(), before);
@@ -270,7 +273,7 @@ fn plain(role: &str, channel: &Channel) {
         "threads" => {
             let (stop, stopped) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::spawn(move || stopped.recv());
-            let error = confine_builder(&limits()).unwrap_err();
+            let error = confine_builder(&limits(), Strictness::BestEffort).unwrap_err();
             say(channel, &error.to_string());
             drop(stop);
             thread.join().unwrap().unwrap_err();
@@ -326,7 +329,7 @@ fn limits() -> BuilderLimits {
 }
 
 fn confined(attempt: &str, channel: &Channel) {
-    let proof = confine_builder(&limits()).unwrap();
+    let proof = confine_builder(&limits(), Strictness::BestEffort).unwrap();
     let applied = proof.applied();
     assert_eq!(applied.seccomp, Support::Full);
     say(channel, &format!("confined {applied:?}\n"));

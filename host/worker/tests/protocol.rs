@@ -176,6 +176,7 @@ impl Worker {
             role: ROLE,
             title: "worker",
             channel: theirs,
+            identity: None,
         })
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
 use skep_engine::Compiled;
 use skep_sys::Channel;
-use skep_sys::confine::{BuilderLimits, Confined, confine_builder};
+use skep_sys::confine::{BuilderLimits, Confined, Strictness, confine_builder};
 use skep_wire::{Decoder, Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
 
 use crate::exit::{Exit, Failure};
@@ -58,7 +58,8 @@ fn serve() -> anyhow::Result<()> {
     let _ = skep_sys::process::set_title("skep builder");
     wait_at_most(&channel, PATIENCE).context("cannot prepare the channel")?;
     let (request, fds) = receive(&channel)?;
-    let confined = confine_builder(&LIMITS).context("cannot confine the builder")?;
+    let confined =
+        confine_builder(&LIMITS, Strictness::BestEffort).context("cannot confine the builder")?;
     let answer = match request {
         ToBuilder::Fingerprint => match skep_engine::fingerprint() {
             Ok(fingerprint) => FromBuilder::Fingerprint { fingerprint },

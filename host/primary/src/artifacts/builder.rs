@@ -124,6 +124,7 @@ fn start() -> io::Result<(Line, AsyncFd<Child>)> {
         role: "builder",
         title: "skep: builder",
         channel: theirs,
+        identity: None,
     })?;
     Ok((Line::new(ours)?, skep_sys::watch(child)?))
 }

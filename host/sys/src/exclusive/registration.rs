@@ -7,16 +7,58 @@
 //! tfd:        9 events: 80002001 data:     55d0c4a7e2c0  pos:0 ino:4d2 sdev:8
 //! ```
 
-use std::fs;
-use std::io;
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 
+thread_local! {
+    /// Event loops belong to threads.
+    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
+}
+
+/// An event loop, and the kernel's lines about it, which can be read again and
+/// again once they are open.
+struct Kept {
+    epoll: Epoll,
+    lines: File,
+}
+
+/// Keeps the event loop in which a descriptor is registered, so that what is
+/// registered there later is found without `/proc`.
+pub(crate) fn keep(watched: RawFd) -> io::Result<()> {
+    let (epoll, _) = search(watched)?;
+    let lines = File::open(lines_about(epoll.0.as_raw_fd()))?;
+    KEPT.set(Some(Kept { epoll, lines }));
+    Ok(())
+}
+
 /// The epoll in which a descriptor of this process is registered, and its
 /// token there.
 pub(super) fn find(watched: RawFd) -> io::Result<(Epoll, u64)> {
+    match KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.find(watched))) {
+        Some(Ok(Some(found))) => Ok(found),
+        Some(Err(error)) => Err(error),
+        Some(Ok(None)) | None => search(watched),
+    }
+}
+
+impl Kept {
+    fn find(&mut self, watched: RawFd) -> io::Result<Option<(Epoll, u64)>> {
+        self.lines.rewind()?;
+        let mut registrations = String::new();
+        self.lines.read_to_string(&mut registrations)?;
+        let Some(token) = parse(&registrations, watched) else {
+            return Ok(None);
+        };
+        Ok(Some((Epoll(self.epoll.0.try_clone()?), token)))
+    }
+}
+
+fn search(watched: RawFd) -> io::Result<(Epoll, u64)> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let is_epoll = fs::read_link(entry.path())
@@ -45,8 +87,12 @@ pub(super) fn find(watched: RawFd) -> io::Result<(Epoll, u64)> {
 }
 
 fn token_in(epoll: RawFd, watched: RawFd) -> Option<u64> {
-    let registrations = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).ok()?;
+    let registrations = fs::read_to_string(lines_about(epoll)).ok()?;
     parse(&registrations, watched)
+}
+
+fn lines_about(epoll: RawFd) -> String {
+    format!("/proc/self/fdinfo/{epoll}")
 }
 
 fn parse(registrations: &str, watched: RawFd) -> Option<u64> {

@@ -6,7 +6,7 @@
 use nix::sys::resource::Resource;
 
 use crate::confine::BuilderLimits;
-use crate::policy::seccomp::{Answer, Policy, Rule, When};
+use crate::policy::seccomp::{Answer, Policy, Refused, Rule, When};
 
 /// Numbers for descriptors: standard ones, channel, polling, and what comes
 /// over the channel.
@@ -44,154 +44,147 @@ pub(crate) fn resource_limits(limits: &BuilderLimits) -> [(&'static str, Resourc
 
 pub(crate) fn policy() -> Policy {
     Policy {
-        allowed: ALLOWED,
-        answered: ANSWERED,
-    }
-}
-
-const fn allow(syscall: libc::c_long) -> Rule {
-    Rule {
-        syscall,
-        when: When::Always,
+        allowed: vec![ALLOWED],
+        answered: vec![ANSWERED],
     }
 }
 
 const ALLOWED: &[Rule] = &[
     // Its channel, the component and the artifact, all open already.
-    allow(libc::SYS_read),
-    allow(libc::SYS_readv),
-    allow(libc::SYS_pread64),
-    allow(libc::SYS_write),
-    allow(libc::SYS_writev),
-    allow(libc::SYS_pwrite64),
-    allow(libc::SYS_lseek),
-    allow(libc::SYS_ftruncate),
-    allow(libc::SYS_fsync),
-    allow(libc::SYS_fdatasync),
-    allow(libc::SYS_close),
-    allow(libc::SYS_fstat),
+    Rule::allow(libc::SYS_read),
+    Rule::allow(libc::SYS_readv),
+    Rule::allow(libc::SYS_pread64),
+    Rule::allow(libc::SYS_write),
+    Rule::allow(libc::SYS_writev),
+    Rule::allow(libc::SYS_pwrite64),
+    Rule::allow(libc::SYS_lseek),
+    Rule::allow(libc::SYS_ftruncate),
+    Rule::allow(libc::SYS_fsync),
+    Rule::allow(libc::SYS_fdatasync),
+    Rule::allow(libc::SYS_close),
+    Rule::allow(libc::SYS_fstat),
     // Sizes of open files. By a path they tell that a file exists, and no more.
-    allow(libc::SYS_statx),
-    allow(libc::SYS_newfstatat),
+    Rule::allow(libc::SYS_statx),
+    Rule::allow(libc::SYS_newfstatat),
     // Descriptor flags, duplicates, seals and locks.
-    allow(libc::SYS_fcntl),
+    Rule::allow(libc::SYS_fcntl),
     // Messages with descriptors on the channel.
-    allow(libc::SYS_sendmsg),
-    allow(libc::SYS_recvmsg),
-    allow(libc::SYS_sendto),
-    allow(libc::SYS_recvfrom),
+    Rule::allow(libc::SYS_sendmsg),
+    Rule::allow(libc::SYS_recvmsg),
+    Rule::allow(libc::SYS_sendto),
+    Rule::allow(libc::SYS_recvfrom),
     // The channel's socket is checked for what it is; options cannot connect it.
-    allow(libc::SYS_getsockopt),
-    allow(libc::SYS_shutdown),
+    Rule::allow(libc::SYS_getsockopt),
+    Rule::allow(libc::SYS_shutdown),
     // Waiting for the channel, directly or in an async runtime.
-    allow(libc::SYS_ppoll),
+    Rule::allow(libc::SYS_ppoll),
     #[cfg(target_arch = "x86_64")]
-    allow(libc::SYS_poll),
+    Rule::allow(libc::SYS_poll),
     #[cfg(target_arch = "x86_64")]
-    allow(libc::SYS_epoll_wait),
-    allow(libc::SYS_epoll_pwait),
-    allow(libc::SYS_epoll_ctl),
-    allow(libc::SYS_epoll_create1),
-    allow(libc::SYS_eventfd2),
+    Rule::allow(libc::SYS_epoll_wait),
+    Rule::allow(libc::SYS_epoll_pwait),
+    Rule::allow(libc::SYS_epoll_ctl),
+    Rule::allow(libc::SYS_epoll_create1),
+    Rule::allow(libc::SYS_eventfd2),
     // malloc and mimalloc. Code is made executable only to be inspected: a
     // component's types are read from a loaded module. It is never entered.
-    allow(libc::SYS_brk),
-    allow(libc::SYS_mmap),
-    allow(libc::SYS_munmap),
-    allow(libc::SYS_mremap),
-    allow(libc::SYS_mprotect),
-    allow(libc::SYS_madvise),
+    Rule::allow(libc::SYS_brk),
+    Rule::allow(libc::SYS_mmap),
+    Rule::allow(libc::SYS_munmap),
+    Rule::allow(libc::SYS_mremap),
+    Rule::allow(libc::SYS_mprotect),
+    Rule::allow(libc::SYS_madvise),
     // Anonymous files, for the initial memory of a module that is loaded to be
     // inspected.
-    allow(libc::SYS_memfd_create),
+    Rule::allow(libc::SYS_memfd_create),
     // wasmtime makes barriers after it has written code.
-    allow(libc::SYS_membarrier),
+    Rule::allow(libc::SYS_membarrier),
     // Locks, also those that one thread alone takes.
-    allow(libc::SYS_futex),
-    allow(libc::SYS_sched_yield),
+    Rule::allow(libc::SYS_futex),
+    Rule::allow(libc::SYS_sched_yield),
     // Hash seeds and temporary names.
-    allow(libc::SYS_getrandom),
+    Rule::allow(libc::SYS_getrandom),
     // Clocks, where the vDSO does not answer, and sleeps.
-    allow(libc::SYS_clock_gettime),
-    allow(libc::SYS_clock_getres),
-    allow(libc::SYS_gettimeofday),
-    allow(libc::SYS_clock_nanosleep),
+    Rule::allow(libc::SYS_clock_gettime),
+    Rule::allow(libc::SYS_clock_getres),
+    Rule::allow(libc::SYS_gettimeofday),
+    Rule::allow(libc::SYS_clock_nanosleep),
     // Thread pools and allocators ask how many CPUs and which stack there are.
-    allow(libc::SYS_sched_getaffinity),
-    allow(libc::SYS_getcpu),
-    allow(libc::SYS_sysinfo),
-    allow(libc::SYS_uname),
-    allow(libc::SYS_getpid),
-    allow(libc::SYS_gettid),
-    allow(libc::SYS_geteuid),
-    allow(libc::SYS_getuid),
-    allow(libc::SYS_getrusage),
+    Rule::allow(libc::SYS_sched_getaffinity),
+    Rule::allow(libc::SYS_getcpu),
+    Rule::allow(libc::SYS_sysinfo),
+    Rule::allow(libc::SYS_uname),
+    Rule::allow(libc::SYS_getpid),
+    Rule::allow(libc::SYS_gettid),
+    Rule::allow(libc::SYS_geteuid),
+    Rule::allow(libc::SYS_getuid),
+    Rule::allow(libc::SYS_getrusage),
     // Limits are read (a stack's size); nothing can be raised above them.
     Rule {
         syscall: libc::SYS_prlimit64,
         when: When::Zero { argument: 2 },
     },
     #[cfg(target_arch = "x86_64")]
-    allow(libc::SYS_getrlimit),
+    Rule::allow(libc::SYS_getrlimit),
     // Naming mappings and threads; the names are shown, nothing else.
     Rule {
         syscall: libc::SYS_prctl,
         when: When::Is {
             argument: 0,
-            value: libc::PR_SET_VMA as u64,
+            value: libc::PR_SET_VMA.cast_unsigned(),
         },
     },
     Rule {
         syscall: libc::SYS_prctl,
         when: When::Is {
             argument: 0,
-            value: libc::PR_SET_NAME as u64,
+            value: libc::PR_SET_NAME.cast_unsigned(),
         },
     },
     // Signal handlers and their stack: std's overflow guard, wasmtime's traps.
-    allow(libc::SYS_rt_sigaction),
-    allow(libc::SYS_rt_sigprocmask),
-    allow(libc::SYS_rt_sigreturn),
-    allow(libc::SYS_sigaltstack),
+    Rule::allow(libc::SYS_rt_sigaction),
+    Rule::allow(libc::SYS_rt_sigprocmask),
+    Rule::allow(libc::SYS_rt_sigreturn),
+    Rule::allow(libc::SYS_sigaltstack),
     // abort() signals the process itself, and nobody else.
     Rule {
         syscall: libc::SYS_tgkill,
         when: When::OwnPid { argument: 0 },
     },
     // A wait that a stop signal interrupted goes on.
-    allow(libc::SYS_restart_syscall),
+    Rule::allow(libc::SYS_restart_syscall),
     // The end.
-    allow(libc::SYS_exit),
-    allow(libc::SYS_exit_group),
+    Rule::allow(libc::SYS_exit),
+    Rule::allow(libc::SYS_exit_group),
 ];
 
 /// Libraries try these and go on without: they are told no instead of dying.
-const ANSWERED: &[(libc::c_long, Answer)] = &[
+const ANSWERED: &[Refused] = &[
     // Backtraces open the executable, allocators and CPU counts read /proc
     // and /sys. Landlock forbids it too, where there is Landlock.
-    (libc::SYS_openat, Answer::Denied),
-    (libc::SYS_readlinkat, Answer::Denied),
-    (libc::SYS_faccessat, Answer::Denied),
-    (libc::SYS_faccessat2, Answer::Denied),
-    (libc::SYS_getcwd, Answer::Denied),
+    Refused::answer(libc::SYS_openat, Answer::Denied),
+    Refused::answer(libc::SYS_readlinkat, Answer::Denied),
+    Refused::answer(libc::SYS_faccessat, Answer::Denied),
+    Refused::answer(libc::SYS_faccessat2, Answer::Denied),
+    Refused::answer(libc::SYS_getcwd, Answer::Denied),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_open, Answer::Denied),
+    Refused::answer(libc::SYS_open, Answer::Denied),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_readlink, Answer::Denied),
+    Refused::answer(libc::SYS_readlink, Answer::Denied),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_access, Answer::Denied),
+    Refused::answer(libc::SYS_access, Answer::Denied),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_stat, Answer::Denied),
+    Refused::answer(libc::SYS_stat, Answer::Denied),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_lstat, Answer::Denied),
+    Refused::answer(libc::SYS_lstat, Answer::Denied),
     // std's copy between files tries these first.
-    (libc::SYS_copy_file_range, Answer::Missing),
-    (libc::SYS_sendfile, Answer::Missing),
-    (libc::SYS_splice, Answer::Missing),
+    Refused::answer(libc::SYS_copy_file_range, Answer::Missing),
+    Refused::answer(libc::SYS_sendfile, Answer::Missing),
+    Refused::answer(libc::SYS_splice, Answer::Missing),
     // isatty, for the colour of messages.
-    (libc::SYS_ioctl, Answer::NotATerminal),
+    Refused::answer(libc::SYS_ioctl, Answer::NotATerminal),
     // A thread cannot be started; who tries is told so.
-    (libc::SYS_clone3, Answer::Denied),
+    Refused::answer(libc::SYS_clone3, Answer::Denied),
     // glibc registers it for new threads only; an old kernel has none.
-    (libc::SYS_rseq, Answer::Missing),
+    Refused::answer(libc::SYS_rseq, Answer::Missing),
 ];
