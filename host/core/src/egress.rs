@@ -3,14 +3,21 @@
 //! A grant names a scheme, a host and a port. It is asked twice: with the name
 //! that the guest gave, before anything is resolved, and with the address that
 //! was resolved and is then connected to, so that a name cannot lead elsewhere
-//! a moment later.
+//! a moment later. An address that is not public must be listed itself: as an
+//! address or a network, or as `localhost`.
+
+mod address;
+mod host;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::address::is_public;
+pub use self::host::{Host, InvalidHost};
 
 /// What is spoken over an outbound connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,16 +65,6 @@ pub struct OutboundGrant {
     port: Option<u16>,
 }
 
-/// The host part, lower-case and without a trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum GrantedHost {
-    Name(Box<str>),
-    /// All names that end in a dot and this.
-    Below(Box<str>),
-    /// All addresses that begin with so many bits of this one.
-    Network(IpAddr, u8),
-}
-
 /// A text that is no grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidGrant {
@@ -80,6 +77,17 @@ pub enum InvalidGrant {
     /// The host is neither a name, an address nor a network.
     #[error("'{0}' is not a host name, an address or a network as '10.0.0.0/8'")]
     Host(String),
+    /// The host ends in a number and is not written as an address.
+    #[error("'{0}' is a number but no address; write four decimal numbers, as in '127.0.0.1'")]
+    Number(String),
+    /// An IPv4 address is written as one of IPv6.
+    #[error("'{0}' is an IPv4 address; write it as '{1}'")]
+    Mapped(Ipv6Addr, Ipv4Addr),
+    /// An address has bits that its network has not.
+    #[error(
+        "'{0}' is not the beginning of a network of {1} bits; write '{2}/{1}' or leave '/{1}' out"
+    )]
+    Network(IpAddr, u8, IpAddr),
     /// The port is none.
     #[error("'{0}' is not a port from 1 to 65535, or '*'")]
     Port(String),
@@ -131,50 +139,142 @@ impl OutboundGrant {
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
+
+    /// Whether a request to `host` is what this grant is about.
+    fn covers(&self, scheme: Scheme, host: &Host, port: u16) -> bool {
+        self.speaks(scheme, port)
+            && match (&self.host, host) {
+                (GrantedHost::Name(granted), Host::Name(name)) => granted == name,
+                (GrantedHost::Below(granted), Host::Name(name)) => name
+                    .strip_suffix(granted.as_ref())
+                    .is_some_and(|above| above.len() > 1 && above.ends_with('.')),
+                (GrantedHost::Network(network, length), Host::Address(address)) => {
+                    address::contains(*network, *length, *address)
+                }
+                _ => false,
+            }
+    }
+
+    /// Whether this grant lists an address that is not public.
+    fn lists(&self, scheme: Scheme, host: &Host, port: u16, address: IpAddr) -> bool {
+        self.speaks(scheme, port)
+            && match &self.host {
+                GrantedHost::Network(network, length) => {
+                    address::contains(*network, *length, address)
+                }
+                GrantedHost::Name(granted) => {
+                    &**granted == LOCALHOST
+                        && *host == Host::Name(granted.clone())
+                        && address.is_loopback()
+                }
+                GrantedHost::Below(_) => false,
+            }
+    }
+
+    fn speaks(&self, scheme: Scheme, port: u16) -> bool {
+        self.scheme == scheme && self.port.is_none_or(|granted| granted == port)
+    }
 }
 
+/// Whether a request to `host`, as the guest wrote it, is covered by a grant.
+/// If not there is no need to resolve it.
+#[must_use]
+pub fn covers(grants: &[OutboundGrant], scheme: Scheme, host: &Host, port: u16) -> bool {
+    grants.iter().any(|grant| grant.covers(scheme, host, port))
+}
+
+/// Whether a request to `host`, which [leads](covers) somewhere, may be sent to
+/// this address: it is public, or a grant for this scheme and port lists it.
+///
+/// A name alone never leads to an address that is not public: names are
+/// changed by people whom nobody granted anything. The exception is
+/// `localhost`, which is nobody's.
+#[must_use]
+pub fn may_connect(
+    grants: &[OutboundGrant],
+    scheme: Scheme,
+    host: &Host,
+    port: u16,
+    address: IpAddr,
+) -> bool {
+    let address = address.to_canonical();
+    covers(grants, scheme, host, port)
+        && (is_public(address)
+            || grants
+                .iter()
+                .any(|grant| grant.lists(scheme, host, port, address)))
+}
+
+/// The host part of a grant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum GrantedHost {
+    Name(Box<str>),
+    /// All names that end in a dot and this.
+    Below(Box<str>),
+    /// All addresses that begin with so many bits of this one.
+    Network(IpAddr, u8),
+}
+
+/// The name that leads to this machine wherever it is asked for.
+const LOCALHOST: &str = "localhost";
+
+/// The host and what follows it.
 fn split_host(rest: &str) -> Result<(GrantedHost, &str), InvalidGrant> {
-    let bad = |host: &str| InvalidGrant::Host(host.to_owned());
-    let (address, rest) = match rest.strip_prefix('[') {
-        Some(literal) => literal.split_once(']').ok_or_else(|| bad(rest))?,
-        None => {
-            let end = rest.find([':', '/']).unwrap_or(rest.len());
-            rest.split_at(end)
+    let end = match rest.find(']') {
+        Some(bracket) if rest.starts_with('[') => bracket + 1,
+        _ => rest.find([':', '/']).unwrap_or(rest.len()),
+    };
+    let (text, rest) = rest.split_at(end);
+    let below = text.strip_prefix("*.");
+    let host = Host::in_url(below.unwrap_or(text)).map_err(|error| match error {
+        InvalidHost::Name => InvalidGrant::Host(text.to_owned()),
+        InvalidHost::Number => InvalidGrant::Number(text.to_owned()),
+    })?;
+    match (host, below) {
+        (Host::Address(address), None) => {
+            refuse_mapped(text)?;
+            let (length, rest) = split_length(address, text, rest)?;
+            Ok((GrantedHost::Network(address, length), rest))
         }
-    };
-    if let Ok(address) = address.parse::<IpAddr>() {
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let Some(prefix) = rest.strip_prefix('/') else {
-            return Ok((GrantedHost::Network(address, longest), rest));
-        };
-        let end = prefix.find(':').unwrap_or(prefix.len());
-        let (length, rest) = prefix.split_at(end);
-        return match length.parse() {
-            Ok(length) if length <= longest => Ok((GrantedHost::Network(address, length), rest)),
-            _ => Err(bad(&format!("{address}/{length}"))),
-        };
+        (Host::Address(_), Some(_)) => Err(InvalidGrant::Host(text.to_owned())),
+        (Host::Name(_), _) if rest.contains('/') => {
+            let path = rest.find('/').unwrap_or(0);
+            Err(InvalidGrant::Path(rest[path..].to_owned()))
+        }
+        (Host::Name(name), None) => Ok((GrantedHost::Name(name), rest)),
+        (Host::Name(name), Some(_)) => Ok((GrantedHost::Below(name), rest)),
     }
-    if let Some(slash) = rest.find('/') {
-        return Err(InvalidGrant::Path(rest[slash..].to_owned()));
+}
+
+/// There is one way to write an address that a grant lists.
+fn refuse_mapped(text: &str) -> Result<(), InvalidGrant> {
+    let address = text.trim_matches(['[', ']']).parse::<Ipv6Addr>().ok();
+    match address.and_then(|written| written.to_ipv4_mapped().map(|v4| (written, v4))) {
+        Some((written, v4)) => Err(InvalidGrant::Mapped(written, v4)),
+        None => Ok(()),
     }
-    let below = address.strip_prefix("*.");
-    let name = below.unwrap_or(address);
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// How many bits of an address count, and what follows.
+fn split_length<'a>(
+    address: IpAddr,
+    text: &str,
+    rest: &'a str,
+) -> Result<(u8, &'a str), InvalidGrant> {
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let Some(length) = rest.strip_prefix('/') else {
+        return Ok((longest, rest));
     };
-    if name.len() > 253 || !name.split('.').all(is_label) {
-        return Err(bad(address));
+    let (length, rest) = length.split_at(length.find(':').unwrap_or(length.len()));
+    let length = match length.parse() {
+        Ok(bits) if bits <= longest => bits,
+        _ => return Err(InvalidGrant::Host(format!("{text}/{length}"))),
+    };
+    let first = address::first_of(address, length);
+    if first != address {
+        return Err(InvalidGrant::Network(address, length, first));
     }
-    let name = name.to_ascii_lowercase().into_boxed_str();
-    let host = match below {
-        Some(_) => GrantedHost::Below(name),
-        None => GrantedHost::Name(name),
-    };
-    Ok((host, rest))
+    Ok((length, rest))
 }
 
 impl FromStr for OutboundGrant {
@@ -211,3 +311,6 @@ impl fmt::Debug for OutboundGrant {
         fmt::Debug::fmt(&self.text, f)
     }
 }
+
+#[cfg(test)]
+mod tests;
