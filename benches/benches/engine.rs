@@ -89,6 +89,7 @@ fn load(compiled: &Compiled, artifact: &File, instance: InstancePolicy) -> Handl
         memory: 128 << 20,
         instance,
         log: Arc::new(Silence),
+        outbound: None,
     };
     Handler::load(runtime, artifact.as_fd(), setup).expect("what was compiled here loads")
 }

@@ -10,6 +10,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::call::Cut;
 use crate::meter::Clock;
+use crate::outbound::OutboundHttp;
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
 
@@ -32,6 +33,8 @@ pub struct HandlerSetup {
     pub instance: InstancePolicy,
     /// Where the guest's lines go.
     pub log: Arc<dyn GuestLog>,
+    /// What sends the guest's own requests. Without it all are denied.
+    pub outbound: Option<Arc<dyn OutboundHttp>>,
 }
 
 impl std::fmt::Debug for HandlerSetup {

@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{
 use crate::blueprint::Blueprint;
 use crate::ledger::Ledger;
 use crate::meter;
+use crate::outbound::OutboundTimeouts;
 use crate::stdio::{LineStream, Stream};
 
 /// Resources (streams, bodies, fields, …) that one instance may hold at a
@@ -34,8 +35,6 @@ const MAX_RANDOM: u64 = 1 << 20;
 
 /// The state of one store.
 pub(crate) struct Guest {
-    blueprint: Arc<Blueprint>,
-    request: Arc<str>,
     /// Made when the guest first asks for something of `wasi:cli`, clocks,
     /// random or the like: a handler that only speaks HTTP never does.
     wasi: Option<WasiCtx>,
@@ -53,11 +52,12 @@ impl Guest {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let guest = Self {
-            blueprint: Arc::clone(blueprint),
-            request,
             wasi: None,
             http,
-            hooks: Hooks,
+            hooks: Hooks {
+                blueprint: Arc::clone(blueprint),
+                request,
+            },
             table,
             ledger: Ledger::new(blueprint.setup.memory),
         };
@@ -69,9 +69,9 @@ impl Guest {
     }
 
     fn make_wasi(&self) -> WasiCtx {
-        let setup = &self.blueprint.setup;
-        let stream =
-            |stream| LineStream::new(stream, Arc::clone(&self.request), Arc::clone(&setup.log));
+        let setup = &self.hooks.blueprint.setup;
+        let request = &self.hooks.request;
+        let stream = |stream| LineStream::new(stream, Arc::clone(request), Arc::clone(&setup.log));
         let mut builder = WasiCtxBuilder::new();
         builder
             .envs(&setup.env)
@@ -89,14 +89,12 @@ impl Guest {
     /// Hands a record of the guest's to its app's log.
     pub(crate) fn log_record(&self, level: LogLevel, context: &str, message: &str) {
         let longest = message.floor_char_boundary(MAX_RECORD);
-        self.blueprint
-            .setup
-            .log
-            .record(level, &self.request, context, &message[..longest]);
+        let log = &self.hooks.blueprint.setup.log;
+        log.record(level, &self.hooks.request, context, &message[..longest]);
     }
 
     pub(crate) fn config(&mut self) -> WasiConfig<'_> {
-        WasiConfig::new(&self.blueprint.config)
+        WasiConfig::new(&self.hooks.blueprint.config)
     }
 }
 
@@ -122,8 +120,12 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// skep's answers to `wasi:http`.
-struct Hooks;
+/// skep's answers to `wasi:http`, and what they are made of.
+struct Hooks {
+    blueprint: Arc<Blueprint>,
+    /// The request that the instance was made for.
+    request: Arc<str>,
+}
 
 type Sent = Result<
     (
@@ -141,11 +143,28 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        // No app has a grant for outbound requests yet; absent means denied.
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+        // Absent means denied.
+        let Some(outbound) = &self.blueprint.setup.outbound else {
+            return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
+        };
+        let options = options.unwrap_or_default();
+        let timeouts = OutboundTimeouts {
+            connect: options.connect_timeout,
+            first_byte: options.first_byte_timeout,
+            between_bytes: options.between_bytes_timeout,
+        };
+        let reply = outbound.send(request, timeouts, &self.request);
+        Box::new(async move {
+            let response = reply.await?;
+            // Connections are driven by whoever made them: nothing is left to
+            // be done here.
+            let io: Box<dyn Future<Output = Result<(), Error>> + Send> =
+                Box::new(std::future::ready(Ok(())));
+            Ok((response, io))
+        })
     }
 }

@@ -129,6 +129,7 @@ impl Shape<'_> {
             memory: MEMORY,
             instance: InstancePolicy::default(),
             log: Arc::new(Silence),
+            outbound: None,
         };
         let handler = Handler::load(runtime, artifact.as_fd(), setup).unwrap();
         assert!(began.elapsed() < PATIENCE);

@@ -213,6 +213,7 @@ impl Loader {
                 memory: load.limits.memory,
                 instance: load.instance,
                 log: Arc::clone(&app_log) as Arc<dyn GuestLog>,
+                outbound: None,
             },
         )
         .map_err(|error| error.to_string())?;
