@@ -1,9 +1,10 @@
 //! What this executable is when the primary starts it: a worker, a
-//! builder or an alerter. The role is the first argument; the channel to the
-//! primary is fd 3.
+//! builder, an alerter or a connector. The role is the first argument; the
+//! channel to the primary is fd 3.
 
 mod alerter;
 mod builder;
+mod connector;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ pub(crate) fn enter() -> Option<ExitCode> {
         "worker" => Some(skep_worker::run()),
         "builder" => Some(builder::run()),
         "alerter" => Some(alerter::run()),
+        "connector" => Some(connector::run()),
         _ => None,
     }
 }
