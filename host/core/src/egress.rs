@@ -140,6 +140,12 @@ impl OutboundGrant {
         self.port
     }
 
+    /// Whether both are for the same places, however they are written.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.scheme, &self.host, self.port) == (other.scheme, &other.host, other.port)
+    }
+
     /// Whether a request to `host` is what this grant is about.
     fn covers(&self, scheme: Scheme, host: &Host, port: u16) -> bool {
         self.speaks(scheme, port)

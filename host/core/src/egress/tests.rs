@@ -361,3 +361,17 @@ proptest! {
         prop_assert_eq!(address::first_of(first, length), first);
     }
 }
+
+#[test]
+fn the_same_places_may_be_written_in_several_ways() {
+    let same = |a: &str, b: &str| {
+        let grant = |text| OutboundGrant::new(text).unwrap();
+        grant(a).is_same(&grant(b))
+    };
+    assert!(same("https://A.example.", "https://a.example:443"));
+    assert!(same("http://[::1]", "http://[0:0::1]/128:80"));
+    assert!(same("http://10.0.0.1", "http://10.0.0.1/32"));
+    assert!(!same("https://a.example", "http://a.example:443"));
+    assert!(!same("https://a.example", "https://*.a.example"));
+    assert!(!same("https://a.example:*", "https://a.example"));
+}
