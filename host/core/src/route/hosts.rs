@@ -72,7 +72,7 @@ impl HostTable {
         for HostRoute { host, pool } in hosts {
             unique
                 .entry(host.host.clone())
-                .or_insert((host.whole_host(), pool.clone()));
+                .or_insert_with(|| (host.whole_host(), pool.clone()));
         }
         Self {
             table: RouteTable::build(unique.into_values()).expect("no host is there twice"),
