@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(spec.pools[&app.pool].workers, 3);
         let listener = spec.listeners.values().next().unwrap();
         assert_eq!(listener.address.to_string(), "127.0.0.1:8080");
-        assert_eq!(listener.pools, [app.pool.clone()]);
+        assert_eq!(listener.pools, std::slice::from_ref(&app.pool));
     }
 
     #[test]

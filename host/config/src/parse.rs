@@ -12,7 +12,7 @@ use crate::document::{Section, quotable};
 use crate::environment::{Environment, MAX_FILE, reason};
 use crate::problem::{Mark, Place, Problem, Problems, Source, Span};
 use crate::report::Report;
-use crate::sections::{self, app, listener, pool, server};
+use crate::sections::{self, app, listener, pool, server, tenant};
 
 /// A configuration without problems.
 #[derive(Clone, Debug)]
@@ -129,8 +129,9 @@ fn read(
     let server = server::read(&file, dir);
     let pools = pool::read_all(&file, parallelism);
     let listeners = listener::read_all(&file, dir);
-    let apps = app::read_all(&file, dir, env, report);
-    across::check(&listeners, &pools, &apps, report);
+    let tenants = tenant::read_all(&file);
+    let mut apps = app::read_all(&file, dir, env, report);
+    let unwritten = across::settle(&listeners, &pools, &tenants, &mut apps, report);
 
     let components = apps
         .list
@@ -146,16 +147,21 @@ fn read(
             .into_iter()
             .map(|pool| (pool.name, pool.spec))
             .collect(),
-        tenants: BTreeMap::new(),
+        tenants: tenants
+            .list
+            .into_iter()
+            .filter_map(tenant::DeclaredTenant::into_spec)
+            .collect(),
         apps: BTreeMap::new(),
     };
     for listener in listeners.list {
-        spec.listeners.extend(listener.into_spec());
+        spec.listeners.extend(listener.into_spec(&unwritten));
     }
     for app in apps.list {
         spec.apps.extend(app.into_spec());
     }
-    across::fill_in(&mut spec, listeners.names.is_empty(), parallelism);
+    let no_listener = listeners.names.is_empty();
+    across::fill_in(&mut spec, no_listener, &unwritten, parallelism);
     Some((spec, components))
 }
 

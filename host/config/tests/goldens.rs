@@ -99,6 +99,27 @@ fn auto_is_a_number_before_anything_is_compared_with_it() {
     );
 }
 
+#[test]
+fn grants_are_bounded_in_number() {
+    let file = |count: u16| {
+        let grants: Vec<String> = (0..count)
+            .map(|index| format!("\"https://a{index}.example\""))
+            .collect();
+        let list = grants.join(",");
+        format!("[app.a]\ncomponent = \"hello.wasm\"\noutbound = [{list}]\n")
+    };
+    let checked = parse(Path::new("a.toml"), &file(256), &World).unwrap();
+    assert_eq!(
+        checked.spec.apps.values().next().unwrap().outbound.len(),
+        256
+    );
+    let problems = parse(Path::new("a.toml"), &file(257), &World).unwrap_err();
+    assert_eq!(
+        problems.iter().next().unwrap().message(),
+        "`outbound` may have at most 256 grants, not 257"
+    );
+}
+
 /// What programs read and what people read must name the same place.
 fn assert_columns_agree(problems: &skep_config::Problems) {
     for problem in problems {

@@ -1,12 +1,15 @@
 //! No text whatsoever makes the reader panic, and it is fast.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use skep_config::{Environment, MAX_FILE, Problems, ProcessEnvironment, load, parse};
+use skep_core::route::HostTable;
+use skep_core::{AppSpec, FleetSpec, Isolation};
 
 mod world;
 
@@ -16,11 +19,16 @@ use world::World;
 const STOCK: &[&str] = &[
     include_str!("valid/everything.toml"),
     include_str!("valid/sub-tables.toml"),
+    include_str!("valid/tenants.toml"),
     include_str!("invalid/everything-at-once.toml"),
     include_str!("invalid/address.toml"),
     include_str!("invalid/env-values.toml"),
     include_str!("invalid/non-ascii-columns.toml"),
     include_str!("invalid/routes-invalid.toml"),
+    include_str!("invalid/listener-shared-hosts.toml"),
+    include_str!("invalid/outbound.toml"),
+    include_str!("invalid/rates.toml"),
+    include_str!("invalid/tenant-pool-of-its-own.toml"),
 ];
 
 /// Pieces that mean something to a TOML parser or to ours.
@@ -54,6 +62,11 @@ const PIECES: &[&str] = &[
     "[app.a]",
     "[listener.b]",
     "[pool.c]",
+    "[tenant.c]",
+    "isolation = \"dedicated\"",
+    "tenant = \"c\"",
+    "rate = \"1/s per client\"",
+    "outbound = [\"http://[::]/0:*\"]",
     "pool = \"c\"",
     "routes = [\"/\"]",
     "env.A.from_env = \"B\"",
@@ -61,21 +74,56 @@ const PIECES: &[&str] = &[
     "1979-05-27",
 ];
 
-/// Reads a text and looks at every form of what is wrong with it.
+/// Reads a text, and looks at what comes out or at every form of what is wrong
+/// with it.
 fn digest(text: &str) {
-    if let Err(problems) = parse(Path::new("a.toml"), text, &World) {
-        assert!(!problems.is_empty());
-        let plain = problems.render(false);
-        assert!(!plain.contains('\u{1b}'), "{plain:?}");
-        assert!(problems.render(true).len() > plain.len());
-        assert_eq!(
-            problems.to_json().as_array().unwrap().len(),
-            problems.iter().len()
-        );
-        for problem in &problems {
-            assert!(!problem.message().is_empty());
-            let positions = problems.iter().filter_map(skep_config::Problem::position);
-            assert!(positions.is_sorted());
+    let problems = match parse(Path::new("a.toml"), text, &World) {
+        Ok(checked) => return assert_whole(&checked.spec),
+        Err(problems) => problems,
+    };
+    assert!(!problems.is_empty());
+    let plain = problems.render(false);
+    assert!(!plain.contains('\u{1b}'), "{plain:?}");
+    assert!(problems.render(true).len() > plain.len());
+    assert_eq!(
+        problems.to_json().as_array().unwrap().len(),
+        problems.iter().len()
+    );
+    for problem in &problems {
+        assert!(!problem.message().is_empty());
+        let positions = problems.iter().filter_map(skep_config::Problem::position);
+        assert!(positions.is_sorted());
+    }
+}
+
+/// What the other parts of skep rely on.
+fn assert_whole(spec: &FleetSpec) {
+    let pool_of = |app: &AppSpec| app.pool.clone();
+    for app in spec.apps.values() {
+        assert!(spec.pools.contains_key(&app.pool), "{spec:?}");
+        assert!(spec.tenants.contains_key(&app.tenant), "{spec:?}");
+        let mut served = spec.listeners.values();
+        assert!(served.any(|listener| listener.pools.contains(&app.pool)));
+    }
+    for listener in spec.listeners.values() {
+        assert!(!listener.pools.is_empty());
+        assert!(listener.pools.iter().all(|p| spec.pools.contains_key(p)));
+        let apps = spec.apps.values();
+        let mine = apps.filter(|app| listener.pools.contains(&app.pool));
+        let routes = mine.flat_map(|app| app.routes.iter().map(|route| (route, &app.pool)));
+        assert!(HostTable::hosts(routes).is_ok(), "{spec:?}");
+    }
+    for (name, tenant) in &spec.tenants {
+        let (own, others): (Vec<_>, Vec<_>) =
+            spec.apps.values().partition(|app| app.tenant == *name);
+        let pools: BTreeSet<_> = own.into_iter().map(pool_of).collect();
+        if tenant.isolation == Isolation::Dedicated {
+            assert!(pools.iter().all(|pool| pool.as_str() == name.as_str()));
+            let mut strangers = others.into_iter().map(pool_of);
+            assert!(!strangers.any(|pool| pool.as_str() == name.as_str()));
+        }
+        if tenant.limits.concurrency > 0 || tenant.limits.rate.is_some() {
+            assert!(pools.len() <= 1, "{spec:?}");
         }
     }
 }

@@ -4,12 +4,8 @@ use crate::document::{Entry, quotable};
 use crate::report::Reported;
 use crate::suggest;
 
-/// Reads one of `choices`; words that a later version will know are `later`.
-pub(crate) fn read<T: Copy>(
-    entry: &Entry<'_>,
-    choices: &[(&str, T)],
-    later: &[&str],
-) -> Result<T, Reported> {
+/// Reads one of `choices`.
+pub(crate) fn read<T: Copy>(entry: &Entry<'_>, choices: &[(&str, T)]) -> Result<T, Reported> {
     let words = || choices.iter().map(|(word, _)| *word);
     let list = || {
         let quoted: Vec<String> = words().map(|word| format!("\"{word}\"")).collect();
@@ -22,13 +18,7 @@ pub(crate) fn read<T: Copy>(
     if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(*choice);
     }
-    if later.contains(&text) {
-        return Err(entry
-            .problem(format!("`{text}` is not available in this version of skep"))
-            .hint(format!("use {}", list()))
-            .report());
-    }
-    let hint = suggest::closest(text, words().chain(later.iter().copied())).map_or_else(
+    let hint = suggest::closest(text, words()).map_or_else(
         || format!("use one of {}", list()),
         |meant| format!("did you mean \"{meant}\"?"),
     );

@@ -119,7 +119,7 @@ fn report_invalid(entry: &Entry<'_>, text: &str) -> Reported {
         .report()
 }
 
-fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let millis = UNITS.iter().find(|(name, _)| *name == unit)?.1;

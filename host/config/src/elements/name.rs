@@ -15,6 +15,11 @@ pub(crate) fn default_tenant() -> TenantName {
     TenantName::new("default").expect("`default` is a valid name")
 }
 
+/// The pool that a tenant has if it is dedicated.
+pub(crate) fn pool_of(tenant: &TenantName) -> PoolName {
+    PoolName::new(tenant.as_str()).expect("tenants and pools have names of one kind")
+}
+
 /// Reads a value that is a name.
 pub(crate) fn read<N>(
     entry: &Entry<'_>,

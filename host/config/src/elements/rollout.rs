@@ -42,7 +42,7 @@ pub(crate) fn read(entry: &Entry<'_>) -> Result<RolloutSpec, Reported> {
         .ok_or_else(|| entry.wrong_type("a table", EXAMPLE))?;
     let mut rollout = RolloutSpec::default();
     section.set(&mut rollout.strategy, "strategy", |entry| {
-        choice::read(entry, STRATEGIES, &[])
+        choice::read(entry, STRATEGIES)
     });
     rollout.canary = section.read("canary", |entry| portion::read(entry, &CANARY));
     section.set(&mut rollout.observe, "observe", |entry| {

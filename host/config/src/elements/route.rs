@@ -83,7 +83,8 @@ pub(crate) fn identity(route: &RoutePattern) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use skep_core::route::RouteTable;
+    use skep_core::PoolName;
+    use skep_core::route::{HostTable, RouteTable};
 
     use super::*;
 
@@ -108,6 +109,14 @@ mod tests {
         fn the_identity_is_that_of_the_route_table(a in route(), b in route()) {
             let same = identity(&a) == identity(&b);
             let table = RouteTable::build([(a, ()), (b, ())]);
+            prop_assert_eq!(same, table.is_err());
+        }
+
+        #[test]
+        fn the_identity_of_a_host_is_that_of_the_host_table(a in route(), b in route()) {
+            let same = identity(&a.whole_host()) == identity(&b.whole_host());
+            let pools = ["a", "b"].map(|name| PoolName::new(name).unwrap());
+            let table = HostTable::hosts([(&a, &pools[0]), (&b, &pools[1])]);
             prop_assert_eq!(same, table.is_err());
         }
     }

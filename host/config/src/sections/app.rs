@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skep_core::egress::OutboundGrant;
 use skep_core::route::RoutePattern;
 use skep_core::{
     AppLimits, AppName, AppSpec, HttpCheck, InstancePolicy, PoolName, RolloutSpec, TenantName,
@@ -12,11 +13,11 @@ use skep_core::{
 
 use crate::document::{Schema, Section, Spanned};
 use crate::elements::{
-    component, config, count, duration, env, flag, instance, name, require, rollout, route, size,
-    validate,
+    component, config, count, duration, env, flag, instance, name, outbound, rate, require,
+    rollout, route, size, validate,
 };
 use crate::environment::Environment;
-use crate::report::Report;
+use crate::report::{Report, Reported};
 use crate::sections::{Declared, named};
 
 pub(crate) static SCHEMA: Schema = Schema {
@@ -32,7 +33,11 @@ pub(crate) static SCHEMA: Schema = Schema {
         "memory",
         "concurrency",
         "queue",
+        "rate",
         "max_body",
+        "log_rate",
+        "outbound",
+        "outbound_connections",
         "instance",
         "env",
         "config",
@@ -41,11 +46,6 @@ pub(crate) static SCHEMA: Schema = Schema {
         "rollout",
     ],
     unavailable: &[
-        (
-            "rate",
-            "requests are limited by `concurrency` and `queue` only",
-        ),
-        ("outbound", "apps cannot make requests of their own"),
         ("keyvalue", "apps have no key-value store"),
         ("mounts", "apps see no files"),
     ],
@@ -58,20 +58,29 @@ const MEMORY: RangeInclusive<u64> = 64 << 10..=4 << 30;
 const CONCURRENCY: RangeInclusive<u32> = 1..=1_000_000;
 const QUEUE: RangeInclusive<u32> = 0..=1_000_000;
 const BODY: RangeInclusive<u64> = 0..=1 << 40;
+/// From a few lines to what would fill a disk within minutes.
+const LOG_RATE: RangeInclusive<u64> = 1 << 10..=1 << 30;
+const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
 
-/// An app that was read; its pool may not exist.
+/// An app that was read; its tenant and its pool may not exist.
 pub(crate) struct DeclaredApp {
     pub(crate) name: Spanned<AppName>,
     pub(crate) component: Option<Spanned<PathBuf>>,
     /// `None` if it was read and is no name.
+    pub(crate) tenant: Option<Spanned<TenantName>>,
+    /// The pool that it names, if it does.
+    pub(crate) written_pool: Option<Result<Spanned<PoolName>, Reported>>,
+    /// The pool that it is in, as soon as its tenant is known; `None` if that
+    /// cannot be said.
     pub(crate) pool: Option<Spanned<PoolName>>,
+    /// Its own grants; with its tenant's as soon as that is known.
+    pub(crate) outbound: Vec<OutboundGrant>,
     pub(crate) routes: Vec<Spanned<RoutePattern>>,
     rest: Rest,
 }
 
 /// What no other table has to do with.
 struct Rest {
-    tenant: TenantName,
     strip_prefix: bool,
     limits: AppLimits,
     instance: InstancePolicy,
@@ -87,7 +96,7 @@ impl DeclaredApp {
     pub(crate) fn into_spec(self) -> Option<(AppName, AppSpec)> {
         let spec = AppSpec {
             component: self.component?.value,
-            tenant: self.rest.tenant,
+            tenant: self.tenant?.value,
             pool: self.pool?.value,
             routes: self.routes.into_iter().map(|route| route.value).collect(),
             strip_prefix: self.rest.strip_prefix,
@@ -98,7 +107,7 @@ impl DeclaredApp {
             config: self.rest.config,
             validate: self.rest.validate,
             rollout: self.rest.rollout,
-            outbound: Vec::new(),
+            outbound: self.outbound,
         };
         Some((self.name.value, spec))
     }
@@ -142,15 +151,22 @@ pub(crate) fn read_all(
                 .report();
         }
         let component = component.and_then(|entry| component::read(&entry, dir, environment).ok());
-        let pool = section
+        let tenant = section
+            .get("tenant")
+            .map(|entry| name::read(&entry, TenantName::new));
+        let written_pool = section
             .get("pool")
             .map(|entry| name::read(&entry, PoolName::new));
+        let outbound = section
+            .get("outbound")
+            .map(|entry| outbound::read(&entry))
+            .unwrap_or_default();
         let routes = section.get("routes").map(|entry| route::read(&entry));
         let name = name?;
-        let pool = match pool {
+        let tenant = match tenant {
             Some(read) => read.ok(),
             None => Some(Spanned {
-                value: name::default_pool(),
+                value: name::default_tenant(),
                 span: name.span.clone(),
             }),
         };
@@ -163,7 +179,10 @@ pub(crate) fn read_all(
         Some(DeclaredApp {
             name,
             component,
-            pool,
+            tenant,
+            written_pool,
+            pool: None,
+            outbound,
             routes,
             rest,
         })
@@ -172,7 +191,6 @@ pub(crate) fn read_all(
 
 fn read_rest(section: &Section<'_>, dir: &Path, environment: &dyn Environment) -> Rest {
     let mut rest = Rest {
-        tenant: name::default_tenant(),
         strip_prefix: false,
         limits: read_limits(section),
         instance: InstancePolicy::default(),
@@ -182,9 +200,6 @@ fn read_rest(section: &Section<'_>, dir: &Path, environment: &dyn Environment) -
         validate: section.read("validate", validate::read),
         rollout: RolloutSpec::default(),
     };
-    section.set(&mut rest.tenant, "tenant", |entry| {
-        name::read(entry, TenantName::new).map(|name| name.value)
-    });
     section.set(&mut rest.strip_prefix, "strip_prefix", flag::read);
     section.set(&mut rest.instance, "instance", instance::read);
     section.set(&mut rest.config, "config", config::read);
@@ -218,5 +233,14 @@ fn read_limits(section: &Section<'_>) -> AppLimits {
     section.set(&mut limits.max_body, "max_body", |entry| {
         size::read(entry, &BODY)
     });
+    limits.rate = section.read("rate", rate::read_limit);
+    section.set(&mut limits.log_rate, "log_rate", |entry| {
+        size::read(entry, &LOG_RATE)
+    });
+    section.set(
+        &mut limits.outbound_connections,
+        "outbound_connections",
+        |entry| count::read(entry, &CONNECTIONS),
+    );
     limits
 }

@@ -1,4 +1,4 @@
-//! `[listener.NAME]`: an address, the pool that serves it, and the limits of
+//! `[listener.NAME]`: an address, the pools that serve it, and the limits of
 //! its connections.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -50,22 +50,41 @@ const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
 const REQUESTS: RangeInclusive<u64> = 0..=1_000_000_000;
 const AGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(30 * 24);
 
-/// A listener that was read; its pool may not exist.
+/// A listener that was read; its pools may not exist.
 pub(crate) struct DeclaredListener {
     pub(crate) name: ListenerName,
     /// `None` if it was read and is no address.
     pub(crate) address: Option<Spanned<ListenAddress>>,
-    /// `None` if it was read and is no name.
-    pub(crate) pool: Option<Spanned<PoolName>>,
+    pub(crate) pools: ListenerPools,
     pub(crate) limits: ConnectionLimits,
 }
 
+/// The pools that serve a listener.
+pub(crate) enum ListenerPools {
+    /// It does not say.
+    Unwritten,
+    /// It names these, and others that are no names if it is `faulty`.
+    Written {
+        pools: Vec<Spanned<PoolName>>,
+        faulty: Option<Reported>,
+    },
+}
+
 impl DeclaredListener {
-    /// `None` if a part of it has a problem.
-    pub(crate) fn into_spec(self) -> Option<(ListenerName, ListenerSpec)> {
+    /// `None` if a part of it has a problem. `unwritten` are the pools of a
+    /// listener that names none.
+    pub(crate) fn into_spec(self, unwritten: &[PoolName]) -> Option<(ListenerName, ListenerSpec)> {
+        let pools = match self.pools {
+            ListenerPools::Unwritten => unwritten.to_vec(),
+            ListenerPools::Written {
+                pools,
+                faulty: None,
+            } => pools.into_iter().map(|pool| pool.value).collect(),
+            ListenerPools::Written { .. } => return None,
+        };
         let spec = ListenerSpec {
             address: self.address?.value,
-            pools: vec![self.pool?.value],
+            pools,
             limits: self.limits,
         };
         Some((self.name, spec))
@@ -101,7 +120,9 @@ fn read(
     let address = section
         .get("address")
         .map(|entry| address::read(&entry, dir));
-    let pool = section.get("pool").map(|entry| read_pool(&entry));
+    let pools = section
+        .get("pool")
+        .map_or(ListenerPools::Unwritten, |entry| read_pools(&entry));
     let name = name?;
     let address = match address {
         Some(read) => read.ok(),
@@ -110,29 +131,47 @@ fn read(
             span: name.span.clone(),
         }),
     };
-    let pool = match pool {
-        Some(read) => read.ok(),
-        None => Some(Spanned {
-            value: name::default_pool(),
-            span: name.span.clone(),
-        }),
-    };
     Some(DeclaredListener {
         name: name.value,
         address,
-        pool,
+        pools,
         limits,
     })
 }
 
-fn read_pool(entry: &Entry<'_>) -> Result<Spanned<PoolName>, Reported> {
-    if entry.as_array().is_some() {
-        return Err(entry
-            .problem("a listener serves one pool in this version of skep")
-            .hint("name one pool, and give each other pool a listener of its own")
-            .report());
+/// Reads a name or a list of names.
+fn read_pools(entry: &Entry<'_>) -> ListenerPools {
+    let mut pools: Vec<Spanned<PoolName>> = Vec::new();
+    let mut faulty = None;
+    let elements = entry.as_array().unwrap_or_else(|| vec![entry.clone()]);
+    if elements.is_empty() {
+        faulty = Some(
+            entry
+                .problem("a listener serves at least one pool")
+                .hint("leave `pool` out for the default pool and those of dedicated tenants")
+                .report(),
+        );
     }
-    name::read(entry, PoolName::new)
+    for element in elements {
+        let pool = match name::read(&element, PoolName::new) {
+            Ok(pool) => pool,
+            Err(reported) => {
+                faulty = Some(reported);
+                continue;
+            }
+        };
+        match pools.iter().find(|other| other.value == pool.value) {
+            Some(first) => {
+                element
+                    .problem(format!("the pool `{}` is there twice", pool.value))
+                    .also(&first.span, "first here")
+                    .hint("remove one of them")
+                    .report();
+            }
+            None => pools.push(pool),
+        }
+    }
+    ListenerPools::Written { pools, faulty }
 }
 
 fn read_limits(section: &Section<'_>) -> ConnectionLimits {

@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod listener;
 pub(crate) mod pool;
 pub(crate) mod server;
+pub(crate) mod tenant;
 
 use skep_core::InvalidName;
 
@@ -14,14 +15,8 @@ use crate::report::Reported;
 /// The top level of the file.
 pub(crate) static FILE: Schema = Schema {
     title: "the file",
-    keys: &["server", "listener", "pool", "app"],
-    unavailable: &[
-        ("admin", "this version has no admin endpoints"),
-        (
-            "tenant",
-            "apps may name a tenant, but it has no limits of its own yet",
-        ),
-    ],
+    keys: &["server", "listener", "pool", "tenant", "app"],
+    unavailable: &[("admin", "this version has no admin endpoints")],
 };
 
 /// The table that a key would be at home in, for keys that stand elsewhere.
@@ -31,6 +26,7 @@ pub(crate) fn home_of(key: &str) -> Option<&'static str> {
         &pool::SCHEMA,
         &listener::SCHEMA,
         &server::SCHEMA,
+        &tenant::SCHEMA,
     ]
     .into_iter()
     .find(|schema| schema.keys.contains(&key))
@@ -111,6 +107,7 @@ fn report_nameless(entry: &Entry<'_>, kind: &str, schema: &Schema) -> Reported {
 fn header(kind: &str) -> String {
     match kind {
         "app" => "[app.hello]".to_owned(),
+        "tenant" => "[tenant.acme]".to_owned(),
         kind => format!("[{kind}.web]"),
     }
 }
@@ -121,7 +118,7 @@ mod tests {
 
     /// What is absent unless it is written: the reference shows these behind a
     /// `#`, because no value would say the same.
-    const WITHOUT_DEFAULT: &[&str] = &["alert", "validate"];
+    const WITHOUT_DEFAULT: &[&str] = &["alert", "rate", "user", "validate"];
 
     #[test]
     fn the_reference_shows_every_key_and_none_that_is_unavailable() {
@@ -131,6 +128,7 @@ mod tests {
             &pool::SCHEMA,
             &listener::SCHEMA,
             &server::SCHEMA,
+            &tenant::SCHEMA,
         ] {
             let header = format!("\n{}", schema.title.trim_end_matches("NAME]"));
             let (_, section) = reference.split_once(&header).unwrap();

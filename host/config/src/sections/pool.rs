@@ -6,7 +6,7 @@ use std::time::Duration;
 use skep_core::{Dispatch, PoolName, PoolSpec, SupervisionSettings};
 
 use crate::document::{Entry, Schema, Section, Spanned};
-use crate::elements::{choice, count, duration, size, workers};
+use crate::elements::{choice, count, duration, size, user, workers};
 use crate::report::Reported;
 use crate::sections::{Declared, named};
 
@@ -15,6 +15,7 @@ pub(crate) static SCHEMA: Schema = Schema {
     keys: &[
         "workers",
         "dispatch",
+        "user",
         "start_timeout",
         "min_uptime",
         "crash_window",
@@ -32,11 +33,14 @@ pub(crate) static SCHEMA: Schema = Schema {
         "memory",
         "memory_soft",
     ],
-    unavailable: &[("user", "workers run as the user that started skep")],
+    unavailable: &[],
 };
 
-const DISPATCH: &[(&str, Dispatch)] = &[("balanced", Dispatch::Balanced)];
-const DISPATCH_LATER: &[&str] = &["round-robin", "least-connections"];
+const DISPATCH: &[(&str, Dispatch)] = &[
+    ("balanced", Dispatch::Balanced),
+    ("round-robin", Dispatch::RoundRobin),
+    ("least-connections", Dispatch::LeastConnections),
+];
 
 const SHORT: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_hours(1);
@@ -98,8 +102,9 @@ fn read(
     };
     spec.workers = workers.unwrap_or(spec.workers);
     section.set(&mut spec.dispatch, "dispatch", |entry| {
-        choice::read(entry, DISPATCH, DISPATCH_LATER)
+        choice::read(entry, DISPATCH)
     });
+    spec.user = section.read("user", user::read);
     spec.supervision = read_supervision(section);
     let of = workers.ok().map(|workers| (workers, declared.as_ref()));
     read_replacement(section, of, &mut spec.supervision);

@@ -10,7 +10,7 @@ use crate::report::Reported;
 
 pub(crate) static SCHEMA: Schema = Schema {
     title: "[server]",
-    keys: &["state_dir", "log", "alert"],
+    keys: &["state_dir", "log", "alert", "sandbox"],
     unavailable: &[(
         "trusted_proxies",
         "forwarding headers are always set from the connection",
@@ -30,6 +30,12 @@ const LEVELS: &[(&str, LogLevel)] = &[
     ("warn", LogLevel::Warn),
     ("info", LogLevel::Info),
     ("debug", LogLevel::Debug),
+];
+
+const SANDBOXES: &[(&str, Sandbox)] = &[
+    ("require", Sandbox::Require),
+    ("best-effort", Sandbox::BestEffort),
+    ("off", Sandbox::Off),
 ];
 
 /// What holds without a `[server]`.
@@ -64,6 +70,9 @@ pub(crate) fn read(file: &Section<'_>, dir: &Path) -> ServerSpec {
     });
     section.set(&mut spec.log, "log", read_log);
     spec.alert = section.read("alert", alert::read);
+    section.set(&mut spec.sandbox, "sandbox", |entry| {
+        choice::read(entry, SANDBOXES)
+    });
     spec
 }
 
@@ -73,10 +82,8 @@ fn read_log(entry: &Entry<'_>) -> Result<LogSpec, Reported> {
         .ok_or_else(|| entry.wrong_type("a table", "{ format = \"text\", level = \"info\" }"))?;
     let mut log = default_log();
     section.set(&mut log.format, "format", |entry| {
-        choice::read(entry, FORMATS, &[])
+        choice::read(entry, FORMATS)
     });
-    section.set(&mut log.level, "level", |entry| {
-        choice::read(entry, LEVELS, &[])
-    });
+    section.set(&mut log.level, "level", |entry| choice::read(entry, LEVELS));
     Ok(log)
 }
