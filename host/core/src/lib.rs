@@ -11,6 +11,7 @@ pub mod converge;
 pub mod difference;
 pub mod egress;
 mod exit;
+pub mod fair;
 pub mod history;
 mod latency;
 mod limits;
@@ -22,6 +23,7 @@ mod rate;
 mod record;
 pub mod rollout;
 pub mod route;
+mod seats;
 mod spec;
 pub mod supervise;
 mod tally;
@@ -42,6 +44,7 @@ pub use outcome::{Outcome, Refusal, Reply};
 pub use plan::{Plan, PlannedApp, PlannedTenant};
 pub use rate::{Allowance, OverRate, Window};
 pub use record::{Record, timestamp};
+pub use seats::Seats;
 pub use spec::{
     AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, Isolation, ListenAddress, ListenerSpec,
     LogFormat, LogLevel, LogSpec, PoolSpec, Portion, RolloutSpec, Sandbox, ServerSpec, Strategy,
