@@ -9,8 +9,8 @@
 //! A worker is one thread, so this is about whose slice of it is next:
 //!
 //! ```text
-//!                    begin: alone, or not ahead of anybody who is busy,
-//!                           and its allowance of this turn is not spent
+//!                    begin: the turn is not over; and it is alone, or not ahead
+//!                           of anybody who is busy and within its allowance
 //!   something to do ──────────────────────────────────────────────────▶ runs ──▶ charge
 //!        │  otherwise                                                    ▲  │
 //!        ▼                                          next: least virtual  │  │ meets a tick
@@ -29,7 +29,8 @@
 //! - Nobody hoards: who comes back after a pause is set to where the others
 //!   are, less [`CREDIT`].
 //! - Within one turn of the event loop, in which no socket is looked at, a tenant
-//!   runs for [`ALLOWANCE`] at most before its next guests get in line.
+//!   that has rivals runs for [`ALLOWANCE`], and all together for [`TURN`], before
+//!   further guests get in line.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -40,6 +41,11 @@ use crate::moment::Moment;
 /// getting in line, where it has rivals. A turn is what others wait for at
 /// least, so it is short; ten requests of a plain handler fit into it.
 pub const ALLOWANCE: Duration = Duration::from_micros(250);
+
+/// CPU time that all guests together use in one turn of the event loop before
+/// the next ones get in line and the sockets are looked at: the slice of one that
+/// computes. Nobody can know before that look whether a tenant is alone.
+pub const TURN: Duration = Duration::from_millis(1);
 
 /// How long a guest in line is held back for a tenant that has had less and was
 /// just active. A client on the same machine comes back within 100 µs.
@@ -162,7 +168,10 @@ impl Fair {
     /// [in line](Self::queue).
     pub fn begin(&mut self, member: Member, now: Moment) -> bool {
         self.arrive(member.0, now);
-        if self.active.len() < 2 {
+        if self.spent >= TURN {
+            return false;
+        }
+        if !self.is_contended() {
             return true;
         }
         let turn = self.turn;
@@ -216,7 +225,8 @@ impl Fair {
     /// at before more does.
     #[must_use]
     pub fn is_turn_over(&self) -> bool {
-        self.spent >= ALLOWANCE
+        let allowance = if self.is_contended() { ALLOWANCE } else { TURN };
+        self.spent >= allowance
     }
 
     /// Whether anything has run in this turn.

@@ -13,6 +13,7 @@ use crate::meter::Clock;
 use crate::outbound::OutboundHttp;
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
+use crate::tenants::TenantShare;
 
 /// What a handler needs besides its artifact.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct HandlerSetup {
     pub cpu: Duration,
     /// Bytes of one instance's memories and tables.
     pub memory: u64,
+    /// Whose it is, and what that tenant has of this worker.
+    pub tenant: Arc<TenantShare>,
     /// How instances are used.
     pub instance: InstancePolicy,
     /// Where the guest's lines go.

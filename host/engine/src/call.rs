@@ -89,6 +89,7 @@ impl Run {
         // that its instance is free for whoever waits for it.
         self.work = None;
         self.alarm = None;
+        self.meter.end();
         Poll::Ready(Ended {
             outcome: verdict.outcome,
             detail: verdict.detail,
@@ -107,10 +108,10 @@ impl Future for Run {
             // Polled after its end, which no caller does; never ends twice.
             return Poll::Pending;
         };
-        if let Poll::Ready(verdict) = this.meter.turn(|| work.as_mut().poll(cx)) {
+        if let Poll::Ready(verdict) = this.meter.poll(cx, |cx| work.as_mut().poll(cx)) {
             return this.end(verdict);
         }
-        // The guest waits or has yielded. The deadline is watched from here,
+        // The guest waits, for its turn perhaps. The deadline is watched from here,
         // outside of its store, because a busy store polls nothing inside.
         let deadline = this.deadline;
         let over = this.cut.is_cut() || Instant::now() >= deadline || {

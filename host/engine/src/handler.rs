@@ -152,7 +152,7 @@ impl Handler {
             Kind::SharedP3(shared) => Box::pin(shared.run(request_id, job)),
         };
         let setup = &self.blueprint.setup;
-        let meter = Meter::new(self.blueprint.clock, setup.cpu);
+        let meter = Meter::of_request(&setup.tenant, self.blueprint.clock, setup.cpu);
         let mut run = Some(Run::new(work, meter, setup.timeout, &self.blueprint.cut));
         let mut witness = Some(witness);
         let after = match &self.kind {

@@ -19,6 +19,7 @@ mod guest;
 mod handler;
 mod instances;
 mod ledger;
+mod line;
 mod link;
 mod logging;
 mod meter;
@@ -32,6 +33,7 @@ mod runtime;
 mod settings;
 mod startup;
 mod stdio;
+mod tenants;
 mod world;
 
 pub use blueprint::HandlerSetup;
@@ -47,6 +49,7 @@ pub use runtime::{Capacity, EngineError, Runtime, pooling_available, tick};
 pub use settings::Flavor;
 pub use startup::{Phase, ValidateFault, Validation};
 pub use stdio::{GuestLog, Stream};
+pub use tenants::{TenantLimits, TenantShare, Tenants};
 
 /// The body of a request on its way into a guest.
 pub type RequestBody = wasmtime_wasi_http::WasiBody;

@@ -1,17 +1,25 @@
-//! CPU time of one call, and the yields that keep its neighbours quick.
+//! CPU time of one call, and its turns among the others.
 //!
-//! A guest that runs for a millisecond meets an epoch tick, yields to the
-//! event loop, and goes on after everything else that was ready. What it has
-//! used is the sum over its turns. A call that never yields is timed with the
-//! monotonic clock, which costs no system call; from the first yield on the
-//! thread's CPU clock is used, so that a machine that is busy with other
-//! processes does not eat the budget.
+//! A guest's every poll is a turn. It begins at once or after a wait in line, as
+//! its tenant's share says, and ends when the guest waits for something or meets
+//! an epoch tick; then it gets in line again. What it has used is the sum over its
+//! turns. A call that never meets a tick is timed with the monotonic clock, which
+//! costs no system call; from the first tick on, and while tenants compete, the
+//! thread's CPU clock is used, so that a machine that is busy with other processes
+//! does not eat the budget.
 
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use wasmtime::UpdateDeadline;
+
+use crate::line::Place;
+use crate::tenants::TenantShare;
 
 /// Clocks that this crate may not read by itself.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +37,15 @@ pub(crate) struct CpuExhausted(Duration);
 /// gets in a turn, so that one which a tick met by chance does not.
 const COMPUTES: Duration = Duration::from_millis(2);
 
+/// What a request costs its worker besides its guest's turns: reading, parsing,
+/// routing, writing (DESIGN §10). A tenant is charged for it, or one of many tiny
+/// requests would have twice its share.
+const OVERHEAD: Duration = Duration::from_micros(10);
+
 static COMPUTING: AtomicU32 = AtomicU32::new(0);
 
 /// Calls of this process that have computed for long and have not ended.
-/// While there are any, a turn of the event loop takes as many milliseconds.
+/// While there are any, a turn of the event loop takes a slice of one of them.
 #[must_use]
 pub fn computing() -> u32 {
     COMPUTING.load(Relaxed)
@@ -58,10 +71,14 @@ impl Drop for Computing {
 /// What one call has used, between its turns.
 #[derive(Debug)]
 pub(crate) struct Meter {
+    tenant: Arc<TenantShare>,
+    place: Place,
     clock: Clock,
     budget: Duration,
     used: Duration,
-    yielded: bool,
+    /// What its tenant is still to be charged besides.
+    overhead: Duration,
+    preempted: bool,
     computing: Option<Computing>,
 }
 
@@ -79,16 +96,17 @@ struct Turn {
     began: Reading,
     budget: Duration,
     used: Duration,
-    yielded: bool,
+    /// It has met a tick.
+    is_over: bool,
 }
 
 impl Turn {
-    fn used(&self) -> Duration {
-        let now = match self.began {
-            Reading::Wall(began) => began.elapsed(),
+    /// CPU time of this turn so far.
+    fn spent(&self, now: Instant) -> Duration {
+        match self.began {
+            Reading::Wall(began) => now.saturating_duration_since(began),
             Reading::Cpu(began) => (self.clock.thread_cpu)().saturating_sub(began),
-        };
-        self.used + now
+        }
     }
 }
 
@@ -97,14 +115,25 @@ thread_local! {
 }
 
 impl Meter {
-    pub(crate) fn new(clock: Clock, budget: Duration) -> Self {
+    /// For what is not a request of its own.
+    pub(crate) fn new(tenant: &Arc<TenantShare>, clock: Clock, budget: Duration) -> Self {
         Self {
+            tenant: Arc::clone(tenant),
+            place: Place::None,
             clock,
             budget,
             used: Duration::ZERO,
-            yielded: false,
+            overhead: Duration::ZERO,
+            preempted: false,
             computing: None,
         }
+    }
+
+    /// For a request.
+    pub(crate) fn of_request(tenant: &Arc<TenantShare>, clock: Clock, budget: Duration) -> Self {
+        let mut meter = Self::new(tenant, clock, budget);
+        meter.overhead = OVERHEAD;
+        meter
     }
 
     /// Starts to count from nothing.
@@ -118,45 +147,86 @@ impl Meter {
         self.used
     }
 
-    /// Runs one turn of the call.
-    pub(crate) fn turn<R>(&mut self, poll: impl FnOnce() -> R) -> R {
-        let began = if self.yielded {
+    /// Runs one turn of the call, if it is its turn. Otherwise the task is woken
+    /// when it is.
+    pub(crate) fn poll<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let now = Instant::now();
+        let Some(go) = self.tenant.may_go(&mut self.place, now, cx) else {
+            return Poll::Pending;
+        };
+        let began = if self.preempted || go.contended {
             Reading::Cpu((self.clock.thread_cpu)())
         } else {
-            Reading::Wall(Instant::now())
+            Reading::Wall(now)
         };
         let outer = TURN.replace(Some(Turn {
             clock: self.clock,
             began,
             budget: self.budget,
             used: self.used,
-            yielded: self.yielded,
+            is_over: false,
         }));
-        let result = poll();
+        let result = poll(cx);
         if let Some(turn) = TURN.replace(outer) {
-            self.used = turn.used();
-            self.yielded = turn.yielded;
+            let now = Instant::now();
+            let spent = turn.spent(now);
+            self.used += spent;
+            let overhead = std::mem::take(&mut self.overhead);
+            self.tenant.charge(now, spent, overhead);
             if self.used >= COMPUTES && self.computing.is_none() {
                 self.computing = Some(Computing::begin());
+            }
+            if turn.is_over {
+                self.preempted = true;
+                if result.is_pending() {
+                    self.tenant.preempted(&mut self.place, now, cx);
+                }
             }
         }
         result
     }
+
+    /// The call is over: it is in line no more.
+    pub(crate) fn end(&mut self) {
+        self.tenant.leave(&mut self.place);
+        self.computing = None;
+    }
 }
 
-/// What a guest does when it meets a tick: yield, or end.
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What a guest does when it meets a tick: end its turn, or end.
 pub(crate) fn on_tick() -> wasmtime::Result<UpdateDeadline> {
     if let Some(mut turn) = TURN.get() {
-        if turn.used() >= turn.budget {
+        if turn.used + turn.spent(Instant::now()) >= turn.budget {
             return Err(CpuExhausted(turn.budget).into());
         }
-        turn.yielded = true;
+        turn.is_over = true;
         TURN.set(Some(turn));
     }
-    // tokio's own yield wakes the task only after the I/O driver has been
-    // polled; waking it at once would starve the sockets.
-    Ok(UpdateDeadline::YieldCustom(
-        1,
-        Box::pin(tokio::task::yield_now()),
-    ))
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(NextTurn)))
+}
+
+/// Ends when the call has another turn. It wakes nobody: the meter does, which
+/// is in line for the whole call.
+struct NextTurn;
+
+impl Future for NextTurn {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if TURN.get().is_some_and(|turn| turn.is_over) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
 }

@@ -175,7 +175,7 @@ async fn drive(
             })
             .await?
     };
-    let meter = Meter::new(blueprint.clock, setup.cpu);
+    let meter = Meter::new(&setup.tenant, blueprint.clock, setup.cpu);
     let result = Metered {
         inner: pin!(life),
         meter,
@@ -308,6 +308,6 @@ impl<R, F: Future<Output = wasmtime::Result<R>>> Future for Metered<'_, F> {
             this.meter.renew();
         }
         let inner = this.inner.as_mut();
-        this.meter.turn(|| inner.poll(cx))
+        this.meter.poll(cx, |cx| inner.poll(cx))
     }
 }

@@ -126,7 +126,7 @@ impl Startup {
         let mut bounds = Bounds {
             // A validation may compute for as long as it may take: it runs once
             // and not for a client.
-            meter: Meter::new(blueprint.clock, limits.cpu.max(deadline)),
+            meter: Meter::new(&limits.tenant, blueprint.clock, limits.cpu.max(deadline)),
             until: tokio::time::Instant::now() + deadline,
         };
         let mut store = Guest::store(blueprint, REQUEST.into());
@@ -165,7 +165,7 @@ impl Bounds {
     /// What the guest's work comes to, or nothing if it takes too long.
     async fn within<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
-        let metered = std::future::poll_fn(|cx| self.meter.turn(|| work.as_mut().poll(cx)));
+        let metered = std::future::poll_fn(|cx| self.meter.poll(cx, |cx| work.as_mut().poll(cx)));
         tokio::time::timeout_at(self.until, metered).await.ok()
     }
 }

@@ -15,8 +15,8 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, Phase, Runtime, Stream, ValidateFault,
-    Validation, Witness, compile,
+    Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, Phase, Runtime, Stream, TenantLimits,
+    Tenants, ValidateFault, Validation, Witness, compile,
 };
 
 const MEMORY: u64 = 4 << 20;
@@ -127,6 +127,7 @@ impl Shape<'_> {
             timeout: Duration::from_secs(600),
             cpu: Duration::from_secs(600),
             memory: MEMORY,
+            tenant: Tenants::new(|_| {}).join("tests", TenantLimits::default()),
             instance: InstancePolicy::default(),
             log: Arc::new(Silence),
             outbound: None,

@@ -139,6 +139,28 @@ impl Drop for Ticker {
     }
 }
 
+/// Lets the ticks come every `period` from now on; those of the next ticker,
+/// too, unless it says otherwise. One system call while the timer is armed. A
+/// period of zero changes nothing.
+///
+/// Not a method: whoever paces guests does not hold the ticker, of which there
+/// is one.
+pub fn set_period(period: Duration) {
+    let nanos = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
+    if nanos == 0 || PERIOD.swap(nanos, SeqCst) == nanos {
+        return;
+    }
+    // While it is `DISARMING` the handler leaves the timer alone. If it is
+    // disarmed, or about to be, whoever arms it next reads the period.
+    if STATE
+        .compare_exchange(ARMED, DISARMING, SeqCst, SeqCst)
+        .is_ok()
+    {
+        set_timer(nanos);
+        STATE.store(ARMED, SeqCst);
+    }
+}
+
 /// Proof that a guest is counted as running.
 #[derive(Debug)]
 pub struct Inside<'a>(&'a Ticker);

@@ -33,6 +33,7 @@ mod shelf;
 mod socket;
 mod strict;
 mod target;
+mod tenants;
 mod ticker;
 mod validate;
 

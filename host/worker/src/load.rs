@@ -17,6 +17,7 @@ use crate::desk::Desk;
 use crate::link::Link;
 use crate::log::{AppLog, Log};
 use crate::news::News;
+use crate::tenants::Shares;
 use crate::ticker;
 use crate::validate::{Unproven, missing};
 
@@ -62,6 +63,7 @@ pub(crate) struct Loader {
     slot: SlotIndex,
     log: Log,
     news: mpsc::UnboundedSender<News>,
+    tenants: Shares,
 }
 
 /// Listens to the primary until everything is loaded, valid, and planned.
@@ -108,6 +110,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         slot,
         log: log.clone(),
         news: sender,
+        tenants: Shares::new(),
     };
     let desk = Arc::new(Desk::new(board, cell, ticker, log, drain_timeout));
     for (load, artifact) in loads {
@@ -211,6 +214,7 @@ impl Loader {
                 timeout: load.limits.timeout,
                 cpu: load.limits.cpu,
                 memory: load.limits.memory,
+                tenant: self.tenants.of(&load.tenant),
                 instance: load.instance,
                 log: Arc::clone(&app_log) as Arc<dyn GuestLog>,
                 outbound: None,

@@ -54,6 +54,7 @@ fn ticks_come_while_somebody_is_inside() {
         assert!(ticks() <= rested + 1, "{} after {rested}", ticks());
     }
 
+    the_period_changes_while_it_ticks(&ticker);
     rapid_entries_lose_no_ticks(&ticker);
     entries_that_race_with_resting_are_armed(&ticker);
 
@@ -62,6 +63,31 @@ fn ticks_come_while_somebody_is_inside() {
     let start = Instant::now();
     spin_until("5 ms later", || start.elapsed() > Duration::from_millis(5));
     assert!(ticks() <= end + 1);
+}
+
+fn the_period_changes_while_it_ticks(ticker: &Ticker) {
+    let ticks_per = |what: &str, time: Duration| {
+        let (before, start) = (ticks(), Instant::now());
+        spin_until(what, || start.elapsed() > time);
+        ticks() - before
+    };
+    let inside = ticker.inside();
+    // Signals that are still pending when the next one comes are one: a busy
+    // machine has fewer, never more.
+    let slow = ticks_per("50 ms of 10 ms each", {
+        set_period(Duration::from_millis(10));
+        Duration::from_millis(50)
+    });
+    assert!(slow <= 7, "{slow}");
+    set_period(Duration::ZERO);
+    set_period(Duration::from_micros(250));
+    let before = ticks();
+    spin_until("ticking faster", || ticks() >= before + 100);
+    drop(inside);
+    spin_until("resting", || !ticker.is_armed());
+    // Takes effect when it is armed again, and does not arm it.
+    set_period(Duration::from_millis(1));
+    assert!(!ticker.is_armed());
 }
 
 fn rapid_entries_lose_no_ticks(ticker: &Ticker) {

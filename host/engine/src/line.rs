@@ -1,0 +1,289 @@
+//! The line of guests that wait for their turn on this worker's one thread.
+//!
+//! Responsible for doing what [`Fair`] decides. A guest's poll asks here first
+//! ([`Line::may_go`]); one that may not, or that met a tick, gets in line with
+//! its waker. One task, which exists only while it has something to do, lets
+//! them go on, one after the other:
+//!
+//! ```text
+//! look at the sockets ──▶ what is ready runs ──▶ one in line runs ──▶ …another, if it was short
+//!        ▲                                                                  │ the allowance is used up
+//!        └──────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The looking is done by tokio: its `yield_now` wakes a task only after the
+//! I/O driver has been polled and everything else that was ready has run.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use skep_core::Moment;
+use skep_core::fair::{Fair, Member, Next};
+
+/// How long a guest runs before it yields, where its tenant has the worker to
+/// itself.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// The same while tenants share the worker and one of them computes: what the
+/// others wait for at most. Shorter ones would spend more than a hundredth of
+/// the CPU on ticks.
+const SHORT_SLICE: Duration = Duration::from_micros(250);
+
+/// Guests that wait, and whose turn it is.
+pub(crate) struct Line {
+    state: Mutex<State>,
+    /// Where moments are counted from.
+    origin: Instant,
+    /// Changes the period of the ticks.
+    pace: fn(Duration),
+}
+
+struct State {
+    fair: Fair,
+    waiting: BTreeMap<(Member, u64), Waker>,
+    next_place: u64,
+    /// Whether the task is there.
+    driven: bool,
+    slice: Duration,
+}
+
+/// A guest's place in line, if it has one. To be given up through
+/// [`Line::leave`] when the guest goes.
+#[derive(Debug, Default)]
+pub(crate) enum Place {
+    /// Not in line.
+    #[default]
+    None,
+    /// In line, or let go on and not there yet.
+    Number(u64),
+}
+
+/// A guest may run now.
+pub(crate) struct Go {
+    /// Whether other tenants want the worker, too.
+    pub(crate) contended: bool,
+}
+
+/// What the task does next.
+enum Step {
+    /// Nothing is left to do.
+    Rest,
+    /// The sockets come first.
+    Look,
+    /// This one goes on.
+    Wake(Waker),
+}
+
+impl Line {
+    pub(crate) fn new(pace: fn(Duration)) -> Self {
+        Self {
+            state: Mutex::new(State {
+                fair: Fair::default(),
+                waiting: BTreeMap::new(),
+                next_place: 0,
+                driven: false,
+                slice: SLICE,
+            }),
+            origin: Instant::now(),
+            pace,
+        }
+    }
+
+    pub(crate) fn join(&self, weight: NonZeroU32) -> Member {
+        self.state().fair.join(weight)
+    }
+
+    /// The tenant is gone, and so are its guests.
+    pub(crate) fn part(&self, member: Member) {
+        self.state().fair.leave(member);
+    }
+
+    /// Whether a guest of `member` may run, which else is in line afterwards.
+    pub(crate) fn may_go(
+        self: &Arc<Self>,
+        member: Member,
+        place: &mut Place,
+        now: Instant,
+        cx: &Context<'_>,
+    ) -> Option<Go> {
+        let moment = self.moment(now);
+        let mut state = self.state();
+        match *place {
+            Place::None if state.fair.begin(member, moment) => {}
+            Place::None => {
+                self.get_in_line(&mut state, member, place, moment, cx);
+                return None;
+            }
+            Place::Number(number) => {
+                if let Some(waker) = state.waiting.get_mut(&(member, number)) {
+                    waker.clone_from(cx.waker());
+                    return None;
+                }
+                *place = Place::None;
+            }
+        }
+        Some(Go {
+            contended: state.fair.is_contended(),
+        })
+    }
+
+    /// A guest of `member` met a tick: others may go first.
+    pub(crate) fn preempted(
+        self: &Arc<Self>,
+        member: Member,
+        place: &mut Place,
+        now: Instant,
+        cx: &Context<'_>,
+    ) {
+        let moment = self.moment(now);
+        self.get_in_line(&mut self.state(), member, place, moment, cx);
+    }
+
+    /// A guest of `member` has run for so long.
+    pub(crate) fn charge(self: &Arc<Self>, member: Member, now: Instant, spent: Duration) {
+        let moment = self.moment(now);
+        let mut state = self.state();
+        state.fair.charge(member, moment, spent);
+        if state.fair.is_contended() {
+            // Somebody must tell one turn of the loop from the next.
+            self.drive(&mut state);
+        }
+    }
+
+    /// The guest is gone.
+    pub(crate) fn leave(&self, member: Member, place: &mut Place) {
+        if let Place::Number(number) = std::mem::take(place) {
+            let mut state = self.state();
+            // Otherwise it was let go on and has left the line by that.
+            if state.waiting.remove(&(member, number)).is_some() {
+                state.fair.unqueue(member);
+            }
+        }
+    }
+
+    fn get_in_line(
+        self: &Arc<Self>,
+        state: &mut State,
+        member: Member,
+        place: &mut Place,
+        now: Moment,
+        cx: &Context<'_>,
+    ) {
+        let number = state.next_place;
+        state.next_place += 1;
+        state.waiting.insert((member, number), cx.waker().clone());
+        state.fair.queue(member, now);
+        *place = Place::Number(number);
+        self.drive(state);
+    }
+
+    /// Sees to it that the task is there.
+    fn drive(self: &Arc<Self>, state: &mut State) {
+        if !state.driven
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            state.driven = true;
+            runtime.spawn(drive(Driving(Arc::clone(self))));
+        }
+    }
+
+    /// The sockets have been looked at.
+    fn turn(&self) {
+        let now = self.moment(Instant::now());
+        let mut state = self.state();
+        state.fair.turn();
+        let slice = if state.fair.wants_short_slices(now) {
+            SHORT_SLICE
+        } else {
+            SLICE
+        };
+        if slice != state.slice {
+            state.slice = slice;
+            (self.pace)(slice);
+        }
+    }
+
+    fn step(&self) -> Step {
+        let now = self.moment(Instant::now());
+        let mut state = self.state();
+        match state.fair.next(now) {
+            Next::Nobody if state.fair.is_turn_used() => Step::Look,
+            Next::Nobody => {
+                state.driven = false;
+                Step::Rest
+            }
+            Next::HoldBack => Step::Look,
+            Next::Go(member) => {
+                let first = state.waiting.range((member, 0)..).next();
+                let first = first.map(|(key, _)| *key).filter(|key| key.0 == member);
+                match first.and_then(|key| state.waiting.remove(&key)) {
+                    Some(waker) => Step::Wake(waker),
+                    // Counted and not there, which cannot be.
+                    None => Step::Look,
+                }
+            }
+        }
+    }
+
+    /// Whether another one in line may go on before the sockets are looked at.
+    fn goes_on(&self) -> bool {
+        let state = self.state();
+        // One that has not come to run yet will not by waiting here.
+        state.fair.is_turn_used() && !state.fair.is_turn_over()
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        Moment::after_origin(now.saturating_duration_since(self.origin))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole at every step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task's hold on its line.
+struct Driving(Arc<Line>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        // Also when its runtime ends before it does.
+        self.0.state().driven = false;
+    }
+}
+
+/// Lets guests go on until none is in line.
+async fn drive(driving: Driving) {
+    let line = &driving.0;
+    loop {
+        tokio::task::yield_now().await;
+        line.turn();
+        loop {
+            match line.step() {
+                Step::Rest => return,
+                Step::Look => break,
+                Step::Wake(waker) => waker.wake(),
+            }
+            behind_what_is_ready().await;
+            if !line.goes_on() {
+                break;
+            }
+        }
+    }
+}
+
+/// Lets everything run that is ready by now, without a look at the sockets.
+async fn behind_what_is_ready() {
+    let mut went = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut went, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,38 @@
+//! The tenants of this worker: one share for all handlers of one owner.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use skep_core::TenantName;
+use skep_engine::{TenantLimits, TenantShare, Tenants};
+
+use crate::ticker;
+
+/// The shares of those tenants that have handlers here. A share lives as long
+/// as one of its handlers.
+pub(crate) struct Shares {
+    tenants: Tenants,
+    known: Mutex<BTreeMap<TenantName, Weak<TenantShare>>>,
+}
+
+impl Shares {
+    pub(crate) fn new() -> Self {
+        Self {
+            tenants: Tenants::new(ticker::pace),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The share of this tenant.
+    pub(crate) fn of(&self, tenant: &TenantName) -> Arc<TenantShare> {
+        // Whole at every step.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = known.get(tenant).and_then(Weak::upgrade) {
+            return share;
+        }
+        known.retain(|_, share| share.strong_count() > 0);
+        let share = self.tenants.join(tenant.as_str(), TenantLimits::default());
+        known.insert(tenant.clone(), Arc::downgrade(&share));
+        share
+    }
+}
