@@ -56,6 +56,27 @@ pub fn binary() -> &'static Path {
     })
 }
 
+/// A build of skep whose workers attack what is around them, up to date.
+///
+/// # Panics
+///
+/// If it does not build.
+pub fn attacker() -> &'static Path {
+    static ATTACKER: OnceLock<PathBuf> = OnceLock::new();
+    ATTACKER.get_or_init(|| {
+        let dir = profile_dir();
+        let mut cargo = cargo(root());
+        cargo.args(["build", "--quiet", "--bin", "skep-attacker"]);
+        cargo.args(["--features", "skep/attacker"]);
+        if dir.file_name().is_some_and(|name| name == "release") {
+            cargo.arg("--release");
+        }
+        cargo.arg("--target-dir").arg(target_dir());
+        run(&mut cargo, "the attacking build of skep does not build");
+        dir.join("skep-attacker")
+    })
+}
+
 /// The component of a Rust guest, named as its package is.
 ///
 /// # Panics

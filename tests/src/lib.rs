@@ -39,7 +39,7 @@ pub mod variant;
 pub mod wait;
 mod warm;
 
-pub use build::{binary, foreign_guest, guest};
+pub use build::{attacker, binary, foreign_guest, guest};
 pub use http::{Client, Failed, Response};
 pub use skep::{Skep, Stop};
 pub use traffic::Traffic;

@@ -1,10 +1,12 @@
 //! What skep to start.
 
 use std::ffi::OsString;
-use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::{fs, io};
 
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -21,6 +23,8 @@ pub struct Options {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     warm: bool,
+    binary: Option<PathBuf>,
+    user: Option<u32>,
 }
 
 impl Options {
@@ -33,6 +37,8 @@ impl Options {
             args: ["serve", "-c", "skep.toml"].map(OsString::from).into(),
             env: Vec::new(),
             warm: true,
+            binary: None,
+            user: None,
         }
     }
 
@@ -72,6 +78,21 @@ impl Options {
         self
     }
 
+    /// Another build of skep.
+    #[must_use]
+    pub fn binary(mut self, binary: &Path) -> Self {
+        self.binary = Some(binary.to_owned());
+        self
+    }
+
+    /// As this user and group, which only root can do. Gets copies of all that
+    /// it needs: nothing of the repository need be open to others.
+    #[must_use]
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// In the directory of an earlier one.
     #[must_use]
     pub fn in_dir(mut self, dir: &Arc<TempDir>) -> Self {
@@ -100,11 +121,22 @@ impl Options {
     pub fn spawn(self) -> Skep {
         turn::shared();
         let dir = self.dir.unwrap_or_else(directory);
-        if let Some(config) = &self.config {
+        let mut binary = self.binary.unwrap_or_else(|| binary().to_owned());
+        let mut config = self.config;
+        if self.user.is_some() {
+            binary = copied(&binary, dir.path());
+            config = config.map(|text| {
+                components(&text).into_iter().fold(text, |text, component| {
+                    let copy = copied(&component, dir.path());
+                    text.replace(&*component.to_string_lossy(), &copy.to_string_lossy())
+                })
+            });
+        }
+        if let Some(config) = &config {
             fs::write(dir.path().join("skep.toml"), config).expect("the directory is ours");
         }
         if self.warm {
-            let named = self.config.iter().cloned().chain(
+            let named = config.iter().cloned().chain(
                 self.args
                     .iter()
                     .map(|arg| arg.to_string_lossy().into_owned()),
@@ -113,7 +145,11 @@ impl Options {
                 warm::give(&component, &dir.path().join(".skep/artifacts"));
             }
         }
-        let mut command = Command::new(binary());
+        let mut command = Command::new(binary);
+        if let Some(user) = self.user {
+            give(dir.path(), user).expect("root may give files away");
+            command.uid(user).gid(user);
+        }
         command
             .args(&self.args)
             .current_dir(dir.path())
@@ -140,6 +176,27 @@ impl Options {
 pub fn directory() -> Arc<TempDir> {
     let dir = tempfile::Builder::new().prefix("skep-test-").tempdir();
     Arc::new(dir.expect("there is room for a directory"))
+}
+
+/// A copy of a file in a directory.
+fn copied(file: &Path, dir: &Path) -> PathBuf {
+    let copy = dir.join(file.file_name().expect("it is a file"));
+    fs::copy(file, &copy).expect("there is room for a copy");
+    copy
+}
+
+/// Gives a directory away with all that is in it.
+fn give(dir: &Path, user: u32) -> io::Result<()> {
+    chown(dir, Some(user), Some(user))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give(&entry.path(), user)?;
+        } else {
+            chown(entry.path(), Some(user), Some(user))?;
+        }
+    }
+    Ok(())
 }
 
 /// The components that a configuration or an argument names.

@@ -1,6 +1,7 @@
 //! Processes as `/proc` shows them, and signals.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -99,6 +100,13 @@ pub fn pss(pid: u32) -> Option<u64> {
 #[must_use]
 pub fn fds(pid: u32) -> usize {
     fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).map_or(0, Iterator::count)
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    // The owner of its own directory in `/proc`.
+    fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
 }
 
 /// Sends a signal, named as in `KILL`, `TERM`, `STOP`. A process that is gone

@@ -14,6 +14,7 @@ mod cli;
 mod deploys;
 mod foreign;
 mod hostile;
+mod jail;
 mod limits;
 mod operations;
 mod serving;

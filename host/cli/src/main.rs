@@ -1,54 +1,8 @@
-//! The `skep` binary: reads the command line, calls the crate that does the
-//! work, prints, and exits with a code of SPEC §1. It decides nothing about
-//! serving, and no other crate prints.
-//!
-//! The same executable is also the worker and the builder: hidden roles that
-//! the primary starts, and that never get as far as the command line.
+//! The `skep` binary.
 #![forbid(unsafe_code)]
-
-mod alike;
-mod args;
-mod commands;
-mod control;
-mod doctor;
-mod exit;
-mod print;
-mod project;
-mod roles;
-mod table;
 
 use std::process::ExitCode;
 
-use exit::Exit;
-use print::Printer;
-
-/// Workers allocate for every request, and mimalloc is what makes that cheap;
-/// the primary and the CLI get it with them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
-    // Before anything else: a role's first instructions are its confinement's.
-    if let Some(code) = roles::enter() {
-        return code;
-    }
-    std::panic::set_hook(Box::new(print::panicked));
-    std::panic::catch_unwind(command)
-        .unwrap_or(Exit::Bug)
-        .into()
-}
-
-fn command() -> Exit {
-    let args = match args::parse(std::env::args_os()) {
-        Ok(args) => args,
-        Err(stop) => return stop.print(),
-    };
-    let printer = Printer::new(args.color);
-    match commands::run(args, printer) {
-        Ok(()) => Exit::Done,
-        Err(failure) => {
-            printer.failure(&failure);
-            failure.exit()
-        }
-    }
+    skep_cli::main()
 }

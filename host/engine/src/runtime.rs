@@ -89,6 +89,18 @@ impl Runtime {
         self.capacity
     }
 
+    /// Makes the engines now. A process that is about to be confined cannot
+    /// later: the engines open its page map, by which instances are reset.
+    ///
+    /// # Errors
+    ///
+    /// There is no address space for their instances.
+    pub fn make_engines(&self) -> Result<(), EngineError> {
+        self.engine(Flavor::P2)?;
+        self.engine(Flavor::P3)?;
+        Ok(())
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.clock
     }

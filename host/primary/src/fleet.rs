@@ -210,7 +210,8 @@ impl Fleet {
         let names: Vec<_> = fleet.spec.pools.keys().cloned().collect();
         for name in names {
             let plan = fleet.compose(&name);
-            let pool = Pool::new(fleet.spec.pools[&name].clone(), plan)?;
+            let folder = fleet.workshop.folder()?;
+            let pool = Pool::new(fleet.spec.pools[&name].clone(), plan, folder)?;
             fleet.pools.insert(name, pool);
         }
         Ok(fleet)

@@ -33,6 +33,8 @@ pub(crate) struct Pool {
     pub(crate) convergence: Convergence,
     board: Board,
     board_fd: Arc<OwnedFd>,
+    /// Where its workers may open artifacts.
+    folder: Arc<OwnedFd>,
     /// The writer of each cell.
     writers: Vec<Option<WorkerId>>,
     gone: Counts,
@@ -91,7 +93,7 @@ impl Pool {
     /// # Errors
     ///
     /// No memory or descriptors left for the scoreboard.
-    pub(crate) fn new(spec: PoolSpec, plan: Plan) -> io::Result<Self> {
+    pub(crate) fn new(spec: PoolSpec, plan: Plan, folder: Arc<OwnedFd>) -> io::Result<Self> {
         let board = Board::create(CELLS)?;
         let board_fd = Arc::new(board.as_fd().try_clone_to_owned()?);
         Ok(Self {
@@ -100,6 +102,7 @@ impl Pool {
             plan: Box::new(plan),
             board,
             board_fd,
+            folder,
             writers: vec![None; usize::from(CELLS)],
             gone: Counts::default(),
             last_gone: None,
@@ -185,7 +188,9 @@ impl Pool {
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
         let sockets = listeners.iter().map(|(_, socket)| Arc::clone(socket));
-        let fds = std::iter::once(Arc::clone(&self.board_fd))
+        let fds = [&self.board_fd, &self.folder]
+            .into_iter()
+            .map(Arc::clone)
             .chain(sockets)
             .collect();
         let mut words = vec![(begin, fds)];

@@ -23,8 +23,9 @@ use crate::{Flavor, Message};
 #[serde(rename_all = "kebab-case")]
 pub enum ToWorker {
     /// The first message: who the worker is and what will follow. Carries the
-    /// pool's scoreboard and then one listening socket per entry of
-    /// `listeners`, in that order. A canary worker has no listeners.
+    /// pool's scoreboard, the folder of the pool's artifacts, and then one
+    /// listening socket per entry of `listeners`, in that order. A canary
+    /// worker has no listeners.
     Begin {
         /// The worker's unique number.
         worker: WorkerId,
@@ -220,7 +221,7 @@ impl Message for ToWorker {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Begin { listeners, .. } => 1 + listeners.len(),
+            Self::Begin { listeners, .. } => 2 + listeners.len(),
             Self::Load(_) | Self::Meet(_) => 1,
             Self::Listen { listeners } => listeners.len(),
             Self::Serve(_) | Self::Unlisten { .. } | Self::Drain | Self::Stop => 0,

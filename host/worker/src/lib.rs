@@ -15,11 +15,14 @@ mod accept;
 mod account;
 mod admission;
 mod app;
+#[cfg(feature = "attacker")]
+mod attack;
 mod connection;
 mod counts;
 mod desk;
 mod farewell;
 mod inbound;
+mod jail;
 mod link;
 mod listeners;
 mod load;
@@ -111,6 +114,10 @@ async fn beat(desk: Arc<Desk>) {
             }
             shelf.instances()
         };
+        #[cfg(feature = "attacker")]
+        if beats == 1 {
+            attack::make(&desk.log);
+        }
         beats = if beats == TURN { 1 } else { beats + 1 };
         desk.cell()
             .set_instances(u32::try_from(idle).unwrap_or(u32::MAX));

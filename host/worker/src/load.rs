@@ -8,12 +8,14 @@ use anyhow::{Context as _, bail};
 use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime};
 use skep_sys::Board;
-use skep_wire::{ListenerRole, LoadApp, ToWorker};
+use skep_sys::confine::Confined;
+use skep_wire::{FromWorker, ListenerRole, LoadApp, ToWorker};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Share};
 use crate::app::{App, Setting};
 use crate::desk::Desk;
+use crate::jail;
 use crate::link::Link;
 use crate::log::{AppLog, Log};
 use crate::news::News;
@@ -58,6 +60,8 @@ pub(crate) struct Fit {
 /// What this worker is, for the handlers that it loads.
 pub(crate) struct Loader {
     runtime: &'static Runtime,
+    /// The proof without which nothing is loaded.
+    _confined: Confined,
     worker: WorkerId,
     pool: PoolName,
     slot: SlotIndex,
@@ -78,6 +82,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         cell,
         workers,
         log,
+        sandbox,
         drain_timeout,
         listeners,
         loads,
@@ -92,19 +97,23 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     if board.cell(cell).is_none() {
         return Err(anyhow::anyhow!("the scoreboard has no cell {cell}").into());
     }
+    let folder = fds.next().context("no folder of artifacts came")?;
     let listeners = listeners.into_iter().zip(fds).collect();
     let (loads, plan) = receive(link, loads).await?;
 
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
     let (sender, news) = mpsc::unbounded_channel();
+    let clock = Clock {
+        thread_cpu: skep_sys::clock::thread_cpu,
+    };
+    let runtime = Runtime::start(capacity(&loads), clock);
+    let confined = jail::enter(runtime, &folder, sandbox)?;
+    let missing = jail::lacks(&confined);
+    link.tell(&FromWorker::Confined { missing }).await?;
     let loader = Loader {
-        runtime: Runtime::start(
-            capacity(&loads),
-            Clock {
-                thread_cpu: skep_sys::clock::thread_cpu,
-            },
-        ),
+        runtime,
+        _confined: confined,
         worker,
         pool,
         slot,
@@ -188,6 +197,8 @@ impl Loader {
         if let Some(problem) = missing(&load.require, &load.env) {
             return Err(problem);
         }
+        #[cfg(feature = "attacker")]
+        crate::attack::order(&load.config);
         let app_log = Arc::new(AppLog::new(
             self.log.clone(),
             load.app.clone(),

@@ -4,7 +4,7 @@
 //! stderr may be a terminal that somebody has stopped: a worker that waits for
 //! it serves nothing. What does not fit is dropped and counted.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skep_core::{AppName, LogLevel, LogSpec, Record, Revision, WorkerId};
 use skep_engine::{GuestLog, Stream};
+use skep_sys::confine::{Companion, companion};
 
 /// Records that may wait for stderr. A burst of a second's worth at the rate
 /// that one app is allowed.
@@ -28,27 +29,22 @@ pub(crate) struct Log {
     pid: u32,
 }
 
-static WRITER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+static WRITER: OnceLock<SyncSender<String>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// The writer, started by the first record: most workers never write one.
-fn writer() -> Option<&'static SyncSender<String>> {
-    WRITER
-        .get_or_init(|| {
-            let (sender, receiver) = sync_channel::<String>(QUEUE);
-            std::thread::Builder::new()
-                .name("log".into())
-                .spawn(move || {
-                    for line in receiver {
-                        let mut stderr = std::io::stderr().lock();
-                        // Nobody can be told that stderr is gone.
-                        let _ = stderr.write_all(line.as_bytes());
-                    }
-                })
-                .ok()
-                .map(|_| sender)
-        })
-        .as_ref()
+/// Starts the writer, which writes once it is confined with the rest of the
+/// process: a confined process starts no threads.
+pub(crate) fn start_writer() -> io::Result<Companion> {
+    let (sender, receiver) = sync_channel::<String>(QUEUE);
+    let writer = companion("log", move || {
+        for line in receiver {
+            let mut stderr = io::stderr().lock();
+            // Nobody can be told that stderr is gone.
+            let _ = stderr.write_all(line.as_bytes());
+        }
+    })?;
+    WRITER.get_or_init(|| sender);
+    Ok(writer)
 }
 
 impl Log {
@@ -78,7 +74,9 @@ impl Log {
 
     /// Hands a record over. Never waits.
     pub(crate) fn write(&self, record: Record) {
-        let queued = writer().is_some_and(|writer| writer.try_send(record.finish()).is_ok());
+        let queued = WRITER
+            .get()
+            .is_some_and(|writer| writer.try_send(record.finish()).is_ok());
         if !queued {
             DROPPED.fetch_add(1, Relaxed);
         }

@@ -219,7 +219,11 @@ impl Fleet {
                 pool.spec = next.spec.pools[name].clone();
                 continue;
             }
-            match Pool::new(next.spec.pools[name].clone(), plan) {
+            let pool = self
+                .workshop
+                .folder()
+                .and_then(|folder| Pool::new(next.spec.pools[name].clone(), plan, folder));
+            match pool {
                 Ok(pool) => drop(self.pools.insert(name.clone(), pool)),
                 Err(error) => {
                     return self.reject_reload(format!("pool {name}: {error}"), FAILED);
