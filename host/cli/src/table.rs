@@ -108,6 +108,12 @@ pub(crate) fn milliseconds(ms: f64) -> String {
     }
 }
 
+/// Names in one cell.
+pub(crate) fn joined(names: &[impl ToString]) -> String {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
 /// `1 app`, `2 apps`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
