@@ -272,7 +272,7 @@ pub(super) mod tests {
             listeners: vec![ListenerStatus {
                 name: ListenerName::new("web").unwrap(),
                 address: "http://127.0.0.1:8080".into(),
-                pool: pool.clone(),
+                pools: vec![pool.clone()],
             }],
             pools: vec![PoolStatus {
                 name: pool.clone(),
