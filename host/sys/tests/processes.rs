@@ -3,6 +3,7 @@
 //! The children are this very executable in another role, so there is no
 //! libtest harness: `main` looks at `argv[1]` as `skep` does.
 #![expect(
+    unsafe_code,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test without harness"
@@ -15,7 +16,10 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use skep_sys::confine::{BuilderLimits, Strictness, Support, confine_builder};
-use skep_sys::{Channel, Child, Ended, Signal, Spawn, process, spawn};
+use skep_sys::{Channel, Child, Ended, Identity, Signal, Spawn, process, spawn};
+
+#[path = "processes/jail.rs"]
+mod jail;
 
 /// No child needs as long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,7 +52,7 @@ fn main() {
 
 fn run(arguments: &[String]) {
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    for (name, test) in TESTS {
+    for (name, test) in TESTS.iter().chain(jail::TESTS) {
         if filter.is_none_or(|filter| name.contains(filter.as_str())) {
             println!("test {name}");
             test();
@@ -58,13 +62,21 @@ fn run(arguments: &[String]) {
 
 // The parent's side.
 
+fn note(text: &str) {
+    println!("  {text}");
+}
+
 fn start(role: &str) -> (Child, Channel) {
+    start_as(role, None)
+}
+
+fn start_as(role: &str, identity: Option<Identity>) -> (Child, Channel) {
     let (ours, theirs) = Channel::pair().unwrap();
     let child = spawn(Spawn {
         role: &format!("child:{role}"),
         title: "skep: test child",
         channel: theirs,
-        identity: None,
+        identity,
     });
     (child.unwrap(), ours)
 }
@@ -257,6 +269,10 @@ fn child(role: &str) {
     let channel = Channel::inherited().unwrap();
     match role.split_once(':') {
         None => plain(role, &channel),
+        Some(("jail", attempt)) => {
+            let (role, attempt) = attempt.split_once(':').unwrap();
+            jail::play(role, attempt, &channel);
+        }
         Some((_, attempt)) => confined(attempt, &channel),
     }
 }
