@@ -24,8 +24,10 @@ mod sheet;
 mod spawn;
 mod watch;
 
+pub mod cgroup;
 pub mod clock;
 pub mod confine;
+pub mod folder;
 mod policy;
 pub mod process;
 pub mod ticker;

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use skep_sys::cgroup::{CgroupLimits, CgroupSupport, Cgroups, Version};
 use skep_sys::confine::{BuilderLimits, Strictness, Support, confine_builder};
 use skep_sys::{Channel, Child, Ended, Identity, Signal, Spawn, process, spawn};
 
@@ -36,6 +37,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a process with threads is not confined",
         threads_are_refused,
+    ),
+    (
+        "a group kills the process that takes too much memory",
+        groups_hold,
     ),
 ];
 
@@ -259,6 +264,59 @@ fn threads_are_refused() {
     );
 }
 
+fn groups_hold() {
+    if Cgroups::look() == Ok(Version::V2) {
+        // Groups of version 2 take this process with them.
+        return note("skipped: would move the test into another cgroup");
+    }
+    // Nobody else's tests have this label.
+    let label = format!("test-{}", std::process::id());
+    let groups = match Cgroups::find(&label) {
+        CgroupSupport::Available(groups) => groups,
+        CgroupSupport::Unavailable { reason } => return note(&format!("skipped: {reason}")),
+    };
+    let limits = CgroupLimits {
+        memory: Some(64 << 20),
+        pids: Some(1),
+    };
+    let group = groups.create("one", &limits).unwrap();
+    assert_eq!(
+        groups.create("one", &limits).unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
+    let neighbour = groups.create("two", &limits).unwrap();
+    let hog = |group: &skep_sys::cgroup::Cgroup, megabytes: u8| {
+        let (mut child, channel) = start("hog");
+        group.add(child.pid()).unwrap();
+        channel.send(&[megabytes], &[]).unwrap();
+        let text = listen(&channel);
+        (text, ending(&mut child))
+    };
+    assert_eq!(hog(&group, 8), ("a thread: false\n".into(), Ended::Code(0)));
+    assert_eq!(group.oom_kills().unwrap(), 0);
+    assert!(group.memory_peak().unwrap().unwrap() > 8 << 20);
+    assert_eq!(
+        hog(&group, 200),
+        ("a thread: false\n".into(), Ended::Signal(9))
+    );
+    assert_eq!(group.oom_kills().unwrap(), 1);
+    assert!(group.memory_current().unwrap() <= 64 << 20);
+    assert_eq!(neighbour.oom_kills().unwrap(), 0);
+    assert_eq!(
+        neighbour.add(u32::MAX >> 1).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+
+    // Dropped ones are gone, forgotten ones once somebody comes back.
+    drop(group);
+    groups.create("one", &limits).unwrap();
+    std::mem::forget(neighbour);
+    let error = groups.create("two", &limits).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    drop(Cgroups::find(&label));
+    groups.create("two", &limits).unwrap();
+}
+
 const fn libc_sigsys() -> i32 {
     nix::sys::signal::Signal::SIGSYS as i32
 }
@@ -286,6 +344,15 @@ fn plain(role: &str, channel: &Channel) {
         "describe" => say(channel, &description()),
         "exit" => std::process::exit(7),
         "wait" => wait_readable(channel.as_fd(), "the parent's end"),
+        "hog" => {
+            let mut megabytes = [0];
+            wait_readable(channel.as_fd(), "how much");
+            channel.recv(&mut megabytes, &mut Vec::new()).unwrap();
+            let thread = std::thread::Builder::new().spawn(|| ());
+            say(channel, &format!("a thread: {}\n", thread.is_ok()));
+            let block = vec![7_u8; usize::from(megabytes[0]) << 20];
+            assert_eq!(block.iter().filter(|byte| **byte == 7).count(), block.len());
+        }
         "threads" => {
             let (stop, stopped) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::spawn(move || stopped.recv());
