@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::pattern::RoutePattern;
-use super::table::RouteTable;
+use super::table::{RouteTable, without_port};
 use crate::name::PoolName;
 
 /// The host of some route, and the pool that serves it.
@@ -87,6 +87,21 @@ impl HostTable {
     }
 }
 
+/// Whether two hosts, as they were received, are one: case, a port and one
+/// trailing dot do not count, as in [`RouteTable::find`].
+#[must_use]
+pub fn same_host(one: &str, other: &str) -> bool {
+    plain(one).eq_ignore_ascii_case(plain(other))
+}
+
+fn plain(host: &str) -> &str {
+    let name = without_port(host);
+    if name.starts_with('[') {
+        return name;
+    }
+    name.strip_suffix('.').unwrap_or(name)
+}
+
 fn shown(host: &RoutePattern) -> &str {
     match host.as_str().trim_end_matches("/*") {
         "" => "all hosts",
@@ -127,6 +142,38 @@ mod tests {
         }
         let without = HostTable::new(&hosts[1..2]);
         assert!(without.pool_of(None).is_none() || without.pool_of(Some("nobody")).is_none());
+    }
+
+    #[test]
+    fn hosts_are_compared_as_routes_compare_them() {
+        for (one, other) in [
+            ("a.example", "A.Example.:80"),
+            ("a:", "a"),
+            ("[::1]:8080", "[::1]"),
+            ("", ""),
+        ] {
+            assert!(same_host(one, other), "{one} {other}");
+        }
+        for (one, other) in [("a", "b"), ("a", ""), ("a:x", "a"), ("[::1]", "[::2]")] {
+            assert!(!same_host(one, other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn only_whole_hosts_are_named() {
+        let routes = ["a.example/x", "*.example/*", "/*", "[::1]/*"];
+        let routes = routes.map(|route| (RoutePattern::new(route).unwrap(), ()));
+        let table = RouteTable::build(routes).unwrap();
+        for (host, expected) in [
+            ("A.example.:80", true),
+            ("[::1]:80", true),
+            ("b.example", false),
+            ("other", false),
+            ("", false),
+            ("[::2]", false),
+        ] {
+            assert_eq!(table.names(host), expected, "{host}");
+        }
     }
 
     #[test]

@@ -19,6 +19,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use hosts::{HostRoute, HostTable, SharedHost};
+pub use hosts::{HostRoute, HostTable, SharedHost, same_host};
 pub use pattern::{InvalidRoute, RoutePattern};
 pub use table::{DuplicateRoute, Matched, RouteTable};

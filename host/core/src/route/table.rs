@@ -50,6 +50,8 @@ struct NameEnds {
 
 #[derive(Clone, Debug)]
 struct Host {
+    /// Whether it is one name or address, and not a wildcard.
+    named: bool,
     paths: Radix<PathEnds>,
     /// The next less specific host that has routes.
     fallback: Option<usize>,
@@ -79,7 +81,7 @@ impl<T> RouteTable<T> {
             targets: Vec::new(),
             names: Radix::new(),
             addresses: BTreeMap::new(),
-            hosts: vec![Host::new()],
+            hosts: vec![Host::new(false)],
         };
         let mut names = BTreeMap::new();
         for (pattern, target) in routes {
@@ -126,6 +128,14 @@ impl<T> RouteTable<T> {
         None
     }
 
+    /// Whether a route names exactly this host, which is a request's, as
+    /// received.
+    #[must_use]
+    pub fn names(&self, host: &str) -> bool {
+        let found = self.most_specific(Some(host));
+        self.hosts[found].named
+    }
+
     fn most_specific(&self, host: Option<&str>) -> usize {
         let Some(host) = host else { return NO_HOST };
         if let Some(literal) = host.strip_prefix('[') {
@@ -136,10 +146,7 @@ impl<T> RouteTable<T> {
                 .and_then(|address: Ipv6Addr| self.addresses.get(&address).copied())
                 .unwrap_or(NO_HOST);
         }
-        let name = match host.rfind(':') {
-            Some(colon) if is_port(&host[colon..]) => &host[..colon],
-            _ => host,
-        };
+        let name = without_port(host);
         self.name(name.strip_suffix('.').unwrap_or(name), |ends| ends.exact)
     }
 
@@ -163,13 +170,14 @@ impl<T> RouteTable<T> {
     }
 
     fn host_of(&mut self, pattern: &HostPattern) -> usize {
+        let named = !matches!(pattern, HostPattern::Below(_));
         let place = match pattern {
             HostPattern::Any => return NO_HOST,
             HostPattern::Address(address) => {
                 let next = self.hosts.len();
                 let host = *self.addresses.entry(*address).or_insert(next);
                 if host == next {
-                    self.hosts.push(Host::new());
+                    self.hosts.push(Host::new(true));
                     self.hosts[host].fallback = Some(NO_HOST);
                 }
                 return host;
@@ -184,15 +192,16 @@ impl<T> RouteTable<T> {
             }
         };
         *place.get_or_insert_with(|| {
-            self.hosts.push(Host::new());
+            self.hosts.push(Host::new(named));
             self.hosts.len() - 1
         })
     }
 }
 
 impl Host {
-    fn new() -> Self {
+    fn new(named: bool) -> Self {
         Self {
+            named,
             paths: Radix::new(),
             fallback: None,
         }
@@ -236,6 +245,14 @@ impl Host {
 
 fn backwards(name: &str) -> impl Iterator<Item = u8> {
     name.bytes().rev().map(|byte| byte.to_ascii_lowercase())
+}
+
+/// A request's host without its port.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(colon) if is_port(&host[colon..]) => &host[..colon],
+        _ => host,
+    }
 }
 
 /// Whether this is a colon and digits; the standard allows none.
