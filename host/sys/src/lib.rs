@@ -15,6 +15,7 @@
 )]
 
 mod channel;
+mod connection;
 mod exclusive;
 mod holder;
 mod identity;
@@ -33,6 +34,7 @@ pub mod process;
 pub mod ticker;
 
 pub use channel::Channel;
+pub use connection::{peek, peer_of};
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
 pub use identity::Identity;
