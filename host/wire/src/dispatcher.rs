@@ -3,7 +3,8 @@
 //!
 //! A dispatcher belongs to one listener. It keeps its copy of a connection's
 //! socket until the worker has acknowledged it, so that a connection outlives a
-//! worker that dies before it took it.
+//! worker that dies before it took it. The same holds for a connection on its way
+//! back and a dispatcher that dies.
 
 use serde::{Deserialize, Serialize};
 use skep_core::route::HostRoute;
@@ -44,8 +45,9 @@ pub enum ToDispatcher {
         /// The pool.
         pool: PoolName,
     },
-    /// Which hosts belong to which pool from now on. With one pool no host
-    /// matters, and no head is looked at.
+    /// Which hosts belong to which pool from now on. If they all belong to one,
+    /// no host matters, and no head is looked at. Nothing is accepted before
+    /// this has come once: it is sent for a single pool, too.
     Hosts {
         /// The hosts that routes name.
         hosts: Vec<HostRoute>,
@@ -123,6 +125,17 @@ pub enum ToTaker {
     /// Serve these connections. Carries their sockets, in this order. Each is
     /// answered by [`FromTaker::Took`] or [`FromTaker::Declined`].
     Take(Vec<Taken>),
+    /// These came back. The worker closes its copies.
+    GotBack {
+        /// The worker's numbers.
+        ids: Vec<u64>,
+    },
+    /// Hosts have changed. No connection that was handed out before is known any
+    /// more to be for the host that it was handed out for.
+    Hosts {
+        /// Whether connections are handed out by their host.
+        matter: bool,
+    },
 }
 
 /// One connection that is handed out.
@@ -130,13 +143,17 @@ pub enum ToTaker {
 pub struct Taken {
     /// Its number at the dispatcher.
     pub id: u64,
-    /// The host that it was handed out for, as it was received; `None` where
-    /// hosts do not matter and the worker need not look at them.
+    /// The host that it was handed out for, as it was received, empty for a
+    /// request without one; `None` where hosts do not matter and the worker need
+    /// not look at them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// One request only: the connection is given back after the response,
-    /// because it has carried requests for hosts of several pools.
+    /// because its client sends requests for hosts of several pools.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once: bool,
     /// What was read of it already and is to be read again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<u8>,
 }
 
@@ -155,8 +172,11 @@ pub enum FromTaker {
         /// Their numbers.
         ids: Vec<u64>,
     },
-    /// A connection between two requests. Carries its socket.
+    /// A connection between two requests. Carries its socket, of which the
+    /// worker keeps a copy until [`ToTaker::GotBack`].
     GaveBack {
+        /// Its number at the worker.
+        id: u64,
         /// What was read of the next request, without having been looked at
         /// further than its host.
         read: Vec<u8>,
@@ -208,12 +228,15 @@ impl Message for ToTaker {
     fn name(&self) -> &'static str {
         match self {
             Self::Take(_) => "take",
+            Self::GotBack { .. } => "got-back",
+            Self::Hosts { .. } => "hosts",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
             Self::Take(taken) => taken.len(),
+            Self::GotBack { .. } | Self::Hosts { .. } => 0,
         }
     }
 }
