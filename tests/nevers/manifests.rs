@@ -15,6 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("config", &["core"]),
     ("engine", &["core"]),
     ("worker", &["core", "wire", "sys", "engine"]),
+    ("dispatcher", &["core", "wire", "sys"]),
     ("connector", &["core", "wire", "sys"]),
     ("primary", &["core", "config", "wire", "sys"]),
     (
@@ -26,6 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
             "config",
             "engine",
             "worker",
+            "dispatcher",
             "connector",
             "primary",
         ],

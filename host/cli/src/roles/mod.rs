@@ -1,10 +1,11 @@
 //! What this executable is when the primary starts it: a worker, a
-//! builder, an alerter or a connector. The role is the first argument; the
-//! channel to the primary is fd 3.
+//! builder, a dispatcher, an alerter or a connector. The role is the first
+//! argument; the channel to the primary is fd 3.
 
 mod alerter;
 mod builder;
 mod connector;
+mod dispatcher;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ pub(crate) fn enter() -> Option<ExitCode> {
     match role.to_str()? {
         "worker" => Some(skep_worker::run()),
         "builder" => Some(builder::run()),
+        "dispatcher" => Some(dispatcher::run()),
         "alerter" => Some(alerter::run()),
         "connector" => Some(connector::run()),
         _ => None,

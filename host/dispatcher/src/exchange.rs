@@ -1,0 +1,444 @@
+//! The state of a dispatcher: pools, hosts, workers, and the connections that
+//! wait.
+//!
+//! ```text
+//! accepted ──▶ hearing ── host ──▶ given ── took ──▶ closed here
+//!                │  ▲     known      │ ▲
+//!      late, bad,│  │     no worker  │ │ a worker is ready
+//!      evicted   ▼  │       ready    ▼ │
+//!             closed│              queued ── late ──▶ closed
+//!                   └── given back by a worker ◀── declined, or died: given again
+//! ```
+//! Nothing here waits; the tasks around it do ([`crate::tasks`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use skep_core::route::{HostRoute, HostTable};
+use skep_core::{ConnectionLimits, Dispatch, PoolName, WorkerId};
+use skep_sys::{Board, Peer};
+use skep_wire::DispatchCounts;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::choose::{Mixers, choose};
+use crate::peek::{self, Heard};
+use crate::taker::{Connection, MAX_UNACKNOWLEDGED, Taker};
+
+/// How long a connection waits for a worker of its pool. As long as a slow
+/// start with a few attempts takes.
+pub(crate) const WORKER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Most connections that wait for their head. Each costs a descriptor and some
+/// hundred bytes.
+const MAX_HEARING: usize = 16 << 10;
+
+/// Most connections that wait for a worker of one pool, so that a pool without
+/// one does not use up what belongs to the others.
+const MAX_QUEUED: usize = 2048;
+
+/// All that a dispatcher knows.
+pub(crate) struct Exchange {
+    pub(crate) limits: ConnectionLimits,
+    pools: BTreeMap<PoolName, Pool>,
+    hosts: Option<Hosts>,
+    takers: BTreeMap<WorkerId, Taker>,
+    /// Connections that wait for their head, in the order in which they began.
+    hearing: BTreeMap<u64, AbortHandle>,
+    max_hearing: usize,
+    mixers: Mixers,
+    pub(crate) counts: DispatchCounts,
+    next: u64,
+    /// What is peeked at, one connection at a time.
+    buffer: Vec<u8>,
+    /// Something waits for a worker.
+    queued: Rc<Notify>,
+}
+
+/// A pool that the listener serves.
+struct Pool {
+    dispatch: Dispatch,
+    board: Board,
+    workers: Vec<WorkerId>,
+    /// Where the search for a worker begins.
+    turn: usize,
+    queue: VecDeque<Connection>,
+}
+
+struct Hosts {
+    table: HostTable,
+    otherwise: PoolName,
+    /// Whether there is more than one pool to choose from.
+    matter: bool,
+}
+
+/// What a look at a connection's first bytes came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// More must come.
+    More,
+    /// It is for this host.
+    Host(String),
+    /// It is to be answered so, and closed.
+    Refuse(Refusal),
+    /// It is to be closed.
+    Close,
+}
+
+/// What is said to a client whose first head is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Bad,
+    TooLarge,
+}
+
+impl Exchange {
+    /// `descriptors` is how many this process may have.
+    pub(crate) fn new(limits: ConnectionLimits, descriptors: u64) -> Self {
+        // Half for those that wait, half for those that are on their way.
+        let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+        let mut exchange = Self {
+            limits: ConnectionLimits::default(),
+            pools: BTreeMap::new(),
+            hosts: None,
+            takers: BTreeMap::new(),
+            hearing: BTreeMap::new(),
+            max_hearing: MAX_HEARING.min(half),
+            mixers: Mixers::default(),
+            counts: DispatchCounts::default(),
+            next: 0,
+            buffer: Vec::new(),
+            queued: Rc::new(Notify::new()),
+        };
+        exchange.limit(limits);
+        exchange
+    }
+
+    pub(crate) fn limit(&mut self, limits: ConnectionLimits) {
+        // What workers read of a head is never more than they let through.
+        self.buffer = vec![0; peek::most(&limits) * 2];
+        self.limits = limits;
+    }
+
+    pub(crate) fn pool(&mut self, name: PoolName, dispatch: Dispatch, board: Board) {
+        match self.pools.get_mut(&name) {
+            Some(pool) => (pool.dispatch, pool.board) = (dispatch, board),
+            None => {
+                let pool = Pool {
+                    dispatch,
+                    board,
+                    workers: Vec::new(),
+                    turn: 0,
+                    queue: VecDeque::new(),
+                };
+                self.pools.insert(name, pool);
+            }
+        }
+    }
+
+    /// What waits for the pool goes where its hosts go now.
+    pub(crate) fn pool_gone(&mut self, name: &PoolName) {
+        let Some(pool) = self.pools.remove(name) else {
+            return;
+        };
+        for connection in pool.queue {
+            match self.pool_of(connection.host.as_deref()) {
+                Some(pool) => self.give(connection, &pool, None),
+                None => self.counts.unserved += 1,
+            }
+        }
+    }
+
+    pub(crate) fn hosts(&mut self, routes: &[HostRoute], otherwise: PoolName) {
+        let matter = routes.iter().any(|route| route.pool != otherwise);
+        let table = HostTable::new(routes);
+        self.hosts = Some(Hosts {
+            table,
+            otherwise,
+            matter,
+        });
+        for taker in self.takers.values_mut() {
+            taker.hosts(matter);
+        }
+    }
+
+    pub(crate) fn worker(&mut self, worker: WorkerId, taker: Taker) {
+        if let Some(pool) = self.pools.get_mut(&taker.pool) {
+            pool.workers.push(worker);
+            self.takers.insert(worker, taker);
+        }
+    }
+
+    /// A worker is no more. What it had not acknowledged goes to others.
+    pub(crate) fn worker_gone(&mut self, worker: WorkerId) {
+        let Some(taker) = self.takers.remove(&worker) else {
+            return;
+        };
+        let name = taker.pool.clone();
+        if let Some(pool) = self.pools.get_mut(&name) {
+            pool.workers.retain(|other| *other != worker);
+        }
+        for connection in taker.end() {
+            self.counts.again += 1;
+            self.give(connection, &name, None);
+        }
+    }
+
+    /// Whether a connection that is accepted now would have somewhere to go.
+    /// Where hosts matter it may have; where they do not, it had better wait in
+    /// the kernel.
+    pub(crate) fn may_accept(&self) -> bool {
+        match &self.hosts {
+            None => false,
+            Some(hosts) if hosts.matter => true,
+            Some(hosts) => {
+                let pool = self.pools.get(&hosts.otherwise);
+                pool.is_some_and(|pool| self.loads(pool, None).iter().any(Option::is_some))
+            }
+        }
+    }
+
+    /// Whether connections are handed out by their host.
+    pub(crate) fn hosts_matter(&self) -> bool {
+        self.hosts.as_ref().is_some_and(|hosts| hosts.matter)
+    }
+
+    /// A connection has come, or has come back, and its host does not matter.
+    pub(crate) fn arrived(&mut self, connection: Connection) {
+        match self.pool_of(None) {
+            Some(pool) => self.give(connection, &pool, None),
+            None => self.counts.unserved += 1,
+        }
+    }
+
+    /// Looks at what has come of a head. `read` came first and is no longer
+    /// in the socket.
+    pub(crate) fn look(&mut self, socket: BorrowedFd<'_>, read: &[u8]) -> Look {
+        let Some(room) = self
+            .buffer
+            .get_mut(read.len()..)
+            .filter(|room| !room.is_empty())
+        else {
+            return Look::Refuse(Refusal::TooLarge);
+        };
+        let more = match skep_sys::peek(socket, room) {
+            Ok(0) => None,
+            Ok(more) => Some(more),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
+            Err(_) => return Look::Close,
+        };
+        self.buffer[..read.len()].copy_from_slice(read);
+        let bytes = &self.buffer[..read.len() + more.unwrap_or(0)];
+        match peek::hear(bytes, &self.limits) {
+            Heard::NeedMore if more.is_none() => Look::Close,
+            Heard::NeedMore => Look::More,
+            Heard::Host(host) => Look::Host(host.unwrap_or_default()),
+            // The answer is in words of HTTP/1.
+            Heard::Bad | Heard::TooLarge if !peek::is_http1(bytes) => Look::Close,
+            Heard::Bad => Look::Refuse(Refusal::Bad),
+            Heard::TooLarge => Look::Refuse(Refusal::TooLarge),
+        }
+    }
+
+    /// The host of a connection is known.
+    pub(crate) fn heard(&mut self, mut connection: Connection, host: String) {
+        let Some(pool) = self.pool_of(Some(&host)) else {
+            self.counts.unserved += 1;
+            return;
+        };
+        let now = Instant::now();
+        if connection.from.take().is_some_and(|from| from != pool) {
+            self.mixers.note(connection.peer, now);
+        }
+        connection.once = self.mixers.mixes(connection.peer, now);
+        connection.host = Some(host);
+        self.give(connection, &pool, None);
+    }
+
+    fn pool_of(&self, host: Option<&str>) -> Option<PoolName> {
+        let hosts = self.hosts.as_ref()?;
+        let found = hosts.table.pool_of(host);
+        Some(found.unwrap_or(&hosts.otherwise).clone())
+    }
+
+    /// Gives a connection to a worker of the pool, another one than `except`, or
+    /// has it wait for one.
+    fn give(&mut self, mut connection: Connection, name: &PoolName, except: Option<WorkerId>) {
+        let Some(pool) = self.pools.get(name) else {
+            self.counts.unserved += 1;
+            return;
+        };
+        let loads = self.loads(pool, except);
+        let pool = self.pools.get_mut(name).expect("it was there just now");
+        if let Some(index) = choose(pool.dispatch, &loads, &mut pool.turn)
+            && let Some(taker) = self.takers.get_mut(&pool.workers[index])
+        {
+            taker.take(self.next, connection);
+            self.next += 1;
+            return;
+        }
+        connection
+            .until
+            .get_or_insert_with(|| Instant::now() + WORKER_PATIENCE);
+        pool.queue.push_back(connection);
+        self.queued.notify_one();
+        if pool.queue.len() > MAX_QUEUED {
+            pool.queue.pop_front();
+            self.counts.unserved += 1;
+        }
+    }
+
+    /// How many connections each worker has, `None` where it takes no more.
+    fn loads(&self, pool: &Pool, except: Option<WorkerId>) -> Vec<Option<u32>> {
+        let load = |worker: &WorkerId| {
+            let taker = self.takers.get(worker)?;
+            let cell = pool.board.cell(taker.cell)?;
+            let unacknowledged = taker.unacknowledged();
+            let ready = cell.is_ready() && cell.owner() == worker.0 && Some(*worker) != except;
+            if !ready || unacknowledged >= MAX_UNACKNOWLEDGED {
+                return None;
+            }
+            let load = cell.connections() + u32::try_from(unacknowledged).unwrap_or(u32::MAX);
+            (load < self.limits.max_connections).then_some(load)
+        };
+        pool.workers.iter().map(load).collect()
+    }
+
+    /// Gives what waits to workers that have become ready, and closes what has
+    /// waited for too long.
+    pub(crate) fn pump(&mut self, now: Instant) {
+        let names: Vec<_> = self.pools.keys().cloned().collect();
+        for name in names {
+            let Some(pool) = self.pools.get_mut(&name) else {
+                continue;
+            };
+            let mut queue = std::mem::take(&mut pool.queue);
+            let waited = queue.len();
+            queue.retain(|connection| connection.until.is_none_or(|until| until > now));
+            self.counts.unserved += (waited - queue.len()) as u64;
+            // Those that still find nobody queue up again, in order.
+            for connection in queue {
+                self.give(connection, &name, None);
+            }
+        }
+    }
+
+    /// Is told when something begins to wait for a worker.
+    pub(crate) fn queued(&self) -> Rc<Notify> {
+        Rc::clone(&self.queued)
+    }
+
+    /// Whether something waits for a worker.
+    pub(crate) fn is_queueing(&self) -> bool {
+        self.pools.values().any(|pool| !pool.queue.is_empty())
+    }
+
+    /// Whether nothing waits at all.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let given = |taker: &Taker| taker.unacknowledged() > 0;
+        self.hearing.is_empty() && !self.is_queueing() && !self.takers.values().any(given)
+    }
+
+    /// What a worker has said; the connections that it gave back are the
+    /// caller's to bring in.
+    pub(crate) fn hear_worker(&mut self, worker: WorkerId) -> Vec<Connection> {
+        let Some(taker) = self.takers.get_mut(&worker) else {
+            return Vec::new();
+        };
+        let said = taker.hear();
+        let pool = taker.pool.clone();
+        self.counts.handed_out += said.took;
+        self.counts.given_back += said.gave_back.len() as u64;
+        for connection in said.declined {
+            self.give(connection, &pool, Some(worker));
+        }
+        if said.gone {
+            self.worker_gone(worker);
+        }
+        let back = said.gave_back.into_iter();
+        back.map(|(socket, read)| returned(socket, read, pool.clone()))
+            .collect()
+    }
+
+    /// Says what there is to say to the workers.
+    pub(crate) fn flush(&mut self) {
+        let mut gone = Vec::new();
+        for (worker, taker) in &mut self.takers {
+            if taker.flush().is_err() {
+                gone.push(*worker);
+            }
+        }
+        if !gone.is_empty() {
+            for worker in gone {
+                self.worker_gone(worker);
+            }
+            self.flush();
+        }
+    }
+
+    /// Notes that a connection waits for its head, and closes the one that has
+    /// waited longest if there are too many.
+    pub(crate) fn hears(&mut self, id: u64, task: AbortHandle) {
+        self.hearing.insert(id, task);
+        if self.hearing.len() > self.max_hearing
+            && let Some((_, oldest)) = self.hearing.pop_first()
+        {
+            oldest.abort();
+            self.counts.evicted += 1;
+        }
+    }
+
+    pub(crate) fn hears_no_more(&mut self, id: u64) {
+        self.hearing.remove(&id);
+    }
+
+    /// A number that nothing else has.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// What was done so far.
+    pub(crate) fn counts(&self) -> DispatchCounts {
+        let queued = self.pools.values().map(|pool| pool.queue.len());
+        let waiting = self.hearing.len() + queued.sum::<usize>();
+        DispatchCounts {
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+            ..self.counts
+        }
+    }
+}
+
+/// A connection that has just come.
+pub(crate) fn fresh(socket: OwnedFd, peer: Peer) -> Connection {
+    Connection {
+        socket,
+        peer: address(peer),
+        host: None,
+        once: false,
+        read: Vec::new(),
+        from: None,
+        until: None,
+    }
+}
+
+fn returned(socket: OwnedFd, read: Vec<u8>, pool: PoolName) -> Connection {
+    // Of one that is broken this is found out soon enough.
+    let peer = skep_sys::peer_of(socket.as_fd()).unwrap_or(Peer::Unix);
+    Connection {
+        read,
+        from: Some(pool),
+        ..fresh(socket, peer)
+    }
+}
+
+fn address(peer: Peer) -> Option<IpAddr> {
+    match peer {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix => None,
+    }
+}
