@@ -6,6 +6,7 @@
 mod kernel;
 mod serving;
 mod tools;
+mod walls;
 
 use serde::Serialize;
 
@@ -84,6 +85,7 @@ impl Finding {
 /// Looks, and prints what was found.
 pub(crate) async fn run(format: Format, printer: Printer) -> Result<(), Failure> {
     let mut findings = kernel::findings();
+    findings.extend(walls::findings());
     findings.extend(serving::findings());
     findings.extend(tools::findings().await);
     printer.data(&render(&findings, format))?;

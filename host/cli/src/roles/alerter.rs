@@ -2,28 +2,26 @@
 //! nothing else of skep waits for somebody's server or speaks TLS to it.
 //!
 //! It listens to the primary on its main thread and delivers on another, in
-//! order. When the primary hangs up it ends at once, whatever it was doing: what
+//! order. Before that it gives up all but the calls to this one server, and the
+//! means to look up its name. When the primary hangs up it ends at once, whatever it was doing: what
 //! was not delivered is in the log, and no orphan is left.
 
 mod webhook;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use skep_sys::confine::{Strictness, confine_alerter};
 use skep_sys::{Channel, process};
 use skep_wire::{Decoder, FromAlerter, ToAlerter};
 
 use self::webhook::Webhook;
-use crate::exit::{Exit, Failure};
-use crate::print::{ColorChoice, Printer};
+use super::talk;
 
 /// How long the primary may be silent: longer than one delivery with all its
 /// attempts, after which it says something or hangs up.
@@ -41,46 +39,38 @@ struct Alert {
 
 /// Plays the role to its end.
 pub(super) fn run() -> ExitCode {
-    match serve() {
-        Ok(()) => Exit::Done.into(),
-        Err(error) => {
-            let failure = Failure::from(error).while_doing("alerter");
-            Printer::new(ColorChoice::Never).failure(&failure);
-            Exit::Failed.into()
-        }
-    }
+    talk::play("alerter", serve)
 }
 
 fn serve() -> anyhow::Result<()> {
     let channel = Channel::inherited().context("this command is for skep itself")?;
     // A title is for people who read process lists.
     let _ = process::set_title("skep alerter");
-    process::no_new_privileges().context("cannot give up privileges")?;
-    // The webhook's address is often a secret.
-    process::set_not_dumpable().context("cannot protect memory")?;
-    wait_at_most(&channel).context("cannot prepare the channel")?;
-    listen(&Arc::new(channel))
+    talk::wait_at_most(&channel, PATIENCE, ANSWER_PATIENCE)
+        .context("cannot prepare the channel")?;
+    listen(&Arc::new(channel), |webhook| {
+        // What the kernel lacks is told by who serves tenants.
+        confine_alerter(webhook.port(), Strictness::BestEffort)
+            .context("cannot confine the alerter")
+            .map(drop)
+    })
 }
 
-/// Makes reads and writes of the channel block, for so long at most.
-fn wait_at_most(channel: &Channel) -> io::Result<()> {
-    // The settings are the socket's, not the descriptor's: a duplicate will do.
-    let socket = UnixStream::from(channel.as_fd().try_clone_to_owned()?);
-    socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(ANSWER_PATIENCE))
-}
-
-/// Passes alerts on until the primary hangs up.
-fn listen(channel: &Arc<Channel>) -> anyhow::Result<()> {
+/// Passes alerts on until the primary hangs up. `confine` gives up what is not
+/// needed for the webhook, once that is known and before anybody is called.
+fn listen(
+    channel: &Arc<Channel>,
+    confine: impl FnOnce(&Webhook) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut decoder = Decoder::default();
-    let Some(first) = receive(channel, &mut decoder)? else {
+    let Some((first, _)) = talk::receive(channel, &mut decoder)? else {
         return Ok(());
     };
     let ToAlerter::Begin { webhook } = first else {
         bail!("the primary began with an alert");
     };
     let webhook = Webhook::new(&webhook)?;
+    confine(&webhook)?;
     // Unbounded: the primary bounds what it says before it is answered.
     let (alerts, waiting) = mpsc::channel();
     // Never joined: this process ends with its main thread.
@@ -91,7 +81,7 @@ fn listen(channel: &Arc<Channel>) -> anyhow::Result<()> {
             move || deliver_all(&webhook, &waiting, &channel)
         })
         .context("cannot start a thread")?;
-    while let Some(message) = receive(channel, &mut decoder)? {
+    while let Some((message, _)) = talk::receive(channel, &mut decoder)? {
         let ToAlerter::Alert { id, event } = message else {
             bail!("the primary began twice");
         };
@@ -114,7 +104,7 @@ fn deliver_all(webhook: &Webhook, waiting: &Receiver<Alert>, channel: &Channel) 
             Ok(attempts) => FromAlerter::Delivered { id, attempts },
             Err(reason) => FromAlerter::GaveUp { id, reason },
         };
-        if send(channel, &answer).is_err() {
+        if talk::send(channel, &answer).is_err() {
             return;
         }
     }
@@ -124,36 +114,6 @@ fn deliver_all(webhook: &Webhook, waiting: &Receiver<Alert>, channel: &Channel) 
 fn chance() -> f64 {
     let number = RandomState::new().hash_one(()) >> 32;
     f64::from(u32::try_from(number).expect("half of 64 bits")) / f64::from(u32::MAX)
-}
-
-/// The next message, or `None` once the primary has hung up.
-fn receive(channel: &Channel, decoder: &mut Decoder<OwnedFd>) -> anyhow::Result<Option<ToAlerter>> {
-    let mut piece = [0; 4096];
-    loop {
-        if let Some((message, _)) = decoder.message::<ToAlerter>()? {
-            return Ok(Some(message));
-        }
-        let mut fds = Vec::new();
-        match channel.recv(&mut piece, &mut fds) {
-            Ok(0) => return Ok(None),
-            Ok(received) => decoder.push(&piece[..received], fds),
-            // Killed, with an answer of ours unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(error) => return Err(error).context("nothing came from the primary"),
-        }
-    }
-}
-
-fn send(channel: &Channel, answer: &FromAlerter) -> anyhow::Result<()> {
-    let frame = skep_wire::encode(answer)?;
-    let mut rest = frame.as_slice();
-    while !rest.is_empty() {
-        let sent = channel
-            .send(rest, &[])
-            .context("the primary does not take the answer")?;
-        rest = &rest[sent..];
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -172,9 +132,9 @@ mod tests {
     fn conversation(messages: &[ToAlerter]) -> (Vec<FromAlerter>, anyhow::Result<()>) {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel::from_fd(theirs).unwrap();
-        wait_at_most(&ours).unwrap();
-        wait_at_most(&theirs).unwrap();
-        let alerter = std::thread::spawn(move || listen(&Arc::new(theirs)));
+        talk::wait_at_most(&ours, PATIENCE, ANSWER_PATIENCE).unwrap();
+        talk::wait_at_most(&theirs, PATIENCE, ANSWER_PATIENCE).unwrap();
+        let alerter = std::thread::spawn(move || listen(&Arc::new(theirs), |_| Ok(())));
         for message in messages {
             let frame = skep_wire::encode(message).unwrap();
             assert_eq!(ours.send(&frame, &[]).unwrap(), frame.len());

@@ -8,8 +8,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,8 +19,7 @@ use skep_sys::Channel;
 use skep_sys::confine::{BuilderLimits, Confined, Strictness, confine_builder};
 use skep_wire::{Decoder, Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
 
-use crate::exit::{Exit, Failure};
-use crate::print::{ColorChoice, Printer};
+use super::talk;
 
 /// How long the primary may take for the request, and for taking the answer.
 /// It sends right after the spawn; longer means that it is gone or stuck.
@@ -42,22 +40,17 @@ const MAX_WORDS: usize = 4 << 10;
 
 /// Plays the role to its end.
 pub(super) fn run() -> ExitCode {
-    match serve() {
-        Ok(()) => Exit::Done.into(),
-        Err(error) => {
-            let failure = Failure::from(error).while_doing("builder");
-            Printer::new(ColorChoice::Never).failure(&failure);
-            Exit::Failed.into()
-        }
-    }
+    talk::play("builder", serve)
 }
 
 fn serve() -> anyhow::Result<()> {
     let channel = Channel::inherited().context("this command is for skep itself")?;
     // A title is for people who read process lists.
     let _ = skep_sys::process::set_title("skep builder");
-    wait_at_most(&channel, PATIENCE).context("cannot prepare the channel")?;
-    let (request, fds) = receive(&channel)?;
+    talk::wait_at_most(&channel, PATIENCE, PATIENCE).context("cannot prepare the channel")?;
+    let Some((request, fds)) = talk::receive(&channel, &mut Decoder::default())? else {
+        bail!("the primary closed the channel");
+    };
     let confined =
         confine_builder(&LIMITS, Strictness::BestEffort).context("cannot confine the builder")?;
     let answer = match request {
@@ -71,46 +64,7 @@ fn serve() -> anyhow::Result<()> {
             build(&confined, component.into(), artifact.into())?
         }
     };
-    send(&channel, &answer)
-}
-
-/// Makes reads and writes of the channel block, for so long at most.
-fn wait_at_most(channel: &Channel, patience: Duration) -> std::io::Result<()> {
-    // The settings are the socket's, not the descriptor's: a duplicate will do.
-    let socket = UnixStream::from(channel.as_fd().try_clone_to_owned()?);
-    socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(patience))?;
-    socket.set_write_timeout(Some(patience))
-}
-
-fn receive(channel: &Channel) -> anyhow::Result<(ToBuilder, Vec<OwnedFd>)> {
-    let mut decoder = Decoder::default();
-    let mut buffer = [0; 4096];
-    loop {
-        if let Some(request) = decoder.message::<ToBuilder>()? {
-            return Ok(request);
-        }
-        let mut fds = Vec::new();
-        let received = channel
-            .recv(&mut buffer, &mut fds)
-            .context("no request came from the primary")?;
-        if received == 0 {
-            bail!("the primary closed the channel");
-        }
-        decoder.push(&buffer[..received], fds);
-    }
-}
-
-fn send(channel: &Channel, answer: &FromBuilder) -> anyhow::Result<()> {
-    let frame = skep_wire::encode(answer)?;
-    let mut rest = frame.as_slice();
-    while !rest.is_empty() {
-        let sent = channel
-            .send(rest, &[])
-            .context("the primary does not take the answer")?;
-        rest = &rest[sent..];
-    }
-    Ok(())
+    talk::send(&channel, &answer)
 }
 
 /// The first to look at bytes that nobody has checked; so it wants the proof.
@@ -187,33 +141,5 @@ mod tests {
     #[test]
     fn digests_are_lower_case_hexadecimal() {
         assert_eq!(hex(&[0, 0xab, 0x0f]), "00ab0f");
-    }
-
-    #[test]
-    fn a_request_comes_in_pieces_and_not_too_late() {
-        let (ours, theirs) = Channel::pair().unwrap();
-        let theirs = Channel::from_fd(theirs).unwrap();
-        wait_at_most(&theirs, Duration::from_millis(20)).unwrap();
-        assert!(receive(&theirs).is_err(), "nothing came");
-
-        let frame = skep_wire::encode(&ToBuilder::Compile).unwrap();
-        let null = File::open("/dev/null").unwrap();
-        ours.send(&frame[..1], &[null.as_fd(), null.as_fd()])
-            .unwrap();
-        ours.send(&frame[1..], &[]).unwrap();
-        let (request, fds) = receive(&theirs).unwrap();
-        assert_eq!(request, ToBuilder::Compile);
-        assert_eq!(fds.len(), 2);
-
-        send(&theirs, &refused_for_size()).unwrap();
-        drop(ours);
-        assert!(receive(&theirs).is_err(), "the primary is gone");
-    }
-
-    fn refused_for_size() -> FromBuilder {
-        FromBuilder::Refused(Refusal {
-            problem: "large".into(),
-            hint: None,
-        })
     }
 }

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use skep_connector::{Ended, NameFiles, Names, serve};
 use skep_core::Sandbox;
+use skep_sys::confine::{Ports, confine_connector};
 use skep_sys::{Channel, process};
 
+use super::talk;
 use crate::exit::{Exit, Failure};
 use crate::print::{ColorChoice, Printer};
 
@@ -33,8 +35,6 @@ fn play() -> anyhow::Result<Ended> {
     let channel = Channel::inherited().context("this command is for skep itself")?;
     // A title is for people who read process lists.
     let _ = process::set_title("skep connector");
-    // One descriptor for each connection that is on its way.
-    let _ = process::raise_nofile_limit();
     let names = Names::new(NameFiles::default()).context("cannot read how names are resolved")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -44,10 +44,11 @@ fn play() -> anyhow::Result<Ended> {
 }
 
 /// Gives up what a connector does not need; returns what of that the kernel
-/// lacks.
-fn confine(_sandbox: Sandbox) -> anyhow::Result<Vec<String>> {
-    // TO BE EXCHANGED for `skep_sys::confine::confine_connector`.
-    process::no_new_privileges().context("cannot give up privileges")?;
-    process::set_not_dumpable().context("cannot protect memory")?;
-    Ok(Vec::new())
+/// lacks. Which ports it may connect to is decided for each connection: apps
+/// with other grants come and go.
+fn confine(sandbox: Sandbox) -> anyhow::Result<Vec<String>> {
+    let descriptors = process::raise_nofile_limit().context("cannot ask for the limit")?;
+    let confined = confine_connector(Ports::All, descriptors, talk::strictness(sandbox))
+        .context("cannot confine the connector")?;
+    Ok(confined.missing().iter().map(ToString::to_string).collect())
 }

@@ -6,6 +6,7 @@ mod alerter;
 mod builder;
 mod connector;
 mod dispatcher;
+mod talk;
 
 use std::process::ExitCode;
 

@@ -75,6 +75,17 @@ impl Webhook {
         Ok(Self { agent, uri })
     }
 
+    /// The TCP port that it is called at.
+    pub(super) fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or_else(|| {
+            if self.uri.scheme_str() == Some("https") {
+                443
+            } else {
+                80
+            }
+        })
+    }
+
     /// Posts an event, a JSON text, until it is taken; returns how often it was
     /// posted. `chance` gives numbers from 0 to 1, `pause` waits.
     ///
