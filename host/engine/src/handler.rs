@@ -14,7 +14,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::blueprint::{Blueprint, HandlerSetup};
 use crate::body::{AfterBody, GuestBody};
-use crate::call::{Run, Witness, Work};
+use crate::call::{Ended, Run, Witness, Work};
 use crate::fault::chain;
 use crate::guest::Guest;
 use crate::instances::{InstanceCounts, Instances};
@@ -139,7 +139,10 @@ impl Handler {
         request_id: Arc<str>,
         witness: W,
     ) -> Result<Response<GuestBody<W>>, Outcome> {
-        let (answer, mut answered) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        // A guest that does much in one turn uses up what tokio lets a task do
+        // before it yields, and its answer would seem not to be there.
+        let mut answered = tokio::task::unconstrained(answered);
         let headers_only = request.method() == Method::HEAD;
         let job = Job {
             request,
@@ -190,6 +193,24 @@ impl Handler {
                         witness.ended(ended);
                     }
                     Poll::Ready(Err(outcome))
+                }
+                // An interim status is no answer: the next response on the
+                // connection would be taken for its own, and 101 would hand the
+                // connection over to nobody.
+                (Some(answer), ended) if answer.status().is_informational() => {
+                    run = None;
+                    if let Some(witness) = witness.take() {
+                        witness.ended(Ended {
+                            outcome: Outcome::Trap,
+                            detail: Some(format!(
+                                "the guest answered with the interim status {}",
+                                answer.status().as_u16()
+                            )),
+                            cpu: ended.map_or(Duration::ZERO, |ended| ended.cpu),
+                            status: None,
+                        });
+                    }
+                    Poll::Ready(Err(Outcome::Trap))
                 }
                 (Some(answer), ended) => {
                     let (head, stream) = answer.into_parts();
@@ -255,9 +276,7 @@ impl Handler {
 
 /// Bytes of body after which the response is whole, where the head says so.
 fn expected_length(head: &http::response::Parts) -> Option<u64> {
-    if head.status.is_informational()
-        || head.status == http::StatusCode::NO_CONTENT
-        || head.status == http::StatusCode::NOT_MODIFIED
+    if head.status == http::StatusCode::NO_CONTENT || head.status == http::StatusCode::NOT_MODIFIED
     {
         return Some(0);
     }
