@@ -77,7 +77,8 @@ pub fn attacker() -> &'static Path {
     })
 }
 
-/// The component of a Rust guest, named as its package is.
+/// The component of a Rust guest, named as its package is, or of a hostile one
+/// that is written as text: `hostile-NAME` is `guests/hostile/NAME.wat`.
 ///
 /// # Panics
 ///
@@ -96,7 +97,9 @@ pub fn guest(name: &str) -> PathBuf {
         cargo.args(["build", "--quiet", "--release"]);
         cargo.arg("--target-dir").arg(&target);
         run(&mut cargo, "the guests do not build");
-        target.join("wasm32-wasip2/release")
+        let built = target.join("wasm32-wasip2/release");
+        assemble(&built);
+        built
     });
     let path = dir.join(format!("{}.wasm", name.replace('-', "_")));
     assert!(
@@ -105,6 +108,29 @@ pub fn guest(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Puts the guests that are written as text beside those of cargo.
+fn assemble(built: &Path) {
+    let texts = fs::read_dir(root().join("guests/hostile")).expect("there are hostile guests");
+    for text in texts {
+        let text = text.expect("a directory can be listed").path();
+        let Some(stem) = text.file_stem().and_then(|stem| stem.to_str()) else {
+            continue;
+        };
+        if text.extension().is_none_or(|extension| extension != "wat") {
+            continue;
+        }
+        let component = wat::parse_file(&text).unwrap_or_else(|error| panic!("{error}"));
+        let path = built.join(format!("hostile_{}.wasm", stem.replace('-', "_")));
+        // Another test's skep may be reading it.
+        if fs::read(&path).is_ok_and(|there| there == component) {
+            continue;
+        }
+        let fresh = path.with_extension("fresh");
+        fs::write(&fresh, component).expect("the target directory can be written");
+        fs::rename(&fresh, &path).expect("a file can take another's place");
+    }
 }
 
 /// The wasm target is in `rust-toolchain.toml`, but rustup's automatic

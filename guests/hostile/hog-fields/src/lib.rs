@@ -1,0 +1,25 @@
+//! The attack: thousands of header fields, each as large as the host allows.
+//! They lie in the host's memory; of the guest's they take a megabyte.
+//!
+//! The outcome: a budget ends it: `memory-budget`, `cpu-budget` or `trap` at
+//! 10,000 resources, never 200; the memory comes back with the instance.
+
+use skep_guest::wasip2::http::types::Fields;
+use skep_guest::{Request, Response};
+
+skep_guest::handler!(handle);
+
+/// A little less than a host lets one set of fields hold.
+const SIZE: usize = 120 << 10;
+
+fn handle(_: Request) -> Response {
+    let value = vec![b'x'; SIZE];
+    let mut hoard = Vec::new();
+    loop {
+        let fields = Fields::new();
+        fields
+            .append("x-hog", &value)
+            .expect("the host takes no more");
+        hoard.push(fields);
+    }
+}
