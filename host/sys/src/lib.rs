@@ -25,6 +25,8 @@ mod sheet;
 mod spawn;
 mod watch;
 
+#[cfg(feature = "attacker")]
+pub mod attack;
 pub mod cgroup;
 pub mod clock;
 pub mod confine;

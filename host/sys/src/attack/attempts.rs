@@ -48,16 +48,28 @@ pub(super) const ALL: &[(&str, Attempt)] = &[
     ("scheduler", scheduler),
     // The network.
     ("socket", |_| {
-        call(libc::SYS_socket, &[of(libc::AF_INET), of(libc::SOCK_STREAM), 0])
+        call(
+            libc::SYS_socket,
+            &[of(libc::AF_INET), of(libc::SOCK_STREAM), 0],
+        )
     }),
     ("socket-udp", |_| {
-        call(libc::SYS_socket, &[of(libc::AF_INET), of(libc::SOCK_DGRAM), 0])
+        call(
+            libc::SYS_socket,
+            &[of(libc::AF_INET), of(libc::SOCK_DGRAM), 0],
+        )
     }),
     ("socket-raw", |_| {
-        call(libc::SYS_socket, &[of(libc::AF_PACKET), of(libc::SOCK_RAW), 0])
+        call(
+            libc::SYS_socket,
+            &[of(libc::AF_PACKET), of(libc::SOCK_RAW), 0],
+        )
     }),
     ("socket-netlink", |_| {
-        call(libc::SYS_socket, &[of(libc::AF_NETLINK), of(libc::SOCK_RAW), 0])
+        call(
+            libc::SYS_socket,
+            &[of(libc::AF_NETLINK), of(libc::SOCK_RAW), 0],
+        )
     }),
     ("connect", |target| {
         TcpStream::connect(("127.0.0.1", target.port)).map(|_| "connected".to_owned())
@@ -78,19 +90,25 @@ pub(super) const ALL: &[(&str, Attempt)] = &[
     ("unshare-mount", |_| {
         call(libc::SYS_unshare, &[of(libc::CLONE_NEWNS)])
     }),
-    ("chroot", |_| call(libc::SYS_chroot, &[c"/".as_ptr() as usize])),
+    ("chroot", |_| {
+        call(libc::SYS_chroot, &[c"/".as_ptr() as usize])
+    }),
     ("mount", mount),
     ("dumpable", |_| {
         call(libc::SYS_prctl, &[of(libc::PR_SET_DUMPABLE), 1, 0, 0, 0])
     }),
     ("raise-limit", raise_limit),
-    ("personality", |_| call(libc::SYS_personality, &[0x0040_0000])),
+    ("personality", |_| {
+        call(libc::SYS_personality, &[0x0040_0000])
+    }),
     // The kernel's larger surfaces.
     ("keyctl", |_| call(libc::SYS_keyctl, &[0, 0, 0, 0, 0])),
     ("bpf", |_| call(libc::SYS_bpf, &[0, 0, 0])),
     ("io-uring", io_uring),
     ("userfaultfd", |_| call(libc::SYS_userfaultfd, &[1])),
-    ("perf", |_| call(libc::SYS_perf_event_open, &[0, 0, 0, 0, 0])),
+    ("perf", |_| {
+        call(libc::SYS_perf_event_open, &[0, 0, 0, 0, 0])
+    }),
     ("module", |_| call(libc::SYS_init_module, &[0, 0, 0])),
     ("terminal", terminal),
     // All there is of something.
@@ -154,7 +172,13 @@ fn exec_memory(_: &Target) -> io::Result<String> {
     let empty = c"".as_ptr() as usize;
     call(
         libc::SYS_execveat,
-        &[fd, empty, argv.as_ptr() as usize, 0, of(libc::AT_EMPTY_PATH)],
+        &[
+            fd,
+            empty,
+            argv.as_ptr() as usize,
+            0,
+            of(libc::AT_EMPTY_PATH),
+        ],
     )
 }
 
@@ -162,6 +186,7 @@ fn fork(_: &Target) -> io::Result<String> {
     // SAFETY: a process of one thread may fork; the child ends at once without
     // running anything of the parent's.
     match unsafe { libc::fork() } {
+        // SAFETY: _exit runs nothing of the parent's.
         0 => unsafe { libc::_exit(0) },
         -1 => Err(io::Error::last_os_error()),
         child => Ok(format!("process {child}")),
@@ -266,12 +291,15 @@ fn scheduler(_: &Target) -> io::Result<String> {
 fn reconnect(target: &Target) -> io::Result<String> {
     // SAFETY: all zeros are a valid address of no family.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as u16;
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or_default();
     for (to, from) in address.sun_path.iter_mut().zip(target.path.bytes()) {
         *to = from.cast_signed();
     }
     let length = size_of::<libc::sockaddr_un>();
-    call(libc::SYS_connect, &[3, (&raw const address) as usize, length])
+    call(
+        libc::SYS_connect,
+        &[3, (&raw const address) as usize, length],
+    )
 }
 
 fn mount(_: &Target) -> io::Result<String> {
@@ -309,10 +337,8 @@ fn io_uring(_: &Target) -> io::Result<String> {
 /// Types into the terminal of whoever started skep.
 fn terminal(_: &Target) -> io::Result<String> {
     let letter = b"x";
-    call(
-        libc::SYS_ioctl,
-        &[2, libc::TIOCSTI as usize, letter.as_ptr() as usize],
-    )
+    let request = usize::try_from(libc::TIOCSTI).unwrap_or_default();
+    call(libc::SYS_ioctl, &[2, request, letter.as_ptr() as usize])
 }
 
 /// Succeeds if there was no end to it.
