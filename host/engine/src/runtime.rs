@@ -89,16 +89,12 @@ impl Runtime {
         self.capacity
     }
 
-    /// Makes the engines now. A process that is about to be confined cannot
-    /// later: the engines open its page map, by which instances are reset.
-    ///
-    /// # Errors
-    ///
-    /// There is no address space for their instances.
-    pub fn make_engines(&self) -> Result<(), EngineError> {
-        self.engine(Flavor::P2)?;
-        self.engine(Flavor::P3)?;
-        Ok(())
+    /// Opens this process's page map, by which instances are reset. A process
+    /// that is about to be confined cannot later, and its engines would do
+    /// without: they find it open.
+    pub fn open_page_map(&self) {
+        // Whether the kernel has it is the engines' to deal with.
+        let _ = PoolingAllocationConfig::is_pagemap_scan_available();
     }
 
     pub(crate) fn clock(&self) -> Clock {

@@ -1,9 +1,9 @@
 //! Giving up what a worker does not need, before it touches an artifact.
 //!
 //! What a confined process cannot do any more is done here, in this order: the
-//! event loop is kept, so that listeners can join it later; the engines are
-//! made, which open this process's page map; the writer of the log is started,
-//! and confined with the rest.
+//! event loop is kept, so that listeners can join it later; this process's page
+//! map is opened, which engines need; the writer of the log is started, and
+//! confined with the rest.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -31,7 +31,7 @@ pub(crate) fn enter(
     sandbox: Sandbox,
 ) -> anyhow::Result<Confined> {
     skep_sys::keep_event_loop().context("cannot keep the event loop")?;
-    runtime.make_engines()?;
+    runtime.open_page_map();
     let writer = log::start_writer().context("cannot start the log's writer")?;
     let strictness = match sandbox {
         Sandbox::Require => Strictness::Require,
