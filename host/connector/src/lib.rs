@@ -20,7 +20,7 @@
 //! | `names` | names to addresses |
 //! | `connect` | addresses to sockets |
 //! | `link` | messages over a channel |
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod connect;
 mod ledger;

@@ -6,7 +6,7 @@
 //! the address, connects, and passes the socket. A worker that was taken over
 //! reaches nothing that its pool's apps may not reach.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
