@@ -22,6 +22,7 @@ mod server;
 mod statistics;
 mod table;
 mod target;
+mod tenants;
 mod tools;
 mod wrk;
 
@@ -50,6 +51,9 @@ enum Command {
     /// Swap, restart, reload and scale under load, and insist that no request
     /// is lost
     Churn(churn::Options),
+    /// Serve many tenants, one of them hostile, and measure what the others
+    /// notice
+    Tenants(tenants::Options),
     /// One process of the bare hyper server
     #[command(hide = true)]
     PeerHyper {
@@ -74,6 +78,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Ready(options) => ready::run(&options).await,
         Command::Balance(options) => balance::run(&options).await,
         Command::Churn(options) => churn::run(&options).await,
+        Command::Tenants(options) => tenants::run(&options),
         Command::PeerHyper { address } => peers::hyper::serve(address).await,
     }
 }
