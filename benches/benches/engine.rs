@@ -19,8 +19,8 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime, Stream,
-    TenantLimits, Tenants, Witness, compile,
+    Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime, ShareLimits,
+    Stream, Tenants, Witness, compile,
 };
 
 const BODY: &[u8] = b"Hello, world!\n";
@@ -87,7 +87,7 @@ fn load(compiled: &Compiled, artifact: &File, instance: InstancePolicy) -> Handl
         timeout: Duration::from_secs(30),
         cpu: Duration::from_secs(1),
         memory: 128 << 20,
-        tenant: Tenants::new(|_| {}).join("bench", TenantLimits::default()),
+        tenant: Tenants::new(runtime.capacity(), |_| {}).join("bench", ShareLimits::default()),
         instance,
         log: Arc::new(Silence),
         outbound: None,

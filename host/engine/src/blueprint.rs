@@ -55,18 +55,21 @@ pub(crate) struct Blueprint {
     pub(crate) setup: HandlerSetup,
     pub(crate) config: WasiConfigVariables,
     pub(crate) clock: Clock,
+    /// Seats of its engine that an instance takes.
+    pub(crate) seats: u32,
     /// Ends all calls at once.
     pub(crate) cut: Cut,
 }
 
 impl Blueprint {
-    pub(crate) fn new(engine: Engine, setup: HandlerSetup, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(engine: Engine, setup: HandlerSetup, clock: Clock, seats: u32) -> Arc<Self> {
         let config = setup.config.clone().into_iter().collect();
         Arc::new(Self {
             engine,
             setup,
             config,
             clock,
+            seats,
             cut: Cut::default(),
         })
     }

@@ -4,11 +4,11 @@ use skep_core::Outcome;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::I32Exit;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Refused};
 use crate::meter::CpuExhausted;
 
 /// How a guest's run ended, and why in words for its owner.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
     pub(crate) detail: Option<String>,
@@ -35,10 +35,12 @@ pub(crate) fn verdict(error: &wasmtime::Error, ledger: Option<&Ledger>) -> Verdi
         Outcome::CpuBudget
     } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         Outcome::InstancesExhausted
-    } else if ledger.is_some_and(Ledger::refused) {
-        Outcome::MemoryBudget
     } else {
-        Outcome::Trap
+        match ledger.and_then(Ledger::refused) {
+            Some(Refused::Instance) => Outcome::MemoryBudget,
+            Some(Refused::Tenant) => Outcome::TenantOverBudget,
+            None => Outcome::Trap,
+        }
     };
     Verdict {
         outcome,

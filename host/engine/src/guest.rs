@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use skep_core::LogLevel;
+use skep_core::{LogLevel, Outcome};
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -14,18 +14,27 @@ use wasmtime_wasi_http::{
 };
 
 use crate::blueprint::Blueprint;
-use crate::ledger::Ledger;
+use crate::fault::Verdict;
+use crate::ledger::{HostMemory, Ledger};
 use crate::meter;
 use crate::outbound::OutboundTimeouts;
 use crate::stdio::{LineStream, Stream};
+use crate::tenants::Seat;
+use crate::weigh::{self, BODY_CHUNK, MAX_FIELDS};
 
 /// Resources (streams, bodies, fields, …) that one instance may hold at a
-/// time. A handler holds a dozen; each costs the host memory that the ledger
-/// does not see.
-const MAX_RESOURCES: usize = 10_000;
+/// time. A handler holds a dozen, one that answers many calls at once hundreds.
+/// What they hold is weighed at every tick, which must not take long.
+const MAX_RESOURCES: usize = 4096;
 
-/// Bytes of one set of header fields that a guest may build.
-const MAX_FIELDS: usize = 128 << 10;
+/// Handles that components of one instance may hold of each other's resources,
+/// and tasks, streams and futures of WASI 0.3: tables of the host's that the
+/// ledger does not see.
+const MAX_HANDLES: usize = 10_000;
+
+/// Bytes that one host call may take from a guest: more than a response body of
+/// ordinary size, which may be written at once.
+const MAX_HOSTCALL: usize = 16 << 20;
 
 /// Bytes of one log record; the rest of a longer one is dropped.
 const MAX_RECORD: usize = 8 << 10;
@@ -42,11 +51,24 @@ pub(crate) struct Guest {
     hooks: Hooks,
     table: ResourceTable,
     pub(crate) ledger: Ledger,
+    /// Given back after all the rest.
+    _seat: Seat,
 }
 
 impl Guest {
-    /// A store for one instance made by `blueprint`, first used by `request`.
-    pub(crate) fn store(blueprint: &Arc<Blueprint>, request: Arc<str>) -> Store<Self> {
+    /// A store for one instance made by `blueprint`, first used by `request`; or
+    /// why there is none for this tenant now.
+    pub(crate) fn store(
+        blueprint: &Arc<Blueprint>,
+        request: Arc<str>,
+    ) -> Result<Store<Self>, Verdict> {
+        let tenant = &blueprint.setup.tenant;
+        let Some(seat) = tenant.sit(blueprint.setup.flavor, blueprint.seats) else {
+            return Err(Verdict {
+                outcome: Outcome::InstancesExhausted,
+                detail: Some("no instance is left, or none but for other tenants".into()),
+            });
+        };
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         let mut table = ResourceTable::new();
@@ -59,13 +81,27 @@ impl Guest {
                 request,
             },
             table,
-            ledger: Ledger::new(blueprint.setup.memory),
+            ledger: Ledger::new(blueprint.setup.memory, tenant),
+            _seat: seat,
         };
         let mut store = Store::new(&blueprint.engine, guest);
         store.limiter(|guest| &mut guest.ledger);
-        store.epoch_deadline_callback(|_| meter::on_tick());
+        store.set_hostcall_fuel(MAX_HOSTCALL);
+        store.set_max_component_handles(MAX_HANDLES);
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(MAX_HANDLES);
+        }
+        store.epoch_deadline_callback(|mut store| {
+            store.data_mut().weigh()?;
+            meter::on_tick()
+        });
         store.set_epoch_deadline(1);
-        store
+        Ok(store)
+    }
+
+    /// Counts what the host holds for this guest.
+    fn weigh(&mut self) -> Result<(), HostMemory> {
+        self.ledger.host_holds(weigh::held(&mut self.table))
     }
 
     fn make_wasi(&self) -> WasiCtx {
@@ -136,6 +172,14 @@ type Sent = Result<
 >;
 
 impl WasiHttpHooks for Hooks {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
+    }
+
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         // The default allocates a closure per header.
         DEFAULT_FORBIDDEN_HEADERS.contains(name)

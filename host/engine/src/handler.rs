@@ -21,7 +21,7 @@ use crate::instances::{InstanceCounts, Instances};
 use crate::link::Linked;
 use crate::meter::Meter;
 use crate::p3_shared::Shared;
-use crate::runtime::{EngineError, Runtime};
+use crate::runtime::{EngineError, Runtime, seats_of};
 use crate::settings::Flavor;
 use crate::startup::{Startup, ValidateFault, Validation};
 use crate::world::{Answer, Job, World as _};
@@ -84,7 +84,7 @@ impl Handler {
             .map_err(|error| LoadError::Link(chain(&error)))?;
         let startup = Startup::of(&component);
         let shared = setup.instance.concurrent > 1;
-        let blueprint = Blueprint::new(engine, setup, runtime.clock());
+        let blueprint = Blueprint::new(engine, setup, runtime.clock(), seats_of(&component));
         let kind = match linked {
             Linked::P2(pre) => Kind::P2(Instances::new(&blueprint, pre)),
             Linked::P3(pre) if shared => Kind::SharedP3(Shared::new(&blueprint, pre)),

@@ -92,7 +92,7 @@ impl<W: World> Instances<W> {
             self.reused.fetch_add(1, Relaxed);
             return Ok(waiting.instance);
         }
-        let mut store = Guest::store(&self.blueprint, request_id);
+        let mut store = Guest::store(&self.blueprint, request_id)?;
         match self.world.instantiate(&mut store).await {
             Ok(proxy) => {
                 self.made.fetch_add(1, Relaxed);

@@ -34,6 +34,7 @@ mod settings;
 mod startup;
 mod stdio;
 mod tenants;
+mod weigh;
 mod world;
 
 pub use blueprint::HandlerSetup;
@@ -49,7 +50,7 @@ pub use runtime::{Capacity, EngineError, Runtime, pooling_available, tick};
 pub use settings::Flavor;
 pub use startup::{Phase, ValidateFault, Validation};
 pub use stdio::{GuestLog, Stream};
-pub use tenants::{TenantLimits, TenantShare, Tenants};
+pub use tenants::{ShareLimits, TenantShare, Tenants};
 
 /// The body of a request on its way into a guest.
 pub type RequestBody = wasmtime_wasi_http::WasiBody;

@@ -165,7 +165,16 @@ async fn drive(
 ) {
     let setup = &blueprint.setup;
     let pending = Pending::default();
-    let mut store = Guest::store(&blueprint, request_id);
+    let mut store = match Guest::store(&blueprint, request_id) {
+        Ok(store) => store,
+        Err(refused) => {
+            occupancy.closed.store(1, Relaxed);
+            while let Ok(job) = queue.try_recv() {
+                let _ = job.done.send(refused.clone());
+            }
+            return;
+        }
+    };
     let life = async {
         let proxy = pre.instantiate_async(&mut store).await?;
         store.set_epoch_deadline(1);

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::fault::chain;
@@ -121,13 +122,33 @@ impl Runtime {
     }
 }
 
+/// Linear memories that the pool has for each instance.
+const MEMORIES: u32 = 2;
+
+/// Tables that the pool has for each instance.
+const TABLES: u32 = 4;
+
+/// Instances whose part of the pool one of this component takes: a component may
+/// have more memories or tables than there are for each, and must not take those
+/// of others unnoticed.
+pub(crate) fn seats_of(component: &Component) -> u32 {
+    let Some(needs) = component.resources_required() else {
+        // Components that import core modules do not link here.
+        return 1;
+    };
+    let memories = needs.num_memories.div_ceil(MEMORIES);
+    let tables = needs.num_tables.div_ceil(TABLES);
+    memories.max(tables).max(1)
+}
+
 fn pool(capacity: Capacity) -> PoolingAllocationConfig {
     let instances = capacity.instances;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(MODULES_PER_COMPONENT))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4))
+        // A count and no reservation: enough for all at their most.
+        .total_core_instances(instances.saturating_mul(MODULES_PER_COMPONENT * 4))
+        .total_memories(instances.saturating_mul(MEMORIES))
+        .total_tables(instances.saturating_mul(TABLES))
         .total_stacks(instances.saturating_mul(2))
         .max_core_instances_per_component(MODULES_PER_COMPONENT * 4)
         .max_memories_per_component(8)

@@ -129,7 +129,8 @@ impl Startup {
             meter: Meter::new(&limits.tenant, blueprint.clock, limits.cpu.max(deadline)),
             until: tokio::time::Instant::now() + deadline,
         };
-        let mut store = Guest::store(blueprint, REQUEST.into());
+        let mut store =
+            Guest::store(blueprint, REQUEST.into()).map_err(|_| ValidateFault::NoRoom)?;
         let late = |phase| ValidateFault::Hang { phase, deadline };
 
         let phase = Phase::Start;
@@ -179,7 +180,8 @@ fn fault(phase: Phase, error: &wasmtime::Error, guest: &Guest, limit: u64) -> Va
     let reason = detail.unwrap_or_default();
     match outcome {
         Outcome::MemoryBudget => ValidateFault::Memory { phase, limit },
-        Outcome::InstancesExhausted => ValidateFault::NoRoom,
+        // It fits once other instances of its tenant have gone.
+        Outcome::InstancesExhausted | Outcome::TenantOverBudget => ValidateFault::NoRoom,
         _ => ValidateFault::Trap { phase, reason },
     }
 }

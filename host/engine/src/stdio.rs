@@ -32,7 +32,7 @@ pub trait GuestLog: Send + Sync {
 
 /// The longest line; a longer one is cut into several. Log collectors reject
 /// much longer ones.
-const MAX_LINE: usize = 8 << 10;
+pub(crate) const MAX_LINE: usize = 8 << 10;
 
 /// One stream of one instance.
 #[derive(Clone)]
@@ -85,16 +85,22 @@ impl Lines {
 
     fn take(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(&bytes[..end]);
+            self.keep(&bytes[..end]);
             self.give();
             bytes = &bytes[end + 1..];
         }
-        self.partial.extend_from_slice(bytes);
-        while self.partial.len() > MAX_LINE {
-            let rest = self.partial.split_off(MAX_LINE);
+        self.keep(bytes);
+    }
+
+    /// Never holds more than one line, however much comes without a newline.
+    fn keep(&mut self, mut bytes: &[u8]) {
+        while self.partial.len() + bytes.len() > MAX_LINE {
+            let (now, later) = bytes.split_at(MAX_LINE - self.partial.len());
+            self.partial.extend_from_slice(now);
             self.give();
-            self.partial = rest;
+            bytes = later;
         }
+        self.partial.extend_from_slice(bytes);
     }
 
     fn give(&mut self) {

@@ -5,32 +5,54 @@
 //! everything that its guests use is counted there.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
+use skep_core::Seats;
 use skep_core::fair::{self, Member};
 
 use crate::line::{Go, Line, Place};
+use crate::runtime::Capacity;
+use crate::settings::Flavor;
 
 /// The limits of one tenant on one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TenantLimits {
+pub struct ShareLimits {
     /// Its part of the CPU, relative to the other tenants' weights.
     pub weight: NonZeroU32,
+    /// Bytes of all its instances; 0 is no limit.
+    pub memory: u64,
 }
 
-impl Default for TenantLimits {
+impl Default for ShareLimits {
     fn default() -> Self {
-        Self { weight: fair::EVEN }
+        Self {
+            weight: fair::EVEN,
+            memory: 0,
+        }
     }
 }
 
 /// What the tenants of one worker share. Cheap to clone.
 #[derive(Clone)]
-pub struct Tenants {
+pub struct Tenants(Arc<Shared>);
+
+struct Shared {
     line: Arc<Line>,
+    /// One for each engine, whose instances are its own. Tenants have the same
+    /// number in both.
+    seats: Mutex<[Seats; 2]>,
+    /// Bytes of all instances.
+    memory: AtomicU64,
+}
+
+impl Shared {
+    fn seats(&self) -> MutexGuard<'_, [Seats; 2]> {
+        // Whole at every step.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for Tenants {
@@ -40,35 +62,57 @@ impl std::fmt::Debug for Tenants {
 }
 
 impl Tenants {
-    /// A worker without tenants. `pace` is called when the period of
-    /// [`tick`](crate::tick)s should be another: a millisecond, or a quarter of
-    /// that while tenants compete.
+    /// A worker without tenants, whose engines have this capacity. `pace` is
+    /// called when the period of [`tick`](crate::tick)s should be another: a
+    /// millisecond, or a quarter of that while tenants compete.
     #[must_use]
-    pub fn new(pace: fn(Duration)) -> Self {
-        Self {
+    pub fn new(capacity: Capacity, pace: fn(Duration)) -> Self {
+        let seats = Seats::new(capacity.instances);
+        Self(Arc::new(Shared {
             line: Arc::new(Line::new(pace)),
-        }
+            seats: Mutex::new([seats.clone(), seats]),
+            memory: AtomicU64::new(0),
+        }))
     }
 
     /// Another tenant.
     #[must_use]
-    pub fn join(&self, name: &str, limits: TenantLimits) -> Arc<TenantShare> {
+    pub fn join(&self, name: &str, limits: ShareLimits) -> Arc<TenantShare> {
+        let mut seats = self.0.seats();
+        let number = seats[0].join();
+        let same = seats[1].join();
+        debug_assert_eq!(number, same, "tenants come and go in both");
         Arc::new(TenantShare {
             name: name.into(),
-            member: self.line.join(limits.weight),
-            line: Arc::clone(&self.line),
+            worker: Arc::clone(&self.0),
+            member: self.0.line.join(limits.weight),
+            number,
             cpu: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
+            memory_limit: AtomicU64::new(limits.memory),
         })
+    }
+
+    /// Bytes of memories, tables and what the host holds besides of all live
+    /// instances, those too that wait for their next call. Not all of it need be
+    /// resident.
+    #[must_use]
+    pub fn guest_memory(&self) -> u64 {
+        self.0.memory.load(Relaxed)
     }
 }
 
 /// What one tenant has of its worker.
 pub struct TenantShare {
     name: Box<str>,
-    line: Arc<Line>,
+    worker: Arc<Shared>,
     member: Member,
+    /// Its number among those with seats.
+    number: usize,
     /// CPU time of its guests in nanoseconds.
     cpu: AtomicU64,
+    memory: AtomicU64,
+    memory_limit: AtomicU64,
 }
 
 impl std::fmt::Debug for TenantShare {
@@ -92,14 +136,63 @@ impl TenantShare {
         Duration::from_nanos(self.cpu.load(Relaxed))
     }
 
+    /// Bytes of its live instances, as [`Tenants::guest_memory`] counts.
+    #[must_use]
+    pub fn memory_used(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+
+    /// Its live instances, those too that wait for their next call.
+    #[must_use]
+    pub fn instances(&self) -> u32 {
+        let seats = self.worker.seats();
+        seats.iter().map(|seats| seats.held(self.number)).sum()
+    }
+
+    /// Has another limit from now on; 0 is none. What it has already it keeps.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.memory_limit.store(bytes, Relaxed);
+    }
+
+    /// Counts so many more bytes, if it may have them.
+    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let limit = self.memory_limit.load(Relaxed);
+        // A worker is one thread: nothing comes in between.
+        let used = self.memory.load(Relaxed).saturating_add(bytes);
+        if bytes > 0 && limit > 0 && used > limit {
+            return false;
+        }
+        self.memory.store(used, Relaxed);
+        self.worker.memory.fetch_add(bytes, Relaxed);
+        true
+    }
+
+    /// Counts so many fewer.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.memory.fetch_sub(bytes as u64, Relaxed);
+        self.worker.memory.fetch_sub(bytes as u64, Relaxed);
+    }
+
+    /// The right to make an instance that takes so many seats of its engine, if
+    /// there is one for this tenant.
+    pub(crate) fn sit(self: &Arc<Self>, flavor: Flavor, seats: u32) -> Option<Seat> {
+        let taken = self.worker.seats()[flavor as usize].take(self.number, seats);
+        taken.then(|| Seat {
+            tenant: Arc::clone(self),
+            flavor,
+            seats,
+        })
+    }
+
     /// Whether one of its guests may run, which else is in line afterwards.
     pub(crate) fn may_go(&self, place: &mut Place, now: Instant, cx: &Context<'_>) -> Option<Go> {
-        self.line.may_go(self.member, place, now, cx)
+        self.worker.line.may_go(self.member, place, now, cx)
     }
 
     /// One of its guests met a tick.
     pub(crate) fn preempted(&self, place: &mut Place, now: Instant, cx: &Context<'_>) {
-        self.line.preempted(self.member, place, now, cx);
+        self.worker.line.preempted(self.member, place, now, cx);
     }
 
     /// One of its guests has run for so long, for which the worker had
@@ -107,17 +200,34 @@ impl TenantShare {
     pub(crate) fn charge(&self, now: Instant, spent: Duration, overhead: Duration) {
         let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         self.cpu.fetch_add(nanos, Relaxed);
-        self.line.charge(self.member, now, spent + overhead);
+        self.worker.line.charge(self.member, now, spent + overhead);
     }
 
     /// One of its guests is gone.
     pub(crate) fn leave(&self, place: &mut Place) {
-        self.line.leave(self.member, place);
+        self.worker.line.leave(self.member, place);
     }
 }
 
 impl Drop for TenantShare {
     fn drop(&mut self) {
-        self.line.part(self.member);
+        self.worker.line.part(self.member);
+        for seats in self.worker.seats().iter_mut() {
+            seats.leave(self.number);
+        }
+    }
+}
+
+/// An instance's place in its engine, until it is dropped.
+pub(crate) struct Seat {
+    tenant: Arc<TenantShare>,
+    flavor: Flavor,
+    seats: u32,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.tenant.worker.seats();
+        seats[self.flavor as usize].give_back(self.tenant.number, self.seats);
     }
 }

@@ -15,7 +15,7 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, Phase, Runtime, Stream, TenantLimits,
+    Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, Phase, Runtime, ShareLimits, Stream,
     Tenants, ValidateFault, Validation, Witness, compile,
 };
 
@@ -127,7 +127,7 @@ impl Shape<'_> {
             timeout: Duration::from_secs(600),
             cpu: Duration::from_secs(600),
             memory: MEMORY,
-            tenant: Tenants::new(|_| {}).join("tests", TenantLimits::default()),
+            tenant: Tenants::new(runtime.capacity(), |_| {}).join("tests", ShareLimits::default()),
             instance: InstancePolicy::default(),
             log: Arc::new(Silence),
             outbound: None,

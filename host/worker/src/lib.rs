@@ -44,6 +44,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_engine::Tenants;
 use skep_sys::clock;
 use skep_wire::FromWorker;
 
@@ -93,11 +94,11 @@ async fn work() -> ExitCode {
     let desk = Arc::clone(&fit.desk);
     desk.cell().beat(clock::monotonic());
     desk.cell().set_ready(true);
-    tokio::spawn(beat(desk));
+    tokio::spawn(beat(desk, fit.loader.tenants()));
     Orders::begin(fit, link).follow().await
 }
 
-async fn beat(desk: Arc<Desk>) {
+async fn beat(desk: Arc<Desk>, tenants: Tenants) {
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut beats = 0_u32;
@@ -122,6 +123,7 @@ async fn beat(desk: Arc<Desk>) {
         desk.cell()
             .set_instances(u32::try_from(idle).unwrap_or(u32::MAX));
         desk.cell().set_instantiations(made);
+        desk.cell().set_guest_memory(tenants.guest_memory());
         desk.log.report_dropped();
     }
 }

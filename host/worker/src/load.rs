@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
-use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime};
+use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
 use skep_sys::Board;
 use skep_sys::confine::Confined;
 use skep_wire::{FromWorker, ListenerRole, LoadApp, ToWorker};
@@ -119,7 +119,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         slot,
         log: log.clone(),
         news: sender,
-        tenants: Shares::new(),
+        tenants: Shares::new(runtime.capacity()),
     };
     let desk = Arc::new(Desk::new(board, cell, ticker, log, drain_timeout));
     for (load, artifact) in loads {
@@ -183,6 +183,11 @@ impl Loader {
     /// Where the news of handlers go.
     pub(crate) fn news(&self) -> mpsc::UnboundedSender<News> {
         self.news.clone()
+    }
+
+    /// What this worker's tenants have together.
+    pub(crate) fn tenants(&self) -> Tenants {
+        self.tenants.tenants().clone()
     }
 
     /// Maps an artifact and links it: some 0.2 ms. `share` is for an app that

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use skep_core::TenantName;
-use skep_engine::{TenantLimits, TenantShare, Tenants};
+use skep_engine::{Capacity, ShareLimits, TenantShare, Tenants};
 
 use crate::ticker;
 
@@ -16,11 +16,17 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    pub(crate) fn new() -> Self {
+    /// For a worker whose engines have this capacity.
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Self {
-            tenants: Tenants::new(ticker::pace),
+            tenants: Tenants::new(capacity, ticker::pace),
             known: Mutex::default(),
         }
+    }
+
+    /// What all guests of this worker have together.
+    pub(crate) fn tenants(&self) -> &Tenants {
+        &self.tenants
     }
 
     /// The share of this tenant.
@@ -31,7 +37,7 @@ impl Shares {
             return share;
         }
         known.retain(|_, share| share.strong_count() > 0);
-        let share = self.tenants.join(tenant.as_str(), TenantLimits::default());
+        let share = self.tenants.join(tenant.as_str(), ShareLimits::default());
         known.insert(tenant.clone(), Arc::downgrade(&share));
         share
     }

@@ -17,8 +17,8 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime, Stream,
-    TenantLimits, TenantShare, Tenants, Witness, compile,
+    Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime, ShareLimits,
+    Stream, TenantShare, Tenants, Witness, compile,
 };
 
 /// Long enough for anything that ends.
@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// CPU time over which shares are taken.
 const SPAN: Duration = Duration::from_secs(1);
+
+const CAPACITY: Capacity = Capacity { instances: 400 };
 
 static PERIOD: AtomicU64 = AtomicU64::new(1000);
 
@@ -118,7 +120,7 @@ fn load(compiled: &Compiled, tenant: &Arc<TenantShare>, instance: InstancePolicy
     let mut artifact = tempfile::NamedTempFile::new().unwrap();
     artifact.write_all(&compiled.artifact).unwrap();
     let runtime = Runtime::start(
-        Capacity { instances: 128 },
+        CAPACITY,
         Clock {
             thread_cpu: skep_sys::clock::thread_cpu,
         },
@@ -164,7 +166,7 @@ impl Load {
         clients: usize,
         instance: InstancePolicy,
     ) -> Self {
-        let tenant = tenants.join(name, TenantLimits::default());
+        let tenant = tenants.join(name, ShareLimits::default());
         Self {
             handler: load(compiled, &tenant, instance),
             tenant,
@@ -213,7 +215,7 @@ fn shares(loads: &[Load]) -> Vec<f64> {
 
 #[test]
 fn short_calls_keep_their_share_against_64_that_compute() {
-    let tenants = Tenants::new(pace);
+    let tenants = Tenants::new(CAPACITY, pace);
     let shares = shares(&[
         Load::new(&tenants, "hog", &spins(), 64),
         Load::new(&tenants, "hello", &counts(300_000), 8),
@@ -227,7 +229,7 @@ fn short_calls_keep_their_share_against_64_that_compute() {
 fn so_they_do_against_guests_of_the_other_engine() {
     let spins = spins_in_p3();
     for concurrent in [1, 8] {
-        let tenants = Tenants::new(pace);
+        let tenants = Tenants::new(CAPACITY, pace);
         let policy = InstancePolicy {
             reuse: 1000,
             concurrent,
@@ -244,7 +246,7 @@ fn so_they_do_against_guests_of_the_other_engine() {
 
 #[test]
 fn the_number_of_calls_makes_no_difference() {
-    let tenants = Tenants::new(pace);
+    let tenants = Tenants::new(CAPACITY, pace);
     let spins = spins();
     let shares = shares(&[
         Load::new(&tenants, "many", &spins, 60),
@@ -258,7 +260,7 @@ fn the_number_of_calls_makes_no_difference() {
 
 #[test]
 fn who_waits_in_line_ends_at_the_deadline_and_leaves_it_when_dropped() {
-    let tenants = Tenants::new(pace);
+    let tenants = Tenants::new(CAPACITY, pace);
     let hog = Load::new(&tenants, "hog", &spins(), 0);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -293,4 +295,136 @@ fn who_waits_in_line_ends_at_the_deadline_and_leaves_it_when_dropped() {
     let told: Duration = told.iter().map(|ended| ended.cpu).sum();
     assert!(told <= hog.tenant.cpu_used(), "{told:?}");
     assert!(told >= hog.tenant.cpu_used() / 4, "{told:?}");
+}
+
+/// So many calls that never end, begun.
+fn begin(load: &Load, calls: usize, told: &Told) -> Vec<tokio::task::JoinHandle<Option<Outcome>>> {
+    let begin = |_| {
+        let (handler, told) = (load.handler.clone(), told.clone());
+        tokio::spawn(async move { call(&handler, &told).await })
+    };
+    (0..calls).map(begin).collect()
+}
+
+/// Waits until this holds.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "never {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn on_a_worker<R>(work: impl Future<Output = R>) -> R {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
+}
+
+fn limited(tenants: &Tenants, memory: u64, compiled: &Compiled) -> Load {
+    let limits = ShareLimits {
+        memory,
+        ..ShareLimits::default()
+    };
+    let tenant = tenants.join("limited", limits);
+    Load {
+        handler: load(compiled, &tenant, InstancePolicy::default()),
+        tenant,
+        clients: 0,
+    }
+}
+
+#[test]
+fn a_tenants_instances_have_its_memory_together_and_give_it_back() {
+    const MIB: u64 = 1 << 20;
+    let tenants = Tenants::new(CAPACITY, pace);
+    // 64 KiB at first and another megabyte.
+    let grows = component(
+        "(if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))
+         (loop (br 0))",
+    );
+    let limited = limited(&tenants, 4 * MIB, &grows);
+    let other = Load::new(&tenants, "other", &grows, 0);
+    let traps = Load {
+        handler: load(
+            &component("unreachable"),
+            &limited.tenant,
+            InstancePolicy::default(),
+        ),
+        tenant: Arc::clone(&limited.tenant),
+        clients: 0,
+    };
+    let told = Told::default();
+    on_a_worker(async {
+        let first = begin(&limited, 3, &told);
+        until("3 there", || limited.tenant.memory_used() > 3 * MIB).await;
+        assert_eq!(limited.tenant.instances(), 3);
+        for call in begin(&limited, 5, &told) {
+            assert_eq!(call.await.unwrap(), Some(Outcome::TenantOverBudget));
+        }
+        let others = begin(&other, 5, &told);
+        until("5 there", || other.tenant.memory_used() > 5 * MIB).await;
+        assert!(tenants.guest_memory() > 8 * MIB);
+
+        for call in first.iter().chain(&others) {
+            call.abort();
+        }
+        until("all gone", || tenants.guest_memory() == 0).await;
+        assert_eq!(limited.tenant.instances() + other.tenant.instances(), 0);
+
+        for _ in 0..2000 {
+            assert_eq!(call(&traps.handler, &told).await, Some(Outcome::Trap));
+        }
+        assert_eq!(tenants.guest_memory(), 0);
+        assert_eq!(limited.tenant.instances(), 0);
+
+        // What does not even fit at first is the tenant's, too.
+        limited.tenant.limit_memory(1000);
+        assert_eq!(
+            call(&limited.handler, &told).await,
+            Some(Outcome::TenantOverBudget)
+        );
+    });
+}
+
+#[test]
+fn no_tenant_takes_the_last_instances_of_a_worker() {
+    let tenants = Tenants::new(Capacity { instances: 40 }, pace);
+    let greedy = Load::new(&tenants, "greedy", &spins(), 0);
+    let (one, two) = (
+        Load::new(&tenants, "one", &spins(), 0),
+        Load::new(&tenants, "two", &spins(), 0),
+    );
+    // Four memories are as many as two instances have.
+    let wide = component("(loop (br 0))) (memory 1) (memory 1) (memory 1 1");
+    let wide = Load::new(&tenants, "wide", &wide, 0);
+    let told = Told::default();
+    on_a_worker(async {
+        let calls = begin(&greedy, 40, &told);
+        until("all answered or there", || {
+            told.0.lock().unwrap().len() + greedy.tenant.instances() as usize == 40
+        })
+        .await;
+        assert_eq!(greedy.tenant.instances(), 40 - 3 * 8);
+        for ended in told.0.lock().unwrap().iter() {
+            assert_eq!(ended.outcome, Outcome::InstancesExhausted);
+        }
+        let others: Vec<_> = [(&one, 8), (&two, 8), (&wide, 4)]
+            .into_iter()
+            .flat_map(|(load, calls)| begin(load, calls, &told))
+            .collect();
+        until("8 each", || {
+            [&one, &two, &wide]
+                .iter()
+                .all(|load| load.tenant.instances() == 8)
+        })
+        .await;
+        for call in calls.iter().chain(&others) {
+            call.abort();
+        }
+        until("all gone", || tenants.guest_memory() == 0).await;
+        assert_eq!(greedy.tenant.instances(), 0);
+    });
 }
