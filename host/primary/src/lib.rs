@@ -20,6 +20,7 @@ mod listeners;
 mod log;
 mod pool;
 mod records;
+mod rows;
 mod scribe;
 mod signals;
 mod socket_file;

@@ -1,16 +1,17 @@
-//! What the primary keeps for one pool: the scoreboard, who writes which of its
-//! cells, the plan that its workers serve, and the counts of those that are gone.
+//! What the primary keeps for one pool: the scoreboard and the sheet, who writes
+//! which of their cells, the plan that its workers serve, and the counts of those that are gone.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::{array, io};
 
-use skep_core::converge::Convergence;
+use skep_core::converge::{Convergence, Pace, Step};
 use skep_core::{LogSpec, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId};
-use skep_sys::{Board, Cell, OUTCOMES};
+use skep_sys::{Board, Cell, OUTCOMES, Sheet};
 use skep_wire::{ListenerRole, ToWorker};
 
 use crate::catalog::Catalog;
+use crate::rows::Rows;
 
 /// Cells of a pool: three for each worker of the largest (one that serves and
 /// two that are going away), and some for those that go away slowly. Those that
@@ -21,6 +22,7 @@ const _: () = assert!(
     Outcome::ALL.len() <= OUTCOMES,
     "every outcome has a counter"
 );
+const _: () = assert!(CELLS <= Sheet::CELLS, "every worker has a cell in a row");
 
 /// One pool's belongings.
 #[derive(Debug)]
@@ -33,6 +35,9 @@ pub(crate) struct Pool {
     pub(crate) convergence: Convergence,
     board: Board,
     board_fd: Arc<OwnedFd>,
+    sheet: Sheet,
+    sheet_fd: Arc<OwnedFd>,
+    rows: Rows,
     /// Where its workers may open artifacts.
     folder: Arc<OwnedFd>,
     /// The writer of each cell.
@@ -92,21 +97,40 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// No memory or descriptors left for the scoreboard.
-    pub(crate) fn new(spec: PoolSpec, plan: Plan, folder: Arc<OwnedFd>) -> io::Result<Self> {
+    /// No memory or descriptors left for the scoreboard or the sheet.
+    pub(crate) fn new(spec: PoolSpec, mut plan: Plan, folder: Arc<OwnedFd>) -> io::Result<Self> {
         let board = Board::create(CELLS)?;
         let board_fd = Arc::new(board.as_fd().try_clone_to_owned()?);
+        let sheet = Sheet::create()?;
+        let sheet_fd = Arc::new(sheet.as_fd().try_clone_to_owned()?);
+        let mut rows = Rows::default();
+        rows.give(&mut plan);
         Ok(Self {
             spec,
             convergence: Convergence::new(plan.number, plan.handlers()),
             plan: Box::new(plan),
             board,
             board_fd,
+            sheet,
+            sheet_fd,
+            rows,
             folder,
             writers: vec![None; usize::from(CELLS)],
             gone: Counts::default(),
             last_gone: None,
         })
+    }
+
+    /// Has the workers come to another plan; says what they are to be told.
+    pub(crate) fn come_to(&mut self, mut plan: Plan, pace: Pace) -> Vec<Step> {
+        if self.convergence.is_settled() {
+            let sheet = &self.sheet;
+            self.rows.settled(|row| sheet.clear_row(row).is_ok());
+        }
+        self.rows.give(&mut plan);
+        let steps = self.convergence.want(plan.number, plan.handlers(), pace);
+        *self.plan = plan;
+        steps
     }
 
     /// The cell of a worker that has one.
@@ -121,6 +145,7 @@ impl Pool {
         self.writers[vacant] = Some(worker);
         let index = u16::try_from(vacant).expect("cells are counted in 16 bits");
         self.board.use_up_to(index + 1);
+        self.sheet.use_up_to(index + 1);
         self.board
             .cell(index)
             .expect("writers are as many as cells")
@@ -140,6 +165,7 @@ impl Pool {
             .expect("writers are as many as cells");
         self.gone.add(&Counts::of(cell));
         cell.reset(0);
+        self.sheet.clear_cell(index);
         self.writers[usize::from(index)] = None;
     }
 
@@ -188,7 +214,7 @@ impl Pool {
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
         let sockets = listeners.iter().map(|(_, socket)| Arc::clone(socket));
-        let fds = [&self.board_fd, &self.folder]
+        let fds = [&self.board_fd, &self.sheet_fd, &self.folder]
             .into_iter()
             .map(Arc::clone)
             .chain(sockets)

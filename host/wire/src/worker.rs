@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use skep_core::egress::OutboundGrant;
 use skep_core::{
     AppLimits, AppName, ConnectionLimits, Generation, HandlerId, HttpCheck, InstancePolicy,
-    ListenerName, LogSpec, Plan, PoolName, Revision, Sandbox, SlotIndex, Tally, TenantName,
+    ListenerName, LogSpec, Outcome, Plan, PoolName, Revision, Sandbox, SlotIndex, Tally, TenantName,
     WorkerId,
 };
 
@@ -23,7 +23,7 @@ use crate::{Flavor, Message};
 #[serde(rename_all = "kebab-case")]
 pub enum ToWorker {
     /// The first message: who the worker is and what will follow. Carries the
-    /// pool's scoreboard, the folder of the pool's artifacts, and then one
+    /// pool's scoreboard, its sheet, the folder of its artifacts, and then one
     /// listening socket per entry of `listeners`, in that order. A canary
     /// worker has no listeners.
     Begin {
@@ -33,7 +33,7 @@ pub enum ToWorker {
         pool: PoolName,
         /// Its place in the pool, and its cell in the scoreboard.
         slot: SlotIndex,
-        /// The scoreboard cell that it writes.
+        /// The cell of the scoreboard and of the sheet that it writes.
         cell: u16,
         /// Number of workers of the pool, for shares of limits.
         workers: u16,
@@ -203,6 +203,9 @@ pub struct HandlerTally {
     pub total: Tally,
     /// Within the last one to two minutes.
     pub recent: Tally,
+    /// Since it was loaded, all requests by outcome, those among them that
+    /// tallies leave out.
+    pub outcomes: Vec<(Outcome, u64)>,
 }
 
 impl Message for ToWorker {
@@ -221,7 +224,7 @@ impl Message for ToWorker {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Begin { listeners, .. } => 2 + listeners.len(),
+            Self::Begin { listeners, .. } => 3 + listeners.len(),
             Self::Load(_) | Self::Meet(_) => 1,
             Self::Listen { listeners } => listeners.len(),
             Self::Serve(_) | Self::Unlisten { .. } | Self::Drain | Self::Stop => 0,

@@ -141,6 +141,7 @@ async fn next(
             }
             Appetite::Full => {
                 listener.get_ref().pause()?;
+                desk.rooms.make();
                 desk.next_end().await;
                 continue;
             }

@@ -8,8 +8,7 @@ use http::StatusCode;
 use skep_core::{LogLevel, Outcome, bucket_of};
 use skep_engine::{Ended, Witness};
 
-use crate::admission::Permit;
-use crate::app::App;
+use crate::app::{Admitted, App};
 use crate::desk::Desk;
 use crate::socket::Pulse;
 
@@ -40,7 +39,7 @@ pub(crate) struct Account {
     began: Instant,
     request_id: Option<Arc<str>>,
     app: Option<Arc<App>>,
-    permit: Option<Permit>,
+    admitted: Option<Admitted>,
     overridden: Option<Arc<Override>>,
     guest: bool,
     outcome: Option<Outcome>,
@@ -58,7 +57,7 @@ impl Account {
             began: Instant::now(),
             request_id: None,
             app: None,
-            permit: None,
+            admitted: None,
             overridden: None,
             guest: false,
             outcome: None,
@@ -72,8 +71,8 @@ impl Account {
         self.request_id = Some(Arc::clone(request_id));
     }
 
-    pub(crate) fn admitted(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    pub(crate) fn admitted(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
     }
 
     pub(crate) fn overridden_by(&mut self, overridden: &Arc<Override>) {
@@ -139,7 +138,7 @@ impl Drop for Account {
             app.request_ended();
         }
         self.pulse.request_ended();
-        self.permit = None;
+        self.admitted = None;
         self.desk.something_ended();
     }
 }

@@ -5,12 +5,11 @@
 //! calls in flight than its limit, whatever is swapped. The limits are those of
 //! its stable handler; a plan that changes them changes them in place.
 
+use skep_core::{AppLimits, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
-
-use skep_core::{AppLimits, Outcome};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// One worker's share of an app's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +61,16 @@ impl Admission {
         Some(Permit(Arc::clone(self)))
     }
 
-    /// A permit after a wait in a queue that is bounded in length and in time.
-    pub(crate) async fn wait(self: &Arc<Self>, patience: Duration) -> Result<Permit, Outcome> {
-        if self.waiting.load(Relaxed) >= self.queue.load(Relaxed) {
-            return Err(Outcome::QueueFull);
-        }
-        let _place = Place::take(&self.waiting);
-        match tokio::time::timeout(patience, self.permits.acquire()).await {
+    /// A place in the queue, whose length is bounded.
+    pub(crate) fn queue(&self) -> Option<Place<'_>> {
+        let free = self.waiting.load(Relaxed) < self.queue.load(Relaxed);
+        free.then(|| Place::take(&self.waiting))
+    }
+
+    /// A permit after a wait in the queue that is bounded in time.
+    pub(crate) async fn wait(self: &Arc<Self>, until: Instant) -> Result<Permit, Outcome> {
+        let _place = self.queue().ok_or(Outcome::QueueFull)?;
+        match tokio::time::timeout_at(until, self.permits.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
                 Ok(Permit(Arc::clone(self)))
@@ -114,7 +116,7 @@ impl Drop for Permit {
 }
 
 /// A place in the queue; given back also when the client goes while it waits.
-struct Place<'a>(&'a AtomicU32);
+pub(crate) struct Place<'a>(&'a AtomicU32);
 
 impl<'a> Place<'a> {
     fn take(waiting: &'a AtomicU32) -> Self {
@@ -203,11 +205,11 @@ mod tests {
             .build()
             .unwrap();
         let _inside = runtime.enter();
-        let patience = Duration::from_secs(60);
+        let until = Instant::now() + std::time::Duration::from_secs(60);
         let admission = admission(1);
         let held = take_all(&admission);
-        let mut first = Box::pin(admission.wait(patience));
-        let mut second = Box::pin(admission.wait(patience));
+        let mut first = Box::pin(admission.wait(until));
+        let mut second = Box::pin(admission.wait(until));
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(first.as_mut().poll(cx).is_pending());
         assert!(matches!(

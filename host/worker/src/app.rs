@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use skep_core::{AppLimits, AppName, HandlerId, Outcome};
 use skep_engine::Handler;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::admission::{Admission, Permit};
+use crate::budget::{Budget, Call, Column};
 use crate::counts::Counts;
 use crate::log::AppLog;
 use crate::news::News;
@@ -28,6 +30,13 @@ pub(crate) struct App {
     cut: AtomicBool,
     told: Notify,
     news: mpsc::UnboundedSender<News>,
+}
+
+/// The right to call an app, until it is dropped: what its budgets and its
+/// tenant's gave for this one call.
+pub(crate) struct Admitted {
+    _permit: Permit,
+    _call: Option<Call>,
 }
 
 /// What an app is, besides its handler.
@@ -65,19 +74,45 @@ impl App {
     /// The right to call, at once or after a wait. A request waits no longer
     /// than it may take: having used up its time it could not be answered any
     /// more.
-    pub(crate) async fn admit(&self) -> Result<Permit, Outcome> {
-        if let Some(permit) = self.admission.try_admit() {
-            return Ok(permit);
-        }
+    pub(crate) async fn admit(&self, budget: &Budget, on: &Column) -> Result<Admitted, Outcome> {
+        let permit = match self.admission.try_admit() {
+            Some(permit) => match budget.try_begin(on) {
+                Ok(call) => return Ok(Admitted::new(permit, call)),
+                Err(_) => Some(permit),
+            },
+            None => None,
+        };
         let cut = self.told.notified();
         if self.cut.load(Relaxed) {
             return Err(Outcome::Deadline);
         }
         tokio::select! {
             biased;
-            permit = self.admission.wait(self.limits.timeout) => permit,
+            admitted = self.wait(permit, budget, on) => admitted,
             () = cut => Err(Outcome::Deadline),
         }
+    }
+
+    /// First the app's permit and then its tenant's call: the other way round,
+    /// requests that wait for one app would hold what the tenant's others could
+    /// use. Both waits together are bounded by the app's queue and its timeout.
+    async fn wait(
+        &self,
+        permit: Option<Permit>,
+        budget: &Budget,
+        on: &Column,
+    ) -> Result<Admitted, Outcome> {
+        let until = Instant::now() + self.limits.timeout;
+        let permit = match permit {
+            Some(permit) => permit,
+            None => self.admission.wait(until).await?,
+        };
+        if let Ok(call) = budget.try_begin(on) {
+            return Ok(Admitted::new(permit, call));
+        }
+        let _place = self.admission.queue().ok_or(Outcome::TenantOverBudget)?;
+        let call = budget.wait(on, until).await?;
+        Ok(Admitted::new(permit, call))
     }
 
     /// A request is this handler's from now on.
@@ -96,6 +131,15 @@ impl App {
         self.told.notify_waiters();
         self.handler.cut();
         self.in_flight.load(Relaxed)
+    }
+}
+
+impl Admitted {
+    fn new(permit: Permit, call: Option<Call>) -> Self {
+        Self {
+            _permit: permit,
+            _call: call,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The life of one connection.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future as _;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use skep_core::ConnectionLimits;
+use skep_core::{ConnectionLimits, Outcome};
 use skep_sys::Peer;
 
+use crate::budget::Origin;
 use crate::desk::Desk;
 use crate::farewell::{self, Farewell, Step};
 use crate::service::Service;
@@ -52,19 +54,21 @@ pub(crate) async fn serve(
     socket: Socket,
     peer: Peer,
 ) {
-    let _open = Open(Arc::clone(&desk));
+    let open = Open(Arc::clone(&desk));
     let pulse = Pulse::new();
+    let stay = desk.rooms.enter(&pulse);
     let io = TokioIo::new(WatchedSocket::new(socket, &limits, Arc::clone(&pulse)));
     let client = match peer {
         Peer::Tcp(address) => HeaderValue::from_str(&address.ip().to_string()).ok(),
         Peer::Unix => None,
     };
     let mut draining = desk.draining();
-    let linger = desk.linger();
+    let mut linger = desk.linger();
     let service = Arc::new(Service {
         desk,
         pulse: Arc::clone(&pulse),
         client,
+        origin: Origin::of(&peer),
         body_timeout: limits.body_timeout,
     });
     let answer = service_fn(move |request| {
@@ -81,14 +85,19 @@ pub(crate) async fn serve(
         biased;
         // How a connection fails is the client's affair: it has hung up, been
         // too slow, or sent what no message begins with.
-        _ = connection.as_mut() => return,
+        ended = connection.as_mut() => return open.ended(ended),
         _ = draining.wait_for(|draining| *draining) => {}
         () = recycle.as_mut() => {}
+        // A client of HTTP/2 is told, and may need a while to hear of it.
+        () = stay.asked_to_go() => if !pulse.is_http2() {
+            linger = farewell::LEAST;
+        },
     }
     let mut farewell = Farewell::begin(&pulse, linger);
     std::future::poll_fn(|cx| {
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                open.ended(ended);
                 return Poll::Ready(());
             }
             match farewell.next(cx) {
@@ -132,6 +141,19 @@ const RECYCLE_CHECK: Duration = Duration::from_millis(100);
 
 /// Counts an open connection.
 struct Open(Arc<Desk>);
+
+impl Open {
+    /// Counts the one failure of which hyper tells the client by itself.
+    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>) {
+        let failed = ended.err();
+        let failed = failed
+            .as_ref()
+            .and_then(|e| e.downcast_ref::<hyper::Error>());
+        if failed.is_some_and(hyper::Error::is_parse_too_large) {
+            self.0.refused_unread(Outcome::HeadTooLarge);
+        }
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {

@@ -5,11 +5,12 @@ use std::io;
 use std::time::Instant;
 
 use skep_core::{LogFormat, LogLevel, LogSpec, WorkerId};
-use skep_sys::Board;
+use skep_sys::{Board, Sheet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::budget::Column;
 use crate::log::Log;
 use crate::ticker;
 
@@ -28,7 +29,17 @@ fn desk() -> Arc<Desk> {
         level: LogLevel::Error,
     };
     let log = Log::new(spec, WorkerId(1));
-    Arc::new(Desk::new(board, 0, ticker::start().unwrap(), log, DRAIN))
+    let column = Column {
+        sheet: Arc::new(Sheet::create().unwrap()),
+        cell: 0,
+    };
+    Arc::new(Desk::new(
+        board,
+        column,
+        ticker::start().unwrap(),
+        log,
+        DRAIN,
+    ))
 }
 
 /// A client with its connection to a worker.

@@ -15,6 +15,7 @@ pub(crate) struct Counts {
     requests: AtomicU64,
     errors: AtomicU64,
     latency: [AtomicU64; TALLY_BUCKETS],
+    outcomes: [AtomicU64; Outcome::ALL.len()],
     marks: Mutex<Marks>,
 }
 
@@ -32,12 +33,14 @@ impl Counts {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             latency: [const { AtomicU64::new(0) }; TALLY_BUCKETS],
+            outcomes: [const { AtomicU64::new(0) }; Outcome::ALL.len()],
             marks: Mutex::default(),
         }
     }
 
     /// Counts one request that has ended.
     pub(crate) fn ended(&self, outcome: Outcome, status: Option<StatusCode>, elapsed: Duration) {
+        self.outcomes[outcome as usize].fetch_add(1, Relaxed);
         let failed = match outcome {
             Outcome::Ok => status.is_some_and(|status| status.is_server_error()),
             // The client's doing, whatever revision it meets: nobody may have a
@@ -80,7 +83,15 @@ impl Counts {
             handler,
             total,
             recent,
+            outcomes: self.outcomes(),
         }
+    }
+
+    /// Requests by outcome, those of which there were none left out.
+    fn outcomes(&self) -> Vec<(Outcome, u64)> {
+        let counts = self.outcomes.iter().map(|count| count.load(Relaxed));
+        let all = Outcome::ALL.into_iter().zip(counts);
+        all.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Forgets what is older than two turns. To be called once a minute.
@@ -121,6 +132,9 @@ mod tests {
         // All outcomes but six of the client's, and all of those but `ok`.
         assert_eq!((total.requests, total.errors), (10, 9));
         assert_eq!(total.latency, [(3, 10)]);
+        // What is not the handler's is counted as well, by name.
+        let outcomes = counts.tally(ID).outcomes;
+        assert_eq!(outcomes, Outcome::ALL.map(|outcome| (outcome, 1)));
 
         for (status, errors) in [(200, 9), (404, 9), (500, 10), (503, 11)] {
             counts.ended(

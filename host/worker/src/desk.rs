@@ -6,23 +6,25 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use skep_core::{Appetite, HandlerId, Outcome, Plan, appetite};
+use skep_core::{Appetite, HandlerId, Outcome, Plan, appetite, bucket_of};
 use skep_sys::{Board, Cell, Ticker};
 use skep_wire::HandlerTally;
 use tokio::sync::{Notify, watch};
 
 use crate::admission::Share;
 use crate::app::App;
+use crate::budget::{Budget, Column};
 use crate::farewell;
 use crate::log::Log;
 use crate::plan::{PlanError, Serving};
+use crate::rooms::Rooms;
 use crate::shelf::Shelf;
 use crate::validate::Valid;
 
 /// The shared state of one worker.
 pub(crate) struct Desk {
     board: Board,
-    cell: u16,
+    column: Column,
     ticker: Ticker,
     shelf: Mutex<Shelf>,
     /// Read for an instant per request and written when a plan comes. All of it
@@ -34,19 +36,29 @@ pub(crate) struct Desk {
     draining: watch::Sender<bool>,
     /// Listeners that may still take connections.
     accepting: AtomicU32,
+    pub(crate) rooms: Arc<Rooms>,
+}
+
+/// Who answers a request.
+pub(crate) struct Answers {
+    pub(crate) app: Arc<App>,
+    /// Bytes of the request's path that its route's prefix has.
+    pub(crate) prefix: usize,
+    /// What the app may do.
+    pub(crate) budget: Arc<Budget>,
 }
 
 impl Desk {
     pub(crate) fn new(
         board: Board,
-        cell: u16,
+        column: Column,
         ticker: Ticker,
         log: Log,
         drain_timeout: Duration,
     ) -> Self {
         Self {
             board,
-            cell,
+            column,
             ticker,
             shelf: Mutex::default(),
             serving: RwLock::new(Serving::nothing()),
@@ -55,14 +67,20 @@ impl Desk {
             ended: Notify::new(),
             draining: watch::Sender::new(false),
             accepting: AtomicU32::new(0),
+            rooms: Arc::default(),
         }
     }
 
     /// This worker's cell.
     pub(crate) fn cell(&self) -> &Cell {
         self.board
-            .cell(self.cell)
+            .cell(self.column.cell)
             .expect("the cell was looked up when the worker began")
+    }
+
+    /// This worker's column of the pool's sheet.
+    pub(crate) fn column(&self) -> &Column {
+        &self.column
     }
 
     pub(crate) fn ticker(&self) -> &Ticker {
@@ -80,14 +98,15 @@ impl Desk {
         self.serving.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who answers a request, and the length of its route's prefix.
-    pub(crate) fn route(
-        &self,
-        host: Option<&str>,
-        path: &str,
-    ) -> Result<(Arc<App>, usize), Outcome> {
-        let (valid, prefix) = self.serving().route(host, path)?;
-        Ok((valid.into_app(), prefix))
+    /// Who answers a request.
+    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<Answers, Outcome> {
+        let serving = self.serving();
+        let found = serving.route(host, path)?;
+        Ok(Answers {
+            app: found.handler.clone().into_app(),
+            prefix: found.prefix,
+            budget: Arc::clone(found.budget),
+        })
     }
 
     /// Serves this plan from now on. Handlers that it does not name are
@@ -143,6 +162,13 @@ impl Desk {
             limit,
             ready.map(Cell::connections),
         )
+    }
+
+    /// Counts a request whose head was refused before anybody could read it.
+    pub(crate) fn refused_unread(&self, outcome: Outcome) {
+        self.cell().request_started();
+        let bucket = bucket_of(Duration::ZERO);
+        self.cell().request_ended(outcome as usize, bucket, false);
     }
 
     /// A connection or a request has ended.

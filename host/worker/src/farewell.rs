@@ -39,7 +39,7 @@ use crate::socket::Pulse;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// At least so long, so that what was just written has gone.
-const LEAST: Duration = Duration::from_millis(10);
+pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
 /// How often a connection with a request in flight looks whether it is silent.
 const LOOK: Duration = Duration::from_millis(250);

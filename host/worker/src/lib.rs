@@ -17,6 +17,7 @@ mod admission;
 mod app;
 #[cfg(feature = "attacker")]
 mod attack;
+mod budget;
 mod connection;
 mod counts;
 mod desk;
@@ -31,6 +32,7 @@ mod news;
 mod orders;
 mod plan;
 mod reply;
+mod rooms;
 mod service;
 mod shelf;
 mod socket;

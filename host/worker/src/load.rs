@@ -7,17 +7,18 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
-use skep_sys::Board;
 use skep_sys::confine::Confined;
+use skep_sys::{Board, Sheet};
 use skep_wire::{FromWorker, ListenerRole, LoadApp, ToWorker};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Share};
 use crate::app::{App, Setting};
+use crate::budget::Column;
 use crate::desk::Desk;
 use crate::jail;
 use crate::link::Link;
-use crate::log::{AppLog, Log};
+use crate::log::{AppIs, AppLog, Log};
 use crate::news::News;
 use crate::tenants::Shares;
 use crate::ticker;
@@ -97,6 +98,8 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     if board.cell(cell).is_none() {
         return Err(anyhow::anyhow!("the scoreboard has no cell {cell}").into());
     }
+    let sheet = fds.next().context("no sheet came")?;
+    let sheet = Arc::new(Sheet::open(sheet).context("the sheet is none")?);
     let folder = fds.next().context("no folder of artifacts came")?;
     let listeners = listeners.into_iter().zip(fds).collect();
     let (loads, plan) = receive(link, loads).await?;
@@ -121,7 +124,13 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         news: sender,
         tenants: Shares::new(runtime.capacity()),
     };
-    let desk = Arc::new(Desk::new(board, cell, ticker, log, drain_timeout));
+    let desk = Arc::new(Desk::new(
+        board,
+        Column { sheet, cell },
+        ticker,
+        log,
+        drain_timeout,
+    ));
     for (load, artifact) in loads {
         let name = load.app.clone();
         let unfit = |message| Unfit {
@@ -204,11 +213,12 @@ impl Loader {
         }
         #[cfg(feature = "attacker")]
         crate::attack::order(&load.config);
-        let app_log = Arc::new(AppLog::new(
-            self.log.clone(),
-            load.app.clone(),
-            load.revision,
-        ));
+        let whose = AppIs {
+            app: load.app.clone(),
+            tenant: load.tenant.clone(),
+            revision: load.revision,
+        };
+        let app_log = Arc::new(AppLog::new(self.log.clone(), whose, load.limits.log_rate));
         let mut env = load.env;
         env.extend([
             ("SKEP_APP".into(), load.app.to_string()),

@@ -4,22 +4,31 @@
 //! stderr may be a terminal that somebody has stopped: a worker that waits for
 //! it serves nothing. What does not fit is dropped and counted.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use skep_core::{AppName, LogLevel, LogSpec, Record, Revision, WorkerId};
+use skep_core::{
+    Allowance, AppName, LogLevel, LogSpec, Moment, Record, Revision, TenantName, WorkerId,
+};
 use skep_engine::{GuestLog, Stream};
+use skep_sys::clock;
 use skep_sys::confine::{Companion, companion};
 
-/// Records that may wait for stderr. A burst of a second's worth at the rate
-/// that one app is allowed.
-const QUEUE: usize = 1024;
+/// Records that may wait for stderr: four times as many as one tenant may have
+/// there, so that one that floods takes nobody else's room.
+const QUEUE: usize = 4 * LANE;
 
-/// Guest lines a second of one app that are written; the rest are counted.
-const LINES_PER_SECOND: u64 = 200;
+/// Records of one tenant that may wait for stderr. They are of 200 bytes, most
+/// of them, and of 8 KiB at most.
+const LANE: usize = 1024;
+
+/// How often the drops of one app are reported at most: whoever floods its log
+/// shall not fill it with that.
+const REPORT: Duration = Duration::from_secs(10);
 
 /// Where the worker's records go.
 #[derive(Clone, Debug)]
@@ -27,24 +36,66 @@ pub(crate) struct Log {
     spec: LogSpec,
     worker: WorkerId,
     pid: u32,
+    known: Arc<Mutex<Known>>,
 }
 
-static WRITER: OnceLock<SyncSender<String>> = OnceLock::new();
+/// Who writes, for as long as anything of it is loaded.
+#[derive(Debug, Default)]
+struct Known {
+    volumes: BTreeMap<AppName, Arc<Volume>>,
+    lanes: BTreeMap<TenantName, Weak<Lane>>,
+}
+
+/// A line on its way to stderr, and in whose lane.
+struct Queued {
+    line: String,
+    lane: Option<Arc<Lane>>,
+}
+
+static WRITER: OnceLock<Sender<Queued>> = OnceLock::new();
+/// All that wait. The channel itself has no bound, so that it takes no memory
+/// while nobody writes.
+static WAITING: Lane = Lane(AtomicUsize::new(0));
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Starts the writer, which writes once it is confined with the rest of the
 /// process: a confined process starts no threads.
 pub(crate) fn start_writer() -> io::Result<Companion> {
-    let (sender, receiver) = sync_channel::<String>(QUEUE);
+    let (sender, receiver) = channel::<Queued>();
     let writer = companion("log", move || {
-        for line in receiver {
+        for Queued { line, lane } in receiver {
             let mut stderr = io::stderr().lock();
             // Nobody can be told that stderr is gone.
             let _ = stderr.write_all(line.as_bytes());
+            WAITING.leave();
+            if let Some(lane) = lane {
+                lane.leave();
+            }
         }
     })?;
     WRITER.get_or_init(|| sender);
     Ok(writer)
+}
+
+/// Hands a line over, if there is room for it. Never waits.
+fn send(line: String, lane: Option<&Arc<Lane>>) -> bool {
+    let Some(writer) = WRITER.get() else {
+        return false;
+    };
+    if let Some(lane) = lane
+        && !lane.enter(LANE)
+    {
+        return false;
+    }
+    if !WAITING.enter(QUEUE) {
+        if let Some(lane) = lane {
+            lane.leave();
+        }
+        return false;
+    }
+    let lane = lane.map(Arc::clone);
+    // The writer lives as long as the process.
+    writer.send(Queued { line, lane }).is_ok()
 }
 
 impl Log {
@@ -53,7 +104,29 @@ impl Log {
             spec,
             worker,
             pid: std::process::id(),
+            known: Arc::default(),
         }
+    }
+
+    /// What an app may write. Its handlers share one, at the rate of the newest.
+    fn volume(&self, app: AppName, tenant: TenantName, rate: u64) -> Arc<Volume> {
+        let mut known = lock(&self.known);
+        if let Some(volume) = known.volumes.get(&app) {
+            lock(&volume.allowance).change(rate);
+            return Arc::clone(volume);
+        }
+        let before = known.lanes.get(&tenant).and_then(Weak::upgrade);
+        let lane = before.unwrap_or_default();
+        known.lanes.insert(tenant, Arc::downgrade(&lane));
+        let volume = Arc::new(Volume {
+            app: app.clone(),
+            allowance: Mutex::new(Allowance::new(rate, now())),
+            lane,
+            dropped: AtomicU64::new(0),
+            reported: Mutex::default(),
+        });
+        known.volumes.insert(app, Arc::clone(&volume));
+        volume
     }
 
     /// Begins a record, or nothing if its level is not wanted.
@@ -74,15 +147,14 @@ impl Log {
 
     /// Hands a record over. Never waits.
     pub(crate) fn write(&self, record: Record) {
-        let queued = WRITER
-            .get()
-            .is_some_and(|writer| writer.try_send(record.finish()).is_ok());
-        if !queued {
+        if !send(record.finish(), None) {
             DROPPED.fetch_add(1, Relaxed);
         }
     }
 
-    /// Reports what was dropped since the last call, if anything was.
+    /// Reports what was dropped since the last call, if anything was: of the
+    /// worker's own records, and of those of each app. To be called now and
+    /// then.
     pub(crate) fn report_dropped(&self) {
         let dropped = DROPPED.swap(0, Relaxed);
         if dropped > 0
@@ -90,6 +162,21 @@ impl Log {
         {
             self.write(record.number("records", dropped));
         }
+        let now = now();
+        let mut known = lock(&self.known);
+        known.volumes.retain(|_, volume| {
+            // Asked first: what is dropped after that is of a handler that is
+            // there.
+            let is_gone = Arc::strong_count(volume) == 1;
+            if let Some(dropped) = volume.to_report(now)
+                && let Some(record) = self.record(LogLevel::Warn, "log.dropped")
+            {
+                let record = record.text("app", volume.app.as_str());
+                self.write(record.number("records", dropped));
+            }
+            !is_gone || volume.dropped.load(Relaxed) > 0
+        });
+        known.lanes.retain(|_, lane| lane.strong_count() > 0);
     }
 }
 
@@ -97,50 +184,104 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct AppLog {
     log: Log,
-    app: AppName,
     revision: Revision,
-    second: AtomicU64,
-    written: AtomicU64,
+    volume: Arc<Volume>,
 }
 
 impl AppLog {
-    pub(crate) fn new(log: Log, app: AppName, revision: Revision) -> Self {
+    pub(crate) fn new(log: Log, of: AppIs, rate: u64) -> Self {
         Self {
+            volume: log.volume(of.app, of.tenant, rate),
+            revision: of.revision,
             log,
-            app,
-            revision,
-            second: AtomicU64::new(0),
-            written: AtomicU64::new(0),
         }
     }
 
     /// Begins a record about this app, within its rate.
     pub(crate) fn record(&self, level: LogLevel, name: &str) -> Option<Record> {
         let record = self.log.record(level, name)?;
-        if !self.may_write() {
-            DROPPED.fetch_add(1, Relaxed);
+        if !self.volume.is_open() {
+            self.volume.drop_one();
             return None;
         }
         Some(
             record
-                .text("app", self.app.as_str())
+                .text("app", self.volume.app.as_str())
                 .number("revision", self.revision),
         )
     }
 
     pub(crate) fn write(&self, record: Record) {
-        self.log.write(record);
+        let line = record.finish();
+        self.volume.spend(line.len());
+        if !send(line, Some(&self.volume.lane)) {
+            self.volume.drop_one();
+        }
+    }
+}
+
+/// Whose log it is.
+pub(crate) struct AppIs {
+    pub(crate) app: AppName,
+    pub(crate) tenant: TenantName,
+    pub(crate) revision: Revision,
+}
+
+/// What one app may write on this worker, all its handlers together.
+#[derive(Debug)]
+struct Volume {
+    app: AppName,
+    allowance: Mutex<Allowance>,
+    lane: Arc<Lane>,
+    dropped: AtomicU64,
+    /// When the last drops were reported.
+    reported: Mutex<Option<Moment>>,
+}
+
+impl Volume {
+    fn is_open(&self) -> bool {
+        lock(&self.allowance).is_open(now())
     }
 
-    fn may_write(&self) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_secs();
-        if self.second.swap(now, Relaxed) != now {
-            self.written.store(0, Relaxed);
+    fn spend(&self, bytes: usize) {
+        lock(&self.allowance).spend(bytes);
+    }
+
+    fn drop_one(&self) {
+        self.dropped.fetch_add(1, Relaxed);
+    }
+
+    /// How many were dropped, if it is time to say so.
+    fn to_report(&self, now: Moment) -> Option<u64> {
+        let mut reported = lock(&self.reported);
+        if reported.is_some_and(|then| now.since(then) < REPORT) {
+            return None;
         }
-        self.written.fetch_add(1, Relaxed) < LINES_PER_SECOND
+        let dropped = self.dropped.swap(0, Relaxed);
+        if dropped == 0 {
+            return None;
+        }
+        *reported = Some(now);
+        Some(dropped)
+    }
+}
+
+/// How many records wait for stderr: of a tenant, or of all.
+#[derive(Debug, Default)]
+struct Lane(AtomicUsize);
+
+impl Lane {
+    /// Whether there was room for one more.
+    fn enter(&self, limit: usize) -> bool {
+        let room = self.0.fetch_add(1, Relaxed) < limit;
+        if !room {
+            self.leave();
+        }
+        room
+    }
+
+    fn leave(&self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -170,5 +311,58 @@ impl GuestLog for AppLog {
                     .text("text", message),
             );
         }
+    }
+}
+
+fn now() -> Moment {
+    Moment::after_origin(clock::monotonic())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_core::LogFormat;
+
+    use super::*;
+
+    #[test]
+    fn an_apps_handlers_share_its_rate_and_what_is_over_is_told_once_in_a_while() {
+        let spec = LogSpec {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+        };
+        let log = Log::new(spec, WorkerId(1));
+        let app_log = |revision| {
+            let of = AppIs {
+                app: AppName::new("a").unwrap(),
+                tenant: TenantName::new("t").unwrap(),
+                revision: Revision(revision),
+            };
+            AppLog::new(log.clone(), of, 100)
+        };
+        let (one, two) = (app_log(1), app_log(2));
+        assert!(Arc::ptr_eq(&one.volume, &two.volume));
+        assert!(one.record(LogLevel::Info, "app.log").is_some());
+        one.volume.spend(100_000);
+        for _ in 0..3 {
+            assert!(two.record(LogLevel::Info, "app.log").is_none());
+        }
+        // Not wanted at this level anyway.
+        assert!(two.record(LogLevel::Debug, "app.log").is_none());
+
+        let at = |seconds| Moment::after_origin(Duration::from_secs(seconds));
+        assert_eq!(one.volume.to_report(at(100)), Some(3));
+        two.volume.drop_one();
+        assert_eq!(one.volume.to_report(at(109)), None);
+        assert_eq!(one.volume.to_report(at(110)), Some(1));
+        assert_eq!(one.volume.to_report(at(200)), None);
+
+        drop((one, two));
+        log.report_dropped();
+        assert!(lock(&log.known).volumes.is_empty());
     }
 }

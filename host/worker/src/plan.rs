@@ -7,21 +7,34 @@
 //!
 //! [`Valid`]: crate::validate::Valid
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use skep_core::route::{DuplicateRoute, RouteTable};
-use skep_core::{HandlerId, Outcome, Plan, Portion};
+use skep_core::{HandlerId, Outcome, Plan, Portion, TenantName};
+
+use crate::budget::{Budget, Tenant};
 
 /// A plan as requests meet it.
 pub(crate) struct Serving<H> {
     /// Where an app is in `apps`, by its routes.
     routes: RouteTable<usize>,
     apps: Vec<Serves<H>>,
+    tenants: BTreeMap<TenantName, Arc<Tenant>>,
     /// All handlers, those on standby included.
     handlers: Vec<H>,
     /// Those whose tallies are wanted several times a second.
     observed: Vec<H>,
+}
+
+/// Who answers a request.
+pub(crate) struct Found<'a, H> {
+    pub(crate) handler: &'a H,
+    /// Bytes of the request's path that its route's prefix has.
+    pub(crate) prefix: usize,
+    /// What the app may do.
+    pub(crate) budget: &'a Arc<Budget>,
 }
 
 /// A plan cannot be served. A bug of the primary.
@@ -34,6 +47,7 @@ pub(crate) enum PlanError {
 }
 
 struct Serves<H> {
+    budget: Arc<Budget>,
     paused: bool,
     stable: H,
     canary: Option<(H, Arc<Canary>)>,
@@ -46,6 +60,7 @@ impl<H: Clone> Serving<H> {
         Self {
             routes: RouteTable::build(never).expect("no two routes are the same"),
             apps: Vec::new(),
+            tenants: BTreeMap::new(),
             handlers: Vec::new(),
             observed: Vec::new(),
         }
@@ -65,6 +80,11 @@ impl<H: Clone> Serving<H> {
             })
         };
         let mut serving = Self::nothing();
+        for planned in &plan.tenants {
+            let before = before.tenants.get(&planned.tenant).map(Arc::as_ref);
+            let tenant = Tenant::new(planned, plan.workers, before);
+            serving.tenants.insert(planned.tenant.clone(), tenant);
+        }
         let mut routes = Vec::new();
         for (index, planned) in plan.apps.iter().enumerate() {
             let handlers = planned.handlers().map(known);
@@ -73,7 +93,9 @@ impl<H: Clone> Serving<H> {
                 serving.observed.extend(handlers.iter().cloned());
             }
             serving.handlers.extend(handlers);
+            let tenant = serving.tenants.get(&planned.tenant).cloned();
             serving.apps.push(Serves {
+                budget: Arc::new(Budget::new(planned.row, tenant)),
                 paused: planned.paused,
                 stable: known(planned.stable)?,
                 canary: match planned.canary {
@@ -91,9 +113,8 @@ impl<H: Clone> Serving<H> {
         Ok(serving)
     }
 
-    /// Who answers a request, and how many bytes of its path its route's
-    /// prefix has.
-    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<(H, usize), Outcome> {
+    /// Who answers a request.
+    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<Found<'_, H>, Outcome> {
         let found = self.routes.find(host, path).ok_or(Outcome::NoRoute)?;
         let app = &self.apps[*found.target];
         if app.paused {
@@ -103,7 +124,11 @@ impl<H: Clone> Serving<H> {
             Some((handler, canary)) if canary.next() => handler,
             _ => &app.stable,
         };
-        Ok((handler.clone(), found.prefix))
+        Ok(Found {
+            handler,
+            prefix: found.prefix,
+            budget: &app.budget,
+        })
     }
 
     pub(crate) fn handlers(&self) -> &[H] {
@@ -193,6 +218,11 @@ mod tests {
         (handler.0 < 100).then_some(handler.0)
     }
 
+    fn who(serving: &Serving<u64>, path: &str) -> Result<(u64, usize), Outcome> {
+        let found = serving.route(None, path)?;
+        Ok((*found.handler, found.prefix))
+    }
+
     fn serving(plan: &Plan, before: &Serving<u64>) -> Serving<u64> {
         Serving::new(plan, before, find).ok().unwrap()
     }
@@ -200,15 +230,15 @@ mod tests {
     #[test]
     fn a_plan_takes_the_place_of_the_one_before() {
         let nothing = Serving::nothing();
-        assert_eq!(nothing.route(None, "/"), Err(Outcome::NoRoute));
+        assert_eq!(who(&nothing, "/"), Err(Outcome::NoRoute));
 
         let mut other = planned("b", "/b/*", 2);
         let one = serving(
             &plan(1, vec![planned("a", "/*", 1), other.clone()]),
             &nothing,
         );
-        assert_eq!(one.route(None, "/"), Ok((1, 0)));
-        assert_eq!(one.route(None, "/b/c"), Ok((2, 2)));
+        assert_eq!(who(&one, "/"), Ok((1, 0)));
+        assert_eq!(who(&one, "/b/c"), Ok((2, 2)));
         assert!(one.observed().is_empty());
 
         other.paused = true;
@@ -216,15 +246,15 @@ mod tests {
         swapped.standby = Some(HandlerId(1));
         swapped.observed = true;
         let two = serving(&plan(2, vec![swapped, other]), &one);
-        assert_eq!(two.route(None, "/"), Ok((3, 0)));
-        assert_eq!(two.route(None, "/b/c"), Err(Outcome::Tripped));
+        assert_eq!(who(&two, "/"), Ok((3, 0)));
+        assert_eq!(who(&two, "/b/c"), Err(Outcome::Tripped));
         assert_eq!(two.handlers(), [3, 1, 2]);
         assert_eq!(two.observed(), [3, 1]);
         assert_eq!(two.stable().copied().collect::<Vec<_>>(), [3, 2]);
 
         let three = serving(&plan(3, vec![planned("b", "/b/*", 2)]), &two);
-        assert_eq!(three.route(None, "/"), Err(Outcome::NoRoute));
-        assert_eq!(three.route(None, "/b/c"), Ok((2, 2)));
+        assert_eq!(who(&three, "/"), Err(Outcome::NoRoute));
+        assert_eq!(who(&three, "/b/c"), Ok((2, 2)));
     }
 
     #[test]
@@ -257,7 +287,7 @@ mod tests {
             let serving = serving(&with_canary(1, portion), &Serving::nothing());
             let mut canaries = 0_i64;
             for seen in 1..=10_000_i64 {
-                match serving.route(None, "/") {
+                match who(&serving, "/") {
                     Ok((2, _)) => canaries += 1,
                     Ok((1, _)) => {}
                     other => panic!("{other:?}"),
@@ -275,7 +305,7 @@ mod tests {
         let mut before = serving(&with_canary(1, 1000), &Serving::nothing());
         let mut canaries = 0;
         for number in 0..10_000 {
-            canaries += usize::from(before.route(None, "/") == Ok((2, 0)));
+            canaries += usize::from(who(&before, "/") == Ok((2, 0)));
             if number % 7 == 0 {
                 before = serving(&with_canary(number, 1000), &before);
             }
@@ -283,7 +313,7 @@ mod tests {
         assert_eq!(canaries, 1000);
         // Another share begins anew.
         let more = serving(&with_canary(1, 5000), &before);
-        assert_eq!(more.route(None, "/"), Ok((2, 0)));
-        assert_eq!(more.route(None, "/"), Ok((1, 0)));
+        assert_eq!(who(&more, "/"), Ok((2, 0)));
+        assert_eq!(who(&more, "/"), Ok((1, 0)));
     }
 }

@@ -9,7 +9,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use skep_core::Outcome;
+use skep_core::Refusal;
 use skep_engine::{CutShort, GuestBody};
 
 use crate::account::Account;
@@ -62,8 +62,12 @@ pub(crate) const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x
 
 /// The response for an outcome without a guest's own. It says the status and
 /// the request's id, and nothing of the inside.
-pub(crate) fn refusal(outcome: Outcome, request_id: &str, http1: bool) -> Response<ReplyBody> {
-    let reply = outcome.reply();
+pub(crate) fn refusal(
+    refusal: impl Into<Refusal>,
+    request_id: &str,
+    http1: bool,
+) -> Response<ReplyBody> {
+    let reply = refusal.into().reply();
     let status = StatusCode::from_u16(reply.status).expect("outcomes have valid statuses");
     let text = format!(
         "{} {}\nrequest {request_id}\n",
@@ -80,8 +84,8 @@ pub(crate) fn refusal(outcome: Outcome, request_id: &str, http1: bool) -> Respon
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);
     }
-    if let Some(wait) = reply.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    if let Some(seconds) = reply.retry_after_seconds() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if reply.close && http1 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -15,6 +15,7 @@ use skep_engine::RequestBody;
 
 use crate::account::Account;
 use crate::app::App;
+use crate::budget::Origin;
 use crate::desk::Desk;
 use crate::inbound::{Inbound, Interrupt};
 use crate::reply::{REQUEST_ID, ReplyBody, refusal};
@@ -34,6 +35,8 @@ pub(crate) struct Service {
     pub(crate) pulse: Arc<Pulse>,
     /// The client's address as a header value, where it has one.
     pub(crate) client: Option<HeaderValue>,
+    /// The client as rates know it.
+    pub(crate) origin: Origin,
     /// Longest pause within a request body.
     pub(crate) body_timeout: Duration,
 }
@@ -56,14 +59,21 @@ impl Service {
             return refusal(Outcome::BadRequest, &id, http1);
         };
         let host = host.as_ref().map(http::uri::Authority::as_str);
-        let (app, prefix) = match self.desk.route(host, head.uri.path()) {
+        let found = match self.desk.route(host, head.uri.path()) {
             Ok(found) => found,
             Err(outcome) => {
                 account.close(outcome);
                 return refusal(outcome, &id, http1);
             }
         };
+        let (app, budget) = (found.app, found.budget);
         account.routed(&app, &id);
+        let rate = app.limits.rate.as_ref();
+        let sheet = &self.desk.column().sheet;
+        if let Err(refused) = budget.pass(sheet, rate, self.origin, &head.headers) {
+            account.close(refused.outcome);
+            return refusal(refused, &id, http1);
+        }
         if body.size_hint().lower() > app.limits.max_body {
             account.close(Outcome::BodyTooLarge);
             return refusal(Outcome::BodyTooLarge, &id, http1);
@@ -71,11 +81,11 @@ impl Service {
 
         self.forward(&mut head.headers, host, &request_id);
         if app.strip_prefix {
-            head.uri = stripped(head.uri, prefix);
+            head.uri = stripped(head.uri, found.prefix);
         }
 
-        match app.admit().await {
-            Ok(permit) => account.admitted(permit),
+        match app.admit(&budget, self.desk.column()).await {
+            Ok(admitted) => account.admitted(admitted),
             Err(outcome) => {
                 account.close(outcome);
                 return refusal(outcome, &id, http1);

@@ -18,7 +18,7 @@ use skep_core::{
     ListenerName, LogFormat, LogLevel, LogSpec, Plan, PlannedApp, PoolName, Portion, Revision,
     Sandbox, SlotIndex, TenantName, WorkerId,
 };
-use skep_sys::{Board, Channel, Child, Ended, Spawn};
+use skep_sys::{Board, Channel, Child, Ended, Sheet, Spawn};
 use skep_wire::{
     Decoder, Flavor, FromWorker, HandlerTally, ListenerRole, LoadApp, Message as _, ToWorker,
     encode,
@@ -161,6 +161,7 @@ struct Worker {
     channel: Channel,
     decoder: Decoder<OwnedFd>,
     board: Board,
+    sheet: Sheet,
     listener: TcpListener,
 }
 
@@ -186,6 +187,7 @@ impl Worker {
             channel,
             decoder: Decoder::default(),
             board: Board::create(1).unwrap(),
+            sheet: Sheet::create().unwrap(),
             listener,
         };
         worker.board.cell(0).unwrap().reset(1);
@@ -209,6 +211,7 @@ impl Worker {
         let folder = File::open(std::env::temp_dir()).unwrap();
         let fds = [
             worker.board.as_fd(),
+            worker.sheet.as_fd(),
             folder.as_fd(),
             worker.listener.as_fd(),
         ];

@@ -189,6 +189,7 @@ mod tests {
             handler: HandlerId(handler),
             total: tally(total),
             recent: tally(recent),
+            outcomes: Vec::new(),
         }
     }
 

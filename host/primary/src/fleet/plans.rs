@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use skep_core::converge::{Convergence, Pace, Step};
 use skep_core::rollout::Input;
-use skep_core::{AppName, HandlerId, LogLevel, Plan, PlannedApp, PoolName, WorkerId};
+use skep_core::{
+    AppName, HandlerId, LogLevel, Plan, PlannedApp, PlannedTenant, PoolName, TenantLimits, WorkerId,
+};
 use skep_wire::ToWorker;
 
 use super::app::App;
@@ -30,6 +32,7 @@ impl Fleet {
                 Some(PlannedApp {
                     app: name.clone(),
                     tenant: spec.tenant.clone(),
+                    // Its pool knows.
                     row: 0,
                     routes: spec.routes.clone(),
                     paused: app.history.paused(),
@@ -39,12 +42,22 @@ impl Fleet {
                     observed: app.observed,
                 })
             });
+        let apps: Vec<_> = apps.collect();
+        let tenants: BTreeSet<_> = apps.iter().map(|app| app.tenant.clone()).collect();
+        let tenants = tenants.into_iter().map(|tenant| PlannedTenant {
+            limits: match self.spec.tenants.get(&tenant) {
+                Some(spec) => spec.limits.clone(),
+                None => TenantLimits::default(),
+            },
+            tenant,
+            row: 0,
+        });
         Plan {
             number: self.last_plan,
             generation: self.spec.generation,
             workers,
-            apps: apps.collect(),
-            tenants: Vec::new(),
+            tenants: tenants.collect(),
+            apps,
         }
     }
 
@@ -67,8 +80,7 @@ impl Fleet {
         // A revision that is to reach workers as they are born must not reach
         // others because of something else that changes.
         let pace = if by_birth { Pace::AtBirth } else { pace };
-        let steps = pool.convergence.want(plan.number, plan.handlers(), pace);
-        *pool.plan = plan;
+        let steps = pool.come_to(plan, pace);
         self.take(name, steps);
         self.prune_catalog();
     }
