@@ -7,6 +7,7 @@
 
 mod balance;
 mod broken;
+mod budgets;
 mod cache;
 mod cancel;
 mod chaos;
