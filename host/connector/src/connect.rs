@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use skep_core::egress::{Host, OutboundGrant, Scheme, covers, may_connect};
-use skep_wire::OpenFailure;
+use skep_core::egress::{Host, OpenFailure, OutboundGrant, Scheme, covers, may_connect};
 use tokio::net::TcpStream;
 
 use crate::names::Names;

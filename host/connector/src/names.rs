@@ -23,7 +23,7 @@ use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
-use skep_wire::OpenFailure;
+use skep_core::egress::OpenFailure;
 
 /// How long one server may take for one question, whatever `resolv.conf` says.
 /// Askers have deadlines of their own; this lets another server be asked

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use skep_core::PoolName;
+use skep_core::egress::OpenFailure;
 use skep_sys::Channel;
-use skep_wire::{FromOpener, OpenFailure, ToOpener};
+use skep_wire::{FromOpener, ToOpener};
 use tokio::task::JoinSet;
 
 use crate::connect::{Opened, Target, open};

@@ -93,6 +93,43 @@ pub enum InvalidGrant {
     Port(String),
 }
 
+/// Why an outbound connection was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpenFailure {
+    /// No grant covers the scheme, host and port.
+    Denied,
+    /// The name leads to an address that is private, local or reserved, and no
+    /// grant lists it.
+    DeniedAddress,
+    /// The app has as many connections as it may.
+    TooMany,
+    /// The name does not resolve.
+    Name,
+    /// Nobody listens there.
+    Refused,
+    /// There is no way there.
+    Unreachable,
+    /// It took too long.
+    Timeout,
+}
+
+impl OpenFailure {
+    /// The stable name, for logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::DeniedAddress => "denied-address",
+            Self::TooMany => "too-many",
+            Self::Name => "name",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
 impl OutboundGrant {
     /// Reads a grant.
     ///

@@ -10,7 +10,7 @@ use core::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use skep_core::egress::{OutboundGrant, Scheme};
+use skep_core::egress::{OpenFailure, OutboundGrant, Scheme};
 use skep_core::{AppName, PoolName, Sandbox, WorkerId};
 
 use crate::Message;
@@ -125,43 +125,6 @@ pub enum FromOpener {
         /// Why not.
         why: OpenFailure,
     },
-}
-
-/// Why an outbound connection was not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OpenFailure {
-    /// No grant covers the scheme, host and port.
-    Denied,
-    /// The name leads to an address that is private, local or reserved, and no
-    /// grant lists it.
-    DeniedAddress,
-    /// The app has as many connections as it may.
-    TooMany,
-    /// The name does not resolve.
-    Name,
-    /// Nobody listens there.
-    Refused,
-    /// There is no way there.
-    Unreachable,
-    /// It took too long.
-    Timeout,
-}
-
-impl OpenFailure {
-    /// The stable name, for logs and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Denied => "denied",
-            Self::DeniedAddress => "denied-address",
-            Self::TooMany => "too-many",
-            Self::Name => "name",
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::Timeout => "timeout",
-        }
-    }
 }
 
 impl Message for ToConnector {

@@ -27,7 +27,7 @@ mod worker;
 
 pub use alerter::{FromAlerter, ToAlerter};
 pub use builder::{Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
-pub use connector::{AppGrants, FromConnector, FromOpener, OpenFailure, ToConnector, ToOpener};
+pub use connector::{AppGrants, FromConnector, FromOpener, ToConnector, ToOpener};
 pub use control::{
     AppHistory, ControlReply, ControlRequest, RevisionStatus, decode_line, encode_line,
 };

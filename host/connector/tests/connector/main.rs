@@ -13,12 +13,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use skep_connector::{Ended, NameFiles, Names, serve};
-use skep_core::egress::{OutboundGrant, Scheme};
+use skep_core::egress::{OpenFailure, OutboundGrant, Scheme};
 use skep_core::{AppName, PoolName, Sandbox, WorkerId};
 use skep_sys::Channel;
-use skep_wire::{
-    AppGrants, Decoder, FromConnector, FromOpener, Message, OpenFailure, ToConnector, ToOpener,
-};
+use skep_wire::{AppGrants, Decoder, FromConnector, FromOpener, Message, ToConnector, ToOpener};
 
 use self::dns::{Dns, Says};
 
