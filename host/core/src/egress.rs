@@ -151,9 +151,9 @@ impl OutboundGrant {
             _ => {
                 let bad = || InvalidGrant::Port(rest.trim_start_matches(':').to_owned());
                 let port = rest.strip_prefix(':').ok_or_else(bad)?;
-                match port.parse() {
-                    Ok(0) | Err(_) => return Err(bad()),
-                    Ok(port) => Some(port),
+                match number(port) {
+                    Some(0) | None => return Err(bad()),
+                    port => port,
                 }
             }
         };
@@ -309,8 +309,8 @@ fn split_length<'a>(
         return Ok((longest, rest));
     };
     let (length, rest) = length.split_at(length.find(':').unwrap_or(length.len()));
-    let length = match length.parse() {
-        Ok(bits) if bits <= longest => bits,
+    let length = match number(length) {
+        Some(bits) if bits <= longest => bits,
         _ => return Err(InvalidGrant::Host(format!("{text}/{length}"))),
     };
     let first = address::first_of(address, length);
@@ -318,6 +318,12 @@ fn split_length<'a>(
         return Err(InvalidGrant::Network(address, length, first));
     }
     Ok((length, rest))
+}
+
+/// A number without the sign that the standard library would take.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 impl FromStr for OutboundGrant {

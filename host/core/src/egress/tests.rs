@@ -255,7 +255,7 @@ fn grants_that_are_odd_are_told_so() {
         refused("http://10.1.0.0/8").to_string(),
         "'10.1.0.0' is not the beginning of a network of 8 bits; write '10.0.0.0/8' or leave '/8' out"
     );
-    for port in ["0", "65536", "x", "", "**"] {
+    for port in ["0", "65536", "x", "", "**", "+80"] {
         assert_eq!(
             refused(&format!("http://a:{port}")),
             InvalidGrant::Port(port.into())
