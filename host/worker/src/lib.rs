@@ -30,6 +30,7 @@ mod load;
 mod log;
 mod news;
 mod orders;
+mod outbound;
 mod plan;
 mod reply;
 mod rooms;
@@ -54,6 +55,7 @@ use crate::desk::Desk;
 use crate::link::Link;
 use crate::load::Unfit;
 use crate::orders::Orders;
+use crate::outbound::Outlet;
 
 /// How often a worker beats and looks after its idle instances.
 const BEAT: Duration = Duration::from_millis(500);
@@ -96,11 +98,11 @@ async fn work() -> ExitCode {
     let desk = Arc::clone(&fit.desk);
     desk.cell().beat(clock::monotonic());
     desk.cell().set_ready(true);
-    tokio::spawn(beat(desk, fit.loader.tenants()));
+    tokio::spawn(beat(desk, fit.loader.tenants(), fit.loader.outlet()));
     Orders::begin(fit, link).follow().await
 }
 
-async fn beat(desk: Arc<Desk>, tenants: Tenants) {
+async fn beat(desk: Arc<Desk>, tenants: Tenants, outlet: Arc<Outlet>) {
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut beats = 0_u32;
@@ -117,6 +119,7 @@ async fn beat(desk: Arc<Desk>, tenants: Tenants) {
             }
             shelf.instances()
         };
+        outlet.expire_idle();
         #[cfg(feature = "attacker")]
         if beats == 1 {
             attack::make(&desk.log);

@@ -9,7 +9,7 @@ use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
 use skep_sys::confine::Confined;
 use skep_sys::{Board, Sheet};
-use skep_wire::{FromWorker, ListenerRole, LoadApp, ToWorker};
+use skep_wire::{FromWorker, ListenerRole, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Share};
@@ -20,6 +20,7 @@ use crate::jail;
 use crate::link::Link;
 use crate::log::{AppIs, AppLog, Log};
 use crate::news::News;
+use crate::outbound::Outlet;
 use crate::tenants::Shares;
 use crate::ticker;
 use crate::validate::{Unproven, missing};
@@ -68,6 +69,7 @@ pub(crate) struct Loader {
     slot: SlotIndex,
     log: Log,
     news: mpsc::UnboundedSender<News>,
+    outlet: Arc<Outlet>,
     tenants: Shares,
 }
 
@@ -102,7 +104,8 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     let sheet = Arc::new(Sheet::open(sheet).context("the sheet is none")?);
     let folder = fds.next().context("no folder of artifacts came")?;
     let listeners = listeners.into_iter().zip(fds).collect();
-    let (loads, plan) = receive(link, loads).await?;
+    let outlet = Outlet::new(workers);
+    let (loads, plan) = receive(link, loads, &outlet).await?;
 
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
@@ -122,6 +125,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         slot,
         log: log.clone(),
         news: sender,
+        outlet,
         tenants: Shares::new(runtime.capacity()),
     };
     let desk = Arc::new(Desk::new(
@@ -157,13 +161,20 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
 
 type Loads = Vec<(Box<LoadApp>, OwnedFd)>;
 
-async fn receive(link: &mut Link, wanted: u32) -> anyhow::Result<(Loads, Box<Plan>)> {
+async fn receive(
+    link: &mut Link,
+    wanted: u32,
+    outlet: &Outlet,
+) -> anyhow::Result<(Loads, Box<Plan>)> {
     let mut loads = Vec::new();
     loop {
         match link.next().await? {
             Some((ToWorker::Load(load), mut fds)) if loads.len() < wanted as usize => {
                 let artifact = fds.pop().context("no artifact came")?;
                 loads.push((load, artifact));
+            }
+            Some((ToWorker::Meet(Peer::Connector), mut fds)) => {
+                outlet.meet(fds.pop().context("no connector came")?)?;
             }
             Some((ToWorker::Serve(plan), _)) if loads.len() == wanted as usize => {
                 return Ok((loads, plan));
@@ -189,6 +200,11 @@ fn capacity(loads: &Loads) -> Capacity {
 }
 
 impl Loader {
+    /// What sends the requests of guests.
+    pub(crate) fn outlet(&self) -> Arc<Outlet> {
+        Arc::clone(&self.outlet)
+    }
+
     /// Where the news of handlers go.
     pub(crate) fn news(&self) -> mpsc::UnboundedSender<News> {
         self.news.clone()
@@ -219,6 +235,7 @@ impl Loader {
             revision: load.revision,
         };
         let app_log = Arc::new(AppLog::new(self.log.clone(), whose, load.limits.log_rate));
+        let outbound = Some(self.outlet.app(&load, &app_log));
         let mut env = load.env;
         env.extend([
             ("SKEP_APP".into(), load.app.to_string()),
@@ -243,7 +260,7 @@ impl Loader {
                 tenant: self.tenants.of(&load.tenant),
                 instance: load.instance,
                 log: Arc::clone(&app_log) as Arc<dyn GuestLog>,
-                outbound: None,
+                outbound,
             },
         )
         .map_err(|error| error.to_string())?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skep_core::{AppName, HandlerId, LogLevel, Plan};
-use skep_wire::{FromWorker, HandlerTally, LoadApp, ToWorker};
+use skep_wire::{FromWorker, HandlerTally, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -143,7 +143,10 @@ impl Orders {
             // accepts from nobody new.
             Next::Told(message, fds)
                 if self.stage == Stage::Serving
-                    || matches!(message, ToWorker::Load(_) | ToWorker::Serve(_)) =>
+                    || matches!(
+                        message,
+                        ToWorker::Load(_) | ToWorker::Serve(_) | ToWorker::Meet(Peer::Connector)
+                    ) =>
             {
                 return self.told(message, fds).await;
             }
@@ -188,8 +191,14 @@ impl Orders {
                 self.listeners.unlisten(&listeners).await;
                 self.listening().await;
             }
-            // Nobody to meet yet.
-            ToWorker::Meet(_) => {}
+            ToWorker::Meet(Peer::Connector) => {
+                let met = fds.pop().map(|channel| self.loader.outlet().meet(channel));
+                if !matches!(met, Some(Ok(()))) {
+                    return Some(self.unfit("no connector came".into()).await);
+                }
+            }
+            // Not yet.
+            ToWorker::Meet(Peer::Dispatcher(_)) => {}
             ToWorker::Drain => {
                 self.desk.drain();
                 self.stage = Stage::Draining;
@@ -248,6 +257,7 @@ impl Orders {
         match self.desk.serve(plan) {
             Ok(tallies) => {
                 self.workers = plan.workers;
+                self.loader.outlet().share(plan.workers);
                 self.reported.clear();
                 self.tallies(tallies).await;
                 self.tell(FromWorker::Serving { plan: plan.number }).await;

@@ -13,6 +13,10 @@ use super::talk;
 use crate::exit::{Exit, Failure};
 use crate::print::{ColorChoice, Printer};
 
+/// Descriptors that a connector may have: one for each worker, and for each
+/// connection and question that is on its way.
+const DESCRIPTORS: u64 = 1 << 16;
+
 /// Plays the role to its end.
 pub(super) fn run() -> ExitCode {
     match play() {
