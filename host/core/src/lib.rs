@@ -24,6 +24,7 @@ mod record;
 pub mod rollout;
 pub mod route;
 mod seats;
+pub mod solo;
 mod spec;
 pub mod supervise;
 mod tally;

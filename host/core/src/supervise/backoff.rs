@@ -6,10 +6,10 @@ use crate::limits::SupervisionSettings;
 
 /// Sebastiano Vigna's SplitMix64. Jitter needs to be spread, not secret.
 #[derive(Clone, Debug)]
-pub(super) struct SplitMix64(u64);
+pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -40,17 +40,24 @@ pub(super) fn delay(
     failures: u32,
     random: &mut SplitMix64,
 ) -> Duration {
-    ceiling(settings, failures).mul_f64(random.unit())
+    jittered(settings.backoff, settings.backoff_max, failures, random)
 }
 
-fn ceiling(settings: &SupervisionSettings, failures: u32) -> Duration {
+/// The same for other delays than those of pools.
+pub(crate) fn jittered(
+    first: Duration,
+    longest: Duration,
+    failures: u32,
+    random: &mut SplitMix64,
+) -> Duration {
+    ceiling(first, longest, failures).mul_f64(random.unit())
+}
+
+fn ceiling(first: Duration, longest: Duration, failures: u32) -> Duration {
     let factor = 1_u32
         .checked_shl(failures.saturating_sub(1))
         .unwrap_or(u32::MAX);
-    settings
-        .backoff
-        .saturating_mul(factor)
-        .min(settings.backoff_max)
+    first.saturating_mul(factor).min(longest)
 }
 
 #[cfg(test)]
@@ -60,11 +67,10 @@ mod tests {
     #[test]
     fn the_ceiling_doubles_up_to_the_maximum() {
         let settings = SupervisionSettings::default();
-        let seconds: Vec<u64> = (1..=7)
-            .map(|failures| ceiling(&settings, failures).as_secs())
-            .collect();
+        let of = |failures| ceiling(settings.backoff, settings.backoff_max, failures);
+        let seconds: Vec<u64> = (1..=7).map(|failures| of(failures).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(ceiling(&settings, u32::MAX).as_secs(), 30);
+        assert_eq!(of(u32::MAX).as_secs(), 30);
     }
 
     #[test]

@@ -85,6 +85,7 @@ mod view;
 mod window;
 mod worker;
 
+pub(crate) use backoff::{SplitMix64, jittered};
 pub use breaker::BreakerState;
 pub use event::{
     Action, EndStatus, Event, FailureKind, Patience, Record, RecycleCause, RollFailure, Strength,
