@@ -57,7 +57,7 @@ use crate::listeners::Listeners;
 use crate::pool::Pool;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
-use crate::worker_link::{News, WorkerLink};
+use crate::link::{Heard, Link, Order};
 
 pub(crate) use self::app::FirstApp;
 
@@ -99,8 +99,8 @@ pub(crate) struct Fleet {
     listeners: Listeners,
     journal: Journal,
     alerts: Alerts,
-    news: mpsc::Sender<(WorkerId, News)>,
-    inbox: Option<mpsc::Receiver<(WorkerId, News)>>,
+    news: mpsc::Sender<Heard>,
+    inbox: Option<mpsc::Receiver<Heard>>,
     later: mpsc::UnboundedSender<Continuation>,
     continuations: Option<mpsc::UnboundedReceiver<Continuation>>,
     /// What the last event brought about and was not dealt with yet.
@@ -124,7 +124,7 @@ pub(crate) struct Fleet {
 /// A worker that has a process and a slot.
 #[derive(Debug)]
 struct Worker {
-    link: WorkerLink,
+    link: Link,
     pool: PoolName,
     generation: Generation,
     /// Requests that it was working on when it was told to stop.
@@ -235,7 +235,7 @@ impl Fleet {
                 break;
             }
             select! {
-                Some((worker, news)) = inbox.recv() => self.hear(worker, news),
+                Some(heard) = inbox.recv() => self.hear(heard),
                 Some(continuation) = continuations.recv() => continuation(&mut self),
                 wish = signals.next() => self.grant(wish),
                 Some(asked) = asked.recv() => self.answer(asked),
@@ -308,7 +308,6 @@ impl Fleet {
 
     /// Performs one action; returns those that follow from its result.
     fn perform(&mut self, action: Action) -> Vec<Action> {
-        use crate::worker_link::Order;
         match action {
             Action::Spawn {
                 worker,

@@ -16,6 +16,7 @@ mod control;
 mod fleet;
 mod journal;
 mod line;
+mod link;
 mod listeners;
 mod log;
 mod pool;
@@ -28,7 +29,6 @@ mod start;
 mod state_dir;
 mod status;
 mod store;
-mod worker_link;
 
 pub use client::{Client, ClientError, Deployment};
 pub use fleet::Reread;

@@ -16,7 +16,7 @@ use super::operation::Operation;
 use super::reload::{Before, Next, NextApp, Old, Reloading, Stage};
 use super::{Fleet, now};
 use crate::listeners::Bound;
-use crate::worker_link::Order as Tell;
+use crate::link::Order as Tell;
 
 impl Fleet {
     /// Makes the next generation the one in force, as far as that is ours to

@@ -12,7 +12,7 @@ use skep_wire::ToWorker;
 
 use super::app::App;
 use super::{Consequence, Fleet};
-use crate::worker_link::Order;
+use crate::link::Order;
 
 impl Fleet {
     /// What a pool's workers are to serve, as things are.

@@ -14,7 +14,7 @@ use skep_wire::FromWorker;
 
 use super::{Consequence, Fleet};
 use crate::pool::Newborn;
-use crate::worker_link::{Birth, Mute, News, Order, WorkerLink};
+use crate::link::{Birth, Link, Mute, News, Order};
 
 /// The place that a canary worker says it has.
 const CANARY_SLOT: SlotIndex = SlotIndex(0);
@@ -22,7 +22,7 @@ const CANARY_SLOT: SlotIndex = SlotIndex(0);
 /// A canary worker.
 #[derive(Debug)]
 pub(super) struct Trial {
-    link: WorkerLink,
+    link: Link,
     pool: PoolName,
     whose: Whose,
     /// Whether it has said, or cannot say any more, how it went.
@@ -88,12 +88,12 @@ impl Fleet {
             sandbox: self.spec.server.sandbox,
         };
         let birth = Birth {
-            worker,
+            id: worker,
             title: format!("skep: canary worker {name}"),
             messages: pool.first_words(newborn, &plan, &self.catalog, &[]),
             grace: pool.spec.supervision.kill_timeout,
         };
-        let link = match WorkerLink::start(birth, self.news.clone()) {
+        let link = match Link::start(birth, self.news.clone()) {
             Ok(link) => link,
             Err(error) => {
                 pool.release_cell(worker);

@@ -11,7 +11,7 @@ use skep_wire::FromWorker;
 use super::{Consequence, Fleet, Worker, counted};
 use crate::pool::{Counts, Newborn};
 use crate::records::{self, Known};
-use crate::worker_link::{Birth, Mute, News, Order, WorkerLink};
+use crate::link::{Birth, Heard, Link, News, Order};
 
 impl Fleet {
     pub(super) fn spawn(
@@ -38,12 +38,12 @@ impl Fleet {
         };
         let listeners = self.listeners.of(name);
         let birth = Birth {
-            worker,
+            id: worker,
             title: format!("skep: worker {name}/{slot}"),
             messages: pool.first_words(newborn, &pool.plan, &self.catalog, &listeners),
             grace: pool.spec.supervision.kill_timeout,
         };
-        match WorkerLink::start(birth, self.news.clone()) {
+        match Link::start(birth, self.news.clone()) {
             Ok(link) => {
                 pool.convergence.born(worker, slot);
                 let pool = name.clone();
@@ -79,19 +79,23 @@ impl Fleet {
         self.order(id, Order::stop());
     }
 
-    pub(super) fn hear(&mut self, id: WorkerId, news: News) {
+    pub(super) fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Worker(id, news) => self.hear_worker(id, news),
+            // None is started yet.
+            Heard::Dispatcher(..) | Heard::Connector(_) => {}
+        }
+    }
+
+    fn hear_worker(&mut self, id: WorkerId, news: News) {
         if self.trials.contains_key(&id) {
             return self.hear_trial(id, news);
         }
         match news {
             News::Said(words) => self.listen_to(id, words),
             News::Mute(mute) => {
-                let why = match mute {
-                    Mute::HungUp => "it closed its channel and did not exit".to_owned(),
-                    Mute::Garbled(error) => error.to_string(),
-                };
                 self.journal.event(LogLevel::Error, "worker.mute", |line| {
-                    line.number("worker", id).text("message", &why)
+                    line.number("worker", id).text("message", &mute.reason())
                 });
             }
             News::Exited(status) => {

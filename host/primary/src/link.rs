@@ -1,20 +1,24 @@
-//! The conversation with one worker, from its birth to its reaping.
+//! The conversation with one process that serves (a worker, a dispatcher, the
+//! connector), from its birth to its reaping.
 //!
-//! A task per worker owns the process and our end of its channel. It turns what
+//! A task per process owns it and our end of its channel. It turns what
 //! happens there into [`News`] for the fleet's loop and the loop's [`Order`]s
-//! into messages and signals. It decides nothing, but for one thing: a worker
+//! into messages and signals. It decides nothing, but for one thing: a process
 //! that can no longer be talked to is killed, because nobody could ever ask it
 //! to go.
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_core::WorkerId;
 use skep_core::supervise::EndStatus;
+use skep_core::{ListenerName, WorkerId};
 use skep_sys::{Channel, Child, Ended, Signal, Spawn};
-use skep_wire::{FromWorker, ToWorker};
+use skep_wire::{
+    FromConnector, FromDispatcher, FromWorker, Message, ToConnector, ToDispatcher, ToWorker,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::select;
 use tokio::sync::mpsc;
@@ -22,18 +26,101 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::line::{Line, LineError};
 
-/// What a worker's task tells the loop.
+/// What a process of ours is.
+pub(crate) trait Role: Debug + 'static {
+    /// The hidden subcommand.
+    const NAME: &'static str;
+    /// What tells one from the others of its role.
+    type Id: Clone + Debug + Send + Sync;
+    /// What it is told.
+    type To: Message + Debug + Send;
+    /// What it says.
+    type From: Message + Debug + Send;
+
+    /// Asks it to go; `None` for one that has nothing to finish and is killed.
+    fn stop() -> Option<Self::To>;
+
+    /// News of it for the loop.
+    fn heard(id: Self::Id, news: News<Self::From>) -> Heard;
+}
+
+/// Serves requests.
 #[derive(Debug)]
-pub(crate) enum News {
-    /// The worker said something.
-    Said(FromWorker),
-    /// The worker could not be talked to any more and was killed for it.
+pub(crate) struct WorkerRole;
+
+/// Hands out the connections of one listener.
+#[derive(Debug)]
+pub(crate) struct DispatcherRole;
+
+/// Opens outbound connections.
+#[derive(Debug)]
+pub(crate) struct ConnectorRole;
+
+impl Role for WorkerRole {
+    const NAME: &'static str = "worker";
+    type Id = WorkerId;
+    type To = ToWorker;
+    type From = FromWorker;
+
+    fn stop() -> Option<ToWorker> {
+        Some(ToWorker::Stop)
+    }
+
+    fn heard(id: WorkerId, news: News) -> Heard {
+        Heard::Worker(id, news)
+    }
+}
+
+impl Role for DispatcherRole {
+    const NAME: &'static str = "dispatcher";
+    type Id = ListenerName;
+    type To = ToDispatcher;
+    type From = FromDispatcher;
+
+    fn stop() -> Option<ToDispatcher> {
+        Some(ToDispatcher::Drain)
+    }
+
+    fn heard(id: ListenerName, news: News<FromDispatcher>) -> Heard {
+        Heard::Dispatcher(id, news)
+    }
+}
+
+impl Role for ConnectorRole {
+    const NAME: &'static str = "connector";
+    type Id = ();
+    type To = ToConnector;
+    type From = FromConnector;
+
+    fn stop() -> Option<ToConnector> {
+        None
+    }
+
+    fn heard((): (), news: News<FromConnector>) -> Heard {
+        Heard::Connector(news)
+    }
+}
+
+/// Whom the loop has heard of, and what.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Worker(WorkerId, News),
+    Dispatcher(ListenerName, News<FromDispatcher>),
+    Connector(News<FromConnector>),
+}
+
+/// What a process's task tells the loop.
+#[derive(Debug)]
+pub(crate) enum News<F = FromWorker> {
+    /// The process said something.
+    Said(F),
+    /// It could not be talked to any more and was killed for it.
     Mute(Mute),
-    /// The process ended and was reaped. The last news of a worker.
+    /// It ended and was reaped. The last news of a process.
     Exited(EndStatus),
 }
 
-/// Why a worker cannot be talked to.
+/// Why a process cannot be talked to.
 #[derive(Debug)]
 pub(crate) enum Mute {
     /// It closed its end of the channel, as it does when it exits, and lived.
@@ -42,13 +129,23 @@ pub(crate) enum Mute {
     Garbled(LineError),
 }
 
-/// What the loop tells a worker's task.
+impl Mute {
+    /// In words, for the log.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::HungUp => "it closed its channel and did not exit".to_owned(),
+            Self::Garbled(error) => error.to_string(),
+        }
+    }
+}
+
+/// What the loop tells a process's task.
 #[derive(Debug)]
-pub(crate) enum Order {
-    /// Tell the worker this, with these descriptors.
-    Say(ToWorker, Vec<Arc<OwnedFd>>),
-    /// Ask the worker to go at once and kill it if it does not within the grace
-    /// it was born with: for workers that the supervisor does not watch.
+pub(crate) enum Order<T = ToWorker> {
+    /// Tell it this, with these descriptors.
+    Say(T, Vec<Arc<OwnedFd>>),
+    /// Ask it to go at once and kill it if it does not within the grace that it
+    /// was born with: for those whom no supervisor watches.
     End,
     /// Kill it.
     Kill,
@@ -66,37 +163,40 @@ impl Order {
     }
 }
 
-/// The loop's handle of a worker. Dropping it kills the worker.
+/// The loop's handle of a process. Dropping it kills the process.
 #[derive(Debug)]
-pub(crate) struct WorkerLink {
+pub(crate) struct Link<R: Role = WorkerRole> {
     pid: u32,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Order<R::To>>,
 }
 
-/// What a worker is born with.
+/// A message with its descriptors.
+pub(crate) type Words<T = ToWorker> = (T, Vec<Arc<OwnedFd>>);
+
+/// What a process is born with.
 #[derive(Debug)]
-pub(crate) struct Birth {
-    /// The worker.
-    pub(crate) worker: WorkerId,
+pub(crate) struct Birth<R: Role = WorkerRole> {
+    /// Who it is.
+    pub(crate) id: R::Id,
     /// What `ps` shows.
     pub(crate) title: String,
-    /// What it is told first, with the descriptors of each message.
-    pub(crate) messages: Vec<(ToWorker, Vec<Arc<OwnedFd>>)>,
+    /// What it is told first.
+    pub(crate) messages: Vec<Words<R::To>>,
     /// How long it may live after it hung up.
     pub(crate) grace: Duration,
 }
 
-impl WorkerLink {
-    /// Starts a worker process and the task that talks with it.
+impl<R: Role> Link<R> {
+    /// Starts a process and the task that talks with it.
     ///
     /// # Errors
     ///
     /// No process could be made; none is left then.
-    pub(crate) fn start(birth: Birth, news: mpsc::Sender<(WorkerId, News)>) -> io::Result<Self> {
+    pub(crate) fn start(birth: Birth<R>, news: mpsc::Sender<Heard>) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         // First of all: while the new program is loaded, the rest goes on.
         let child = skep_sys::spawn(Spawn {
-            role: "worker",
+            role: R::NAME,
             title: &birth.title,
             channel: theirs,
             identity: None,
@@ -107,8 +207,8 @@ impl WorkerLink {
             line.say(&message, fds).map_err(io::Error::other)?;
         }
         let (orders, inbox) = mpsc::unbounded_channel();
-        let task = Task {
-            worker: birth.worker,
+        let task = Task::<R> {
+            id: birth.id,
             child: skep_sys::watch(child)?,
             line,
             orders: inbox,
@@ -120,24 +220,25 @@ impl WorkerLink {
         Ok(Self { pid, orders })
     }
 
-    /// The worker's process.
+    /// The process.
     pub(crate) const fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Tells the worker's task to do something. They are as many as changes that
-    /// operators make, so they need no bound; one that has ended ignores them.
-    pub(crate) fn order(&self, order: Order) {
+    /// Tells the process's task to do something. They are as many as changes
+    /// that operators make, so they need no bound; one that has ended ignores
+    /// them.
+    pub(crate) fn order(&self, order: Order<R::To>) {
         let _ = self.orders.send(order);
     }
 }
 
-struct Task {
-    worker: WorkerId,
+struct Task<R: Role> {
+    id: R::Id,
     child: AsyncFd<Child>,
     line: Line,
-    orders: mpsc::UnboundedReceiver<Order>,
-    news: mpsc::Sender<(WorkerId, News)>,
+    orders: mpsc::UnboundedReceiver<Order<R::To>>,
+    news: mpsc::Sender<Heard>,
     grace: Duration,
     /// When it is killed unless it has gone.
     end_by: Option<Instant>,
@@ -152,12 +253,12 @@ enum Ear {
     Gone,
 }
 
-impl Task {
+impl<R: Role> Task<R> {
     async fn run(mut self) {
         let mut ear = Ear::Open;
         loop {
             select! {
-                // In this order, so that a worker's end is told at once.
+                // In this order, so that its end is told at once.
                 biased;
                 _ = self.child.readable() => {
                     self.bury().await;
@@ -197,13 +298,16 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, order: Order, ear: &mut Ear) {
+    fn obey(&mut self, order: Order<R::To>, ear: &mut Ear) {
         let (message, fds) = match order {
             Order::Say(message, fds) => (message, fds),
             Order::End => {
                 let grace = self.grace;
                 self.end_by.get_or_insert_with(|| Instant::now() + grace);
-                (ToWorker::Stop, Vec::new())
+                match R::stop() {
+                    Some(stop) => (stop, Vec::new()),
+                    None => return self.kill(),
+                }
             }
             Order::Kill => return self.kill(),
         };
@@ -220,7 +324,7 @@ impl Task {
     }
 
     fn kill(&self) {
-        // Fails only for a worker that was reaped, and this task would be over.
+        // Fails only for one that was reaped, and this task would be over.
         let _ = self.child.get_ref().signal(Signal::Kill);
     }
 
@@ -238,9 +342,9 @@ impl Task {
         self.tell(News::Exited(status)).await;
     }
 
-    async fn tell(&self, news: News) {
+    async fn tell(&self, news: News<R::From>) {
         // Nobody listens once the fleet is gone.
-        let _ = self.news.send((self.worker, news)).await;
+        let _ = self.news.send(R::heard(self.id.clone(), news)).await;
     }
 }
 
