@@ -6,7 +6,9 @@
 //! | module | does |
 //! |---|---|
 //! | `workers` | spawns workers, hears them, tells the supervisor |
+//! | `dispatchers`, `outbound` | the dispatchers and the connector, and what they are told |
 //! | `plans` | makes plans and brings workers to them |
+//! | `lingering` | what pools answer until nobody sends it to them |
 //! | `passage` | what an app's rollout needs done |
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
@@ -19,8 +21,11 @@
 mod app;
 mod apply;
 mod deploy;
+mod dispatchers;
+mod lingering;
 mod operation;
 mod operator;
+mod outbound;
 mod passage;
 mod plans;
 mod prepare;
@@ -38,26 +43,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::rollout::Input;
+use skep_core::solo::{self, Solo, State};
 use skep_core::supervise::{Action, Event, RollFailure, Strength, Supervisor};
-use skep_core::{AppName, FleetSpec, Generation, Moment, PoolName, WorkerId};
+use skep_core::{AppName, FleetSpec, Generation, ListenerName, Moment, PoolName, WorkerId};
 use skep_sys::clock;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use self::app::App;
+use self::dispatchers::Dispatcher;
+use self::lingering::Lingering;
 use self::operation::Operation;
+use self::outbound::Connector;
 use self::trial::Trial;
 use crate::alert::Alerts;
 use crate::artifacts::Workshop;
 use crate::catalog::Catalog;
 use crate::control::{Asked, Asker};
 use crate::journal::Journal;
+use crate::link::{Heard, Link, Order};
 use crate::listeners::Listeners;
 use crate::pool::Pool;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
-use crate::link::{Heard, Link, Order};
+use crate::told::Hosts;
 
 pub(crate) use self::app::FirstApp;
 
@@ -97,6 +107,12 @@ pub(crate) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
     trials: BTreeMap<WorkerId, Trial>,
     listeners: Listeners,
+    dispatchers: BTreeMap<ListenerName, Dispatcher>,
+    connector: Connector,
+    /// What dispatchers go by; those of a generation that is in force.
+    hosts: BTreeMap<ListenerName, Hosts>,
+    /// What pools answer until nobody sends it to them any more.
+    lingering: Lingering,
     journal: Journal,
     alerts: Alerts,
     news: mpsc::Sender<Heard>,
@@ -111,12 +127,19 @@ pub(crate) struct Fleet {
     reload_wanted: bool,
     last_plan: u64,
     last_passage: u64,
+    last_seed: u64,
     started: Moment,
-    /// Pools of which it was said on standard error that they serve.
-    announced: BTreeSet<PoolName>,
+    /// Pools that were complete once.
+    completed: BTreeSet<PoolName>,
+    /// Listeners of which it was said on standard error that they serve.
+    announced: BTreeSet<ListenerName>,
     /// What the kernel lacks to confine our processes, as far as it was told.
     lacks: BTreeSet<String>,
     phase: Phase,
+    /// How strongly the workers were told to end.
+    workers_end: Option<Strength>,
+    /// Whether no worker is left, nor will be.
+    workers_gone: bool,
     /// Operators who wait for the end.
     waiting: Vec<Asker>,
 }
@@ -188,6 +211,10 @@ impl Fleet {
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
             listeners: parts.listeners,
+            dispatchers: BTreeMap::new(),
+            connector: Connector::new(parts.seed.wrapping_add(1)),
+            hosts: BTreeMap::new(),
+            lingering: Lingering::default(),
             journal: parts.journal,
             alerts: parts.alerts,
             news,
@@ -199,10 +226,14 @@ impl Fleet {
             reload_wanted: false,
             last_plan: 0,
             last_passage: 0,
+            last_seed: parts.seed.wrapping_add(1),
             started: now(),
+            completed: BTreeSet::new(),
             announced: BTreeSet::new(),
             lacks: BTreeSet::new(),
             phase: Phase::Running,
+            workers_end: None,
+            workers_gone: false,
             waiting: Vec::new(),
             spec: parts.spec,
             reread: parts.reread,
@@ -248,6 +279,10 @@ impl Fleet {
     }
 
     fn fill(&mut self) {
+        // Before the workers, who are to know them from the beginning.
+        self.switch_hosts();
+        self.want_dispatchers(false);
+        self.introduce_all();
         let names: Vec<_> = self.pools.keys().cloned().collect();
         for name in names {
             self.add_to_supervisor(&name);
@@ -276,7 +311,28 @@ impl Fleet {
             .into_iter()
             .chain(rollouts)
             .chain(operation)
+            .chain(self.solos().filter_map(|(_, solo)| solo.deadline()))
+            .chain(self.lingering.deadline())
             .min()
+    }
+
+    /// Processes of which there is one; that of no listener is the connector.
+    fn solos(&self) -> impl Iterator<Item = (Option<&ListenerName>, &Solo)> {
+        let dispatchers = self.dispatchers.iter();
+        dispatchers
+            .map(|(name, dispatcher)| (Some(name), dispatcher.single.solo()))
+            .chain([(None, self.connector.single.solo())])
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.last_seed = self.last_seed.wrapping_add(1);
+        self.last_seed
+    }
+
+    /// Tells dispatchers and the connector what they do not know yet.
+    fn introduce_all(&mut self) {
+        self.tell_dispatchers();
+        self.tell_connector();
     }
 
     fn fire(&mut self) {
@@ -295,6 +351,20 @@ impl Fleet {
             .collect();
         for app in due {
             self.feed(&app, Input::Timer);
+        }
+        let late: Vec<Option<ListenerName>> = self
+            .solos()
+            .filter(|(_, solo)| solo.deadline().is_some_and(|at| at <= now))
+            .map(|(name, _)| name.cloned())
+            .collect();
+        for name in late {
+            match name {
+                Some(name) => self.step_dispatcher(&name, solo::Event::Timer),
+                None => self.step_connector(solo::Event::Timer),
+            }
+        }
+        if self.lingering.deadline().is_some_and(|at| at <= now) {
+            self.forget_all_lingering();
         }
         self.press_operation(now);
     }
@@ -329,7 +399,7 @@ impl Fleet {
             Action::Stop { worker } => self.stop(worker),
             Action::Kill { worker } => self.order(worker, Order::Kill),
             Action::Record(record) => self.record(&record),
-            Action::Finished => self.phase = Phase::Ended,
+            Action::Finished => self.workers_gone = true,
         }
         Vec::new()
     }
@@ -347,8 +417,30 @@ impl Fleet {
             self.feed_settled();
             self.check_operation();
             self.reload_if_wanted();
+            self.introduce_all();
+            self.go_on_ending();
             if self.consequences.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// The order of the end: first those who hand connections out, then the
+    /// workers, who may be asked to take some until then, then the connector.
+    fn go_on_ending(&mut self) {
+        let Phase::Ending(strength) = self.phase else {
+            return;
+        };
+        let handing_out = !self.dispatchers.is_empty() && strength == Strength::Drain;
+        if !handing_out && self.workers_end != Some(strength) {
+            self.workers_end = Some(strength);
+            self.step(Event::Shutdown { strength });
+        }
+        if self.workers_gone {
+            self.step_connector(solo::Event::Ended);
+            let absent = |(_, solo): (_, &Solo)| solo.state() == State::Absent;
+            if self.solos().all(absent) {
+                self.phase = Phase::Ended;
             }
         }
     }

@@ -24,11 +24,13 @@ mod records;
 mod rows;
 mod scribe;
 mod signals;
+mod single;
 mod socket_file;
 mod start;
 mod state_dir;
 mod status;
 mod store;
+mod told;
 
 pub use client::{Client, ClientError, Deployment};
 pub use fleet::Reread;

@@ -1,5 +1,5 @@
 //! The listening sockets of the fleet: each bound once, before any worker
-//! exists, and handed to all workers of its pool.
+//! exists, and handed to all workers of its pool, or to its dispatcher.
 //!
 //! The primary never accepts from them. It holds them so that connections queue
 //! while no worker is ready, and lets go of them when the fleet shuts down.
@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use skep_core::{FleetSpec, ListenAddress, ListenerName, ListenerSpec, PoolName};
+use skep_core::{Dispatch, FleetSpec, ListenAddress, ListenerName, ListenerSpec, PoolName};
 use skep_sys::{BindError, LocalAddress};
 use skep_wire::{ListenerRole, ListenerStatus};
 
@@ -41,6 +41,8 @@ pub(crate) struct Bound {
     asked: ListenAddress,
     status: ListenerStatus,
     role: ListenerRole,
+    /// Whether a dispatcher hands its connections out.
+    dispatched: bool,
     /// `None` once it was closed.
     socket: Option<Arc<OwnedFd>>,
     file: Option<SocketFile>,
@@ -51,6 +53,34 @@ impl Bound {
     pub(crate) fn pools(&self) -> &[PoolName] {
         &self.status.pools
     }
+
+    /// Whether a dispatcher hands its connections out.
+    pub(crate) const fn is_dispatched(&self) -> bool {
+        self.dispatched
+    }
+
+    /// Its name and the limits of its connections.
+    pub(crate) const fn role(&self) -> &ListenerRole {
+        &self.role
+    }
+
+    /// The socket, unless it was closed.
+    pub(crate) const fn socket(&self) -> Option<&Arc<OwnedFd>> {
+        self.socket.as_ref()
+    }
+
+    /// Whether the workers of a pool accept from it themselves.
+    pub(crate) fn is_accepted_by(&self, pool: &PoolName) -> bool {
+        !self.dispatched && self.pools().contains(pool)
+    }
+}
+
+/// Whether a listener needs a dispatcher: several pools serve it, or one whose
+/// connections are handed out (DESIGN §5).
+pub(crate) fn needs_dispatcher(spec: &FleetSpec, listener: &ListenerSpec) -> bool {
+    let dispatch = |pool| spec.pools.get(pool).map(|pool| pool.dispatch);
+    let balanced = |pool| dispatch(pool).is_none_or(|is| is == Dispatch::Balanced);
+    listener.pools.len() > 1 || !listener.pools.iter().all(balanced)
 }
 
 impl Listeners {
@@ -83,7 +113,7 @@ impl Listeners {
             if !wanted.contains(name) {
                 continue;
             }
-            match self.bind_one(name, listener) {
+            match self.bind_one(name, listener, needs_dispatcher(spec, listener)) {
                 Ok(one) => drop(bound.insert(name.clone(), one)),
                 Err(source) => failures.push(BindFailure {
                     listener: name.clone(),
@@ -99,7 +129,12 @@ impl Listeners {
         }
     }
 
-    fn bind_one(&self, name: &ListenerName, listener: &ListenerSpec) -> Result<Bound, BindError> {
+    fn bind_one(
+        &self,
+        name: &ListenerName,
+        listener: &ListenerSpec,
+        dispatched: bool,
+    ) -> Result<Bound, BindError> {
         let role = ListenerRole {
             name: name.clone(),
             limits: listener.limits.clone(),
@@ -119,6 +154,7 @@ impl Listeners {
                     pools: listener.pools.clone(),
                 },
                 role,
+                dispatched,
                 socket: same.socket.clone(),
                 file: None,
             });
@@ -143,6 +179,7 @@ impl Listeners {
                 pools: listener.pools.clone(),
             },
             role,
+            dispatched,
             socket: Some(Arc::new(bound.socket)),
             file,
         })
@@ -179,11 +216,6 @@ impl Listeners {
         Some(gone)
     }
 
-    /// The pools that serve a listener.
-    pub(crate) fn pools_of(&self, name: &ListenerName) -> &[PoolName] {
-        self.bound.get(name).map_or(&[], Bound::pools)
-    }
-
     /// Whether a listener has another address than it had.
     pub(crate) fn is_rebound(&self, name: &ListenerName, before: &Bound) -> bool {
         self.bound
@@ -191,11 +223,21 @@ impl Listeners {
             .is_some_and(|now| now.asked != before.asked)
     }
 
-    /// What a pool's workers accept from.
+    /// One of them.
+    pub(crate) fn get(&self, name: &ListenerName) -> Option<&Bound> {
+        self.bound.get(name)
+    }
+
+    /// Those that a dispatcher hands out.
+    pub(crate) fn dispatched(&self) -> impl Iterator<Item = (&ListenerName, &Bound)> {
+        self.bound.iter().filter(|(_, bound)| bound.dispatched)
+    }
+
+    /// What a pool's workers accept from themselves.
     pub(crate) fn of(&self, pool: &PoolName) -> Vec<(ListenerRole, Arc<OwnedFd>)> {
         self.bound
             .values()
-            .filter(|bound| bound.status.pools.contains(pool))
+            .filter(|bound| bound.is_accepted_by(pool))
             .filter_map(|bound| Some((bound.role.clone(), Arc::clone(bound.socket.as_ref()?))))
             .collect()
     }

@@ -11,6 +11,7 @@ use skep_sys::{Board, Cell, OUTCOMES, Sheet};
 use skep_wire::{ListenerRole, ToWorker};
 
 use crate::catalog::Catalog;
+use crate::link::Words;
 use crate::rows::Rows;
 
 /// Cells of a pool: three for each worker of the largest (one that serves and
@@ -138,6 +139,16 @@ impl Pool {
         self.board.cell(self.index_of(worker)?)
     }
 
+    /// The number of a worker's cell, if it has one.
+    pub(crate) fn cell_index(&self, worker: WorkerId) -> Option<u16> {
+        self.index_of(worker)
+    }
+
+    /// The scoreboard, for those who read it.
+    pub(crate) fn board_fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.board_fd)
+    }
+
     /// Gives a vacant cell to a worker; `None` when so many workers are going
     /// away that there is none.
     pub(crate) fn claim_cell(&mut self, worker: WorkerId) -> Option<u16> {
@@ -191,14 +202,16 @@ impl Pool {
         counts
     }
 
-    /// What a new worker is told, with the descriptors of each message.
+    /// What a new worker is told, with the descriptors of each message. It
+    /// `meets` others before it could be ready.
     pub(crate) fn first_words(
         &self,
         newborn: Newborn<'_>,
         plan: &Plan,
         catalog: &Catalog,
         listeners: &[(ListenerRole, Arc<OwnedFd>)],
-    ) -> Vec<(ToWorker, Vec<Arc<OwnedFd>>)> {
+        meets: Vec<Words>,
+    ) -> Vec<Words> {
         let handlers = plan.handlers();
         let begin = ToWorker::Begin {
             worker: newborn.worker,
@@ -220,6 +233,7 @@ impl Pool {
             .chain(sockets)
             .collect();
         let mut words = vec![(begin, fds)];
+        words.extend(meets);
         words.extend(
             handlers
                 .into_iter()

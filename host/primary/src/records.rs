@@ -179,7 +179,8 @@ pub(crate) fn progress(record: &Record) -> Option<String> {
     }
 }
 
-fn reason_of(line: skep_core::Record, reason: &ExitReason) -> skep_core::Record {
+/// Adds why a process ended.
+pub(crate) fn reason_of(line: skep_core::Record, reason: &ExitReason) -> skep_core::Record {
     let line = line.text("reason", reason.name());
     match reason {
         ExitReason::Crash { code } => line.number("code", code),

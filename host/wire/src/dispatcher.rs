@@ -90,6 +90,9 @@ pub enum FromDispatcher {
     },
     /// What it has done since it began; once a second while it changes.
     Counts(DispatchCounts),
+    /// Every connection is handed out by the hosts that it was told last, and
+    /// workers have been told; once for each [`ToDispatcher::Hosts`].
+    Switched,
     /// Nothing waits any more; it exits.
     Drained,
 }
@@ -215,6 +218,7 @@ impl Message for FromDispatcher {
             Self::Ready { .. } => "ready",
             Self::Unfit { .. } => "unfit",
             Self::Counts(_) => "counts",
+            Self::Switched => "switched",
             Self::Drained => "drained",
         }
     }

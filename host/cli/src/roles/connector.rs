@@ -51,8 +51,7 @@ fn play() -> anyhow::Result<Ended> {
 /// lacks. Which ports it may connect to is decided for each connection: apps
 /// with other grants come and go.
 fn confine(sandbox: Sandbox) -> anyhow::Result<Vec<String>> {
-    let descriptors = process::raise_nofile_limit().context("cannot ask for the limit")?;
-    let confined = confine_connector(Ports::All, descriptors, talk::strictness(sandbox))
+    let confined = confine_connector(Ports::All, DESCRIPTORS, talk::strictness(sandbox))
         .context("cannot confine the connector")?;
     Ok(confined.missing().iter().map(ToString::to_string).collect())
 }

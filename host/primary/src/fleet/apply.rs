@@ -12,11 +12,13 @@ use skep_core::{AppName, FleetSpec, Generation, ListenerName, LogLevel, PoolName
 use skep_wire::{ControlReply, ToWorker};
 
 use super::app::{App, Passage, Purpose, Watch};
+use super::lingering::Lingering;
 use super::operation::Operation;
 use super::reload::{Before, Next, NextApp, Old, Reloading, Stage};
 use super::{Fleet, now};
-use crate::listeners::Bound;
 use crate::link::Order as Tell;
+use crate::listeners::Bound;
+use crate::told::Hosts;
 
 impl Fleet {
     /// Makes the next generation the one in force, as far as that is ours to
@@ -42,6 +44,22 @@ impl Fleet {
                 );
             }
         }
+        self.lingering = Lingering::between(&before_spec, &self.spec, |name| {
+            let app = before_apps.get(name).or_else(|| self.apps.get(name));
+            app.map(|app| app.stable)
+        });
+        for name in &moved {
+            // Until it is in force a new dispatcher hands out as its pools
+            // accepted themselves. One of a new listener waits.
+            if !self.hosts.contains_key(name)
+                && let Ok(Some(hosts)) = Hosts::of(&before_spec, name)
+            {
+                self.hosts.insert(name.clone(), hosts);
+            }
+        }
+        // Workers that are born from now on are to know them.
+        self.want_dispatchers(true);
+        self.tell_dispatchers();
         // A pool that did not have a listener before may not have its apps yet.
         let here: Vec<_> = names
             .into_iter()
@@ -172,7 +190,8 @@ impl Fleet {
         }
     }
 
-    /// Listeners that a pool gets which did not have them.
+    /// Listeners that a pool gets which did not have them, or gets in another
+    /// way.
     fn elsewhere(
         &self,
         names: &[ListenerName],
@@ -180,7 +199,10 @@ impl Fleet {
     ) -> Vec<ListenerName> {
         let moved = |name: &&ListenerName| {
             let before = replaced.get(*name).and_then(Option::as_ref);
-            before.is_none_or(|before| self.listeners.pools_of(name) != before.pools())
+            let both = before.zip(self.listeners.get(name));
+            both.is_none_or(|(before, now)| {
+                now.pools() != before.pools() || now.is_dispatched() != before.is_dispatched()
+            })
         };
         names.iter().filter(moved).cloned().collect()
     }
@@ -202,10 +224,11 @@ impl Fleet {
             let gone: Vec<_> = replaced
                 .iter()
                 .filter(|(name, before)| {
-                    let was = before.as_ref().filter(|b| b.pools().contains(&worker.pool));
+                    let was = before.as_ref().filter(|b| b.is_accepted_by(&worker.pool));
                     was.is_some_and(|before| {
                         let still = ours.iter().any(|(role, _)| role.name == **name);
-                        let elsewhere = !self.listeners.pools_of(name).contains(&worker.pool);
+                        let now = self.listeners.get(name);
+                        let elsewhere = !now.is_some_and(|now| now.is_accepted_by(&worker.pool));
                         elsewhere || (still && self.listeners.is_rebound(name, before))
                     })
                 })
@@ -280,6 +303,10 @@ impl Fleet {
                 None => drop(tried.insert(name.clone(), self.listeners.remove(&name))),
             }
         }
+        self.lingering = Lingering::default();
+        self.switch_hosts();
+        self.want_dispatchers(false);
+        self.tell_dispatchers();
         self.listen_anew(&names, &tried);
         for pool in &difference.pools.restarted {
             self.step(Event::RollCancelled { pool: pool.clone() });
@@ -314,11 +341,17 @@ impl Fleet {
         else {
             return;
         };
-        self.listen_anew(&moved, &before.listeners);
         for name in &difference.listeners.removed {
             let gone = BTreeMap::from([(name.clone(), self.listeners.remove(name))]);
             self.listen_anew(std::slice::from_ref(name), &gone);
         }
+        self.hand_out_anew();
+        self.listen_anew(&moved, &before.listeners);
+        let said_again = [&difference.listeners.removed, &difference.listeners.rebound];
+        for name in said_again.into_iter().flatten() {
+            self.announced.remove(name);
+        }
+        self.announce();
         for pool in &difference.pools.removed {
             self.step(Event::PoolRemoved { pool: pool.clone() });
         }
@@ -354,6 +387,25 @@ impl Fleet {
                 message: Some(message),
             });
         }
+    }
+
+    /// Dispatchers go by the hosts of the new generation; what pools do not
+    /// have any more they forget once nobody sends it to them.
+    fn hand_out_anew(&mut self) {
+        let before = self.hosts.clone();
+        self.switch_hosts();
+        let switched = self.hosts.iter().filter(|(name, hosts)| {
+            let changed = before.get(*name) != Some(*hosts);
+            changed
+                && self
+                    .dispatchers
+                    .get(*name)
+                    .is_some_and(|is| is.single.hears())
+        });
+        let switched = switched.map(|(name, _)| name.clone()).collect();
+        self.want_dispatchers(false);
+        self.tell_dispatchers();
+        self.linger_for(switched);
     }
 
     /// Writes down that an app's new revision is live, and watches it.

@@ -7,6 +7,7 @@
 
 use skep_core::LogLevel;
 use skep_core::rollout::Input;
+use skep_core::solo;
 use skep_core::supervise::{Event, Strength};
 use skep_wire::{ControlReply, ControlRequest};
 
@@ -71,7 +72,12 @@ impl Fleet {
             self.end_trial(trial);
         }
         self.listeners.close();
-        self.step(Event::Shutdown { strength });
+        // The workers follow once there is nobody who hands them anything.
+        self.end_dispatchers(&match strength {
+            Strength::Drain => solo::Event::Unwanted,
+            Strength::Stop | Strength::Kill => solo::Event::Ended,
+        });
+        self.go_on_ending();
     }
 
     /// Does what a client asks for, and answers now or in the end.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use skep_core::converge::{Convergence, Pace, Step};
 use skep_core::rollout::Input;
 use skep_core::{
-    AppName, HandlerId, LogLevel, Plan, PlannedApp, PlannedTenant, PoolName, TenantLimits, WorkerId,
+    AppName, HandlerId, LogLevel, Plan, PlannedApp, PlannedTenant, PoolName, WorkerId,
 };
 use skep_wire::ToWorker;
 
@@ -22,7 +22,7 @@ impl Fleet {
             Some(pool) => pool.spec.workers,
             None => self.spec.pools.get(name).map_or(1, |pool| pool.workers),
         };
-        let apps = self
+        let planned = self
             .spec
             .apps
             .iter()
@@ -42,13 +42,16 @@ impl Fleet {
                     observed: app.observed,
                 })
             });
-        let apps: Vec<_> = apps.collect();
-        let tenants: BTreeSet<_> = apps.iter().map(|app| app.tenant.clone()).collect();
-        let tenants = tenants.into_iter().map(|tenant| PlannedTenant {
-            limits: match self.spec.tenants.get(&tenant) {
-                Some(spec) => spec.limits.clone(),
-                None => TenantLimits::default(),
-            },
+        let mut apps: Vec<_> = planned.collect();
+        self.lingering.add_to(name, &mut apps);
+        let owners: BTreeSet<_> = apps.iter().map(|app| app.tenant.clone()).collect();
+        let tenants = owners.into_iter().map(|tenant| PlannedTenant {
+            limits: self
+                .spec
+                .tenants
+                .get(&tenant)
+                .map(|spec| spec.limits.clone())
+                .unwrap_or_default(),
             tenant,
             row: 0,
         });

@@ -15,7 +15,9 @@ use super::operation::{FAILED, Operation, REFUSED};
 use super::reload::{Next, NextApp, PROBLEMS, UNAVAILABLE};
 use super::words::worded;
 use crate::artifacts::{Artifacts, ArtifactsError, components_of};
+use crate::listeners::needs_dispatcher;
 use crate::scribe::{Scribe, unix_millis};
+use crate::told::Hosts;
 
 impl Fleet {
     pub(super) fn reread_done(&mut self, read: Result<FleetSpec, String>) {
@@ -122,7 +124,17 @@ impl Fleet {
             };
             apps.insert(name, next);
         }
-        let names: BTreeSet<ListenerName> = difference.listeners.to_bind().cloned().collect();
+        let mut names: BTreeSet<ListenerName> = difference.listeners.to_bind().cloned().collect();
+        for (name, listener) in &spec.listeners {
+            let dispatched = needs_dispatcher(&spec, listener);
+            if dispatched && let Err(error) = Hosts::of(&spec, name) {
+                return self.reject_reload(format!("listener {name}: {error}"), PROBLEMS);
+            }
+            let now = self.listeners.get(name);
+            if now.is_some_and(|now| now.is_dispatched() != dispatched) {
+                names.insert(name.clone());
+            }
+        }
         let bound = match self.listeners.bind_more(&spec, &names) {
             Ok(bound) => bound,
             Err(failures) => {

@@ -230,14 +230,6 @@ impl Fleet {
                 }
             }
         }
-        let mut trials = BTreeSet::new();
-        let mut failure = None;
-        for (pool, handlers) in by_pool {
-            match self.try_out(&pool, &handlers, Whose::Reload) {
-                Ok(worker) => drop(trials.insert(worker)),
-                Err(error) => failure = Some(format!("no canary worker can be started: {error}")),
-            }
-        }
         let patience = next
             .spec
             .pools
@@ -247,13 +239,30 @@ impl Fleet {
         if let Some(Operation::Reload(reloading)) = &mut self.operation {
             reloading.stage = Stage::Trying {
                 next: Box::new(next),
-                trials,
+                trials: BTreeSet::new(),
                 by,
             };
+        }
+        // What validates may reach what it shall reach.
+        self.tell_connector();
+        let mut failure = None;
+        for (pool, handlers) in by_pool {
+            match self.try_out(&pool, &handlers, Whose::Reload) {
+                Ok(worker) => self.await_trial(worker),
+                Err(error) => failure = Some(format!("no canary worker can be started: {error}")),
+            }
         }
         match failure {
             Some(reason) => self.reject_reload(reason, FAILED),
             None => self.apply_if_tried(),
+        }
+    }
+
+    fn await_trial(&mut self, worker: WorkerId) {
+        if let Some(Operation::Reload(reloading)) = &mut self.operation
+            && let Stage::Trying { trials, .. } = &mut reloading.stage
+        {
+            trials.insert(worker);
         }
     }
 
@@ -315,6 +324,7 @@ impl Fleet {
                 ill = Some(format!("pool {} has tripped", pool.name));
             }
         }
+        let handed_out = self.is_reload_handed_out();
         let Some(Operation::Reload(reloading)) = &mut self.operation else {
             return;
         };
@@ -329,7 +339,9 @@ impl Fleet {
             Stage::Applying { .. } if ill.is_some() => {
                 self.restore(ill.unwrap_or_default());
             }
-            Stage::Applying { rolls, .. } if rolls.is_empty() && all_settled && full => {
+            Stage::Applying { rolls, .. }
+                if rolls.is_empty() && all_settled && full && handed_out =>
+            {
                 self.in_force();
             }
             Stage::Restoring { reason, .. } if all_settled => {
@@ -337,6 +349,20 @@ impl Fleet {
                 self.reject_reload(reason, FAILED);
             }
             _ => {}
+        }
+    }
+
+    /// Whether the listeners of the reload have the dispatchers that they need.
+    fn is_reload_handed_out(&self) -> bool {
+        match &self.operation {
+            Some(Operation::Reload(reloading)) => match &reloading.stage {
+                Stage::Applying { before, .. } => {
+                    let mut names = before.listeners.keys();
+                    names.all(|name| self.is_handed_out(name))
+                }
+                _ => true,
+            },
+            _ => true,
         }
     }
 

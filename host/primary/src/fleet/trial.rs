@@ -13,8 +13,8 @@ use skep_core::{AppName, HandlerId, LogLevel, Plan, PlannedApp, PoolName, SlotIn
 use skep_wire::FromWorker;
 
 use super::{Consequence, Fleet};
-use crate::pool::Newborn;
 use crate::link::{Birth, Link, Mute, News, Order};
+use crate::pool::Newborn;
 
 /// The place that a canary worker says it has.
 const CANARY_SLOT: SlotIndex = SlotIndex(0);
@@ -22,8 +22,8 @@ const CANARY_SLOT: SlotIndex = SlotIndex(0);
 /// A canary worker.
 #[derive(Debug)]
 pub(super) struct Trial {
-    link: Link,
-    pool: PoolName,
+    pub(super) link: Link,
+    pub(super) pool: PoolName,
     whose: Whose,
     /// Whether it has said, or cannot say any more, how it went.
     told: bool,
@@ -72,6 +72,8 @@ impl Fleet {
             // A canary worker has no budgets to share.
             tenants: Vec::new(),
         };
+        // It takes no traffic, but its validation may reach something.
+        let mut introduction = self.introduction(name, false);
         let pool = self
             .pools
             .get_mut(name)
@@ -87,10 +89,11 @@ impl Fleet {
             log: self.spec.server.log,
             sandbox: self.spec.server.sandbox,
         };
+        let words = std::mem::take(&mut introduction.words);
         let birth = Birth {
             id: worker,
             title: format!("skep: canary worker {name}"),
-            messages: pool.first_words(newborn, &plan, &self.catalog, &[]),
+            messages: pool.first_words(newborn, &plan, &self.catalog, &[], words),
             grace: pool.spec.supervision.kill_timeout,
         };
         let link = match Link::start(birth, self.news.clone()) {
@@ -115,6 +118,7 @@ impl Fleet {
             told: false,
         };
         self.trials.insert(worker, trial);
+        self.introduce(worker, name, introduction);
         Ok(worker)
     }
 

@@ -8,10 +8,11 @@ use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
+use super::operation::Operation;
 use super::{Consequence, Fleet, Worker, counted};
+use crate::link::{Birth, Heard, Link, News, Order};
 use crate::pool::{Counts, Newborn};
 use crate::records::{self, Known};
-use crate::link::{Birth, Heard, Link, News, Order};
 
 impl Fleet {
     pub(super) fn spawn(
@@ -21,6 +22,7 @@ impl Fleet {
         slot: SlotIndex,
         generation: Generation,
     ) -> io::Result<()> {
+        let mut introduction = self.introduction(name, true);
         let pool = self
             .pools
             .get_mut(name)
@@ -37,10 +39,11 @@ impl Fleet {
             sandbox: self.spec.server.sandbox,
         };
         let listeners = self.listeners.of(name);
+        let words = std::mem::take(&mut introduction.words);
         let birth = Birth {
             id: worker,
             title: format!("skep: worker {name}/{slot}"),
-            messages: pool.first_words(newborn, &pool.plan, &self.catalog, &listeners),
+            messages: pool.first_words(newborn, &pool.plan, &self.catalog, &listeners, words),
             grace: pool.spec.supervision.kill_timeout,
         };
         match Link::start(birth, self.news.clone()) {
@@ -54,6 +57,7 @@ impl Fleet {
                     cut: 0,
                 };
                 self.workers.insert(worker, born);
+                self.introduce(worker, name, introduction);
                 Ok(())
             }
             Err(error) => {
@@ -66,6 +70,14 @@ impl Fleet {
     pub(super) fn order(&self, worker: WorkerId, order: Order) {
         if let Some(worker) = self.workers.get(&worker) {
             worker.link.order(order);
+        }
+    }
+
+    /// Tells a worker something, be it a canary worker.
+    pub(super) fn order_any(&self, worker: WorkerId, order: Order) {
+        match self.trials.get(&worker) {
+            Some(trial) => trial.link.order(order),
+            None => self.order(worker, order),
         }
     }
 
@@ -82,8 +94,8 @@ impl Fleet {
     pub(super) fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Worker(id, news) => self.hear_worker(id, news),
-            // None is started yet.
-            Heard::Dispatcher(..) | Heard::Connector(_) => {}
+            Heard::Dispatcher(name, news) => self.hear_dispatcher(&name, news),
+            Heard::Connector(news) => self.hear_connector(news),
         }
     }
 
@@ -137,20 +149,26 @@ impl Fleet {
             FromWorker::Tallies(tallies) => self.tally(id, &tallies),
             FromWorker::Retired { handler, app, cut } => self.retired(id, handler, &app, cut),
             // One record for a lack of the kernel that all workers meet.
-            FromWorker::Confined { missing } => self.confined(id, &missing),
+            FromWorker::Confined { missing } => {
+                self.confined(&missing, |line| line.number("worker", id));
+            }
             // Listeners are told, not asked back for: the socket is the proof.
             FromWorker::Listening { .. } => {}
         }
     }
 
-    /// Tells what the kernel could not do to confine our processes. All workers
-    /// meet the same kernel, so each lack is told once.
-    fn confined(&mut self, worker: WorkerId, missing: &[String]) {
+    /// Tells what the kernel could not do to confine our processes. All of them
+    /// meet the same kernel, so each lack is told once, of the first.
+    pub(super) fn confined(
+        &mut self,
+        missing: &[String],
+        about: impl Fn(skep_core::Record) -> skep_core::Record,
+    ) {
         for lack in missing {
             if self.lacks.insert(lack.clone()) {
                 self.journal
                     .event(LogLevel::Warn, "sandbox.incomplete", |line| {
-                        line.number("worker", worker).text("message", lack)
+                        about(line).text("message", lack)
                     });
             }
         }
@@ -267,31 +285,47 @@ impl Fleet {
         }
     }
 
-    /// Says once of each pool where it serves, when it is complete for the
-    /// first time: one that never is does not keep the others from saying so.
+    /// Says once of each listener that it is served, when all of its pools are
+    /// complete for the first time: one that never is does not keep others from
+    /// saying so.
     pub(super) fn announce(&mut self) {
         let complete: Vec<_> = self
             .supervisor
             .pools()
-            .filter(|pool| pool.serving >= pool.workers && !self.announced.contains(&pool.name))
+            .filter(|pool| pool.serving >= pool.workers && !self.completed.contains(&pool.name))
             .map(|pool| pool.name)
             .collect();
-        self.announced.extend(complete.iter().cloned());
+        self.completed.extend(complete.iter().cloned());
         for pool in &complete {
             self.first_served(pool);
         }
+        // What a reload adds is told of when it is in force.
+        if matches!(self.operation, Some(Operation::Reload(_))) {
+            return;
+        }
         for listener in self.listeners.statuses() {
-            let Some(name) = listener.pools.iter().find(|name| complete.contains(name)) else {
+            let name = &listener.name;
+            let is_served = listener
+                .pools
+                .iter()
+                .all(|pool| self.completed.contains(pool))
+                && self.is_handed_out(name);
+            if !is_served || !self.announced.insert(name.clone()) {
                 continue;
-            };
-            let Some(pool) = self.pools.get(name) else {
-                continue;
-            };
+            }
+            let pools = listener
+                .pools
+                .iter()
+                .filter_map(|name| self.pools.get(name));
+            let (workers, apps) = pools.fold((0, 0), |(workers, apps), pool| {
+                let size = usize::from(pool.spec.workers);
+                (workers + size, apps + pool.plan.apps.len())
+            });
             self.journal.log().plain(&format!(
                 "skep: serving {} ({}, {})",
                 listener.address,
-                counted(usize::from(pool.spec.workers), "worker"),
-                counted(pool.plan.apps.len(), "app"),
+                counted(workers, "worker"),
+                counted(apps, "app"),
             ));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Children of the primary are the same executable again, so this test has its
 //! own `main`: by its first argument it is the primary under test, a worker, a
-//! builder, or what runs the tests.
+//! builder, a dispatcher, the connector, or what runs the tests.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,6 +10,7 @@
     reason = "these are tests, though without the harness that clippy knows them by"
 )]
 
+mod companions;
 mod pretend;
 mod primary;
 mod run;
@@ -20,7 +21,10 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("worker") => pretend::worker(),
         Some("builder") => pretend::builder(),
+        Some("dispatcher") => pretend::dispatcher(),
+        Some("connector") => pretend::connector(),
         Some("primary") => primary::play(),
+        Some("primary-of") => primary::play_file(),
         _ => run::all(),
     }
 }

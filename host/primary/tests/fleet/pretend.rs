@@ -1,5 +1,7 @@
-//! Workers and builders that keep to the protocol, or break it as told.
+//! Workers, builders, dispatchers and connectors that keep to the protocol, or
+//! break it as told. They say on standard error what the tests want to know.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -8,10 +10,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use skep_core::Plan;
 use skep_sys::{Board, Channel, clock};
 use skep_wire::{
-    Decoder, Flavor, FromBuilder, FromWorker, Message, Refusal, ToBuilder, ToWorker, encode,
+    Decoder, DispatchCounts, Flavor, FromBuilder, FromConnector, FromDispatcher, FromOpener,
+    FromWorker, Message, OpenFailure, Peer, Refusal, ToBuilder, ToConnector, ToDispatcher, ToTaker,
+    ToWorker, encode,
 };
+
+/// Says something on standard error, in one piece among what others say there.
+macro_rules! note {
+    ($($what:tt)*) => {
+        io::stderr().write_all(format!("{}\n", format_args!($($what)*)).as_bytes()).unwrap()
+    };
+}
 
 /// How often a pretended worker gives a sign of life.
 const BEAT: Duration = Duration::from_millis(100);
@@ -25,7 +37,10 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
-        let channel = Channel::inherited().unwrap();
+        Self::over(Channel::inherited().unwrap())
+    }
+
+    fn over(channel: Channel) -> Self {
         let socket = UnixStream::from(channel.as_fd().try_clone_to_owned().unwrap());
         socket.set_nonblocking(false).unwrap();
         Self {
@@ -64,6 +79,8 @@ pub(crate) fn worker() -> ExitCode {
             cell,
             loads,
             worker,
+            pool,
+            listeners: roles,
             ..
         },
         mut fds,
@@ -75,10 +92,21 @@ pub(crate) fn worker() -> ExitCode {
     let listeners = fds;
     let cell = board.cell(cell).unwrap();
     assert_eq!(cell.owner(), worker.0);
-    for _ in 0..loads {
-        let Some((ToWorker::Load(app), fds)) = talk.next(|| ()) else {
-            panic!("no app");
+    let me = format!("pretend worker {worker} of {pool}");
+    for role in roles {
+        note!("{me} accepts from {}", role.name);
+    }
+    let mut left = loads;
+    while left > 0 {
+        let (app, fds) = match talk.next(|| ()) {
+            Some((ToWorker::Load(app), fds)) => (app, fds),
+            Some((ToWorker::Meet(peer), fds)) => {
+                meet(&me, "before its first plan", peer, fds);
+                continue;
+            }
+            _ => panic!("no app"),
         };
+        left -= 1;
         // By its path, because the position is shared with all who have it.
         let path = format!("/proc/self/fd/{}", fds[0].as_raw_fd());
         let artifact = std::fs::read_to_string(path).unwrap();
@@ -109,9 +137,18 @@ pub(crate) fn worker() -> ExitCode {
             other => panic!("no mode {other}"),
         }
     }
-    let Some((ToWorker::Serve(_), _)) = talk.next(|| ()) else {
-        panic!("no plan");
+    let plan = match talk.next(|| ()) {
+        Some((ToWorker::Serve(plan), _)) => plan,
+        Some((ToWorker::Meet(peer), fds)) => {
+            meet(&me, "before its first plan", peer, fds);
+            let Some((ToWorker::Serve(plan), _)) = talk.next(|| ()) else {
+                panic!("no plan");
+            };
+            plan
+        }
+        _ => panic!("no plan"),
     };
+    tell(&me, &plan);
     cell.set_ready(true);
     cell.beat(clock::monotonic());
     talk.say(&FromWorker::Ready);
@@ -121,7 +158,19 @@ pub(crate) fn worker() -> ExitCode {
             Some((ToWorker::Load(app), _)) => talk.say(&FromWorker::Loaded {
                 handler: app.handler,
             }),
+            Some((ToWorker::Meet(peer), fds)) => meet(&me, "later", peer, fds),
+            Some((ToWorker::Listen { listeners }, _)) => {
+                for role in listeners {
+                    note!("{me} accepts from {}", role.name);
+                }
+            }
+            Some((ToWorker::Unlisten { listeners }, _)) => {
+                for name in listeners {
+                    note!("{me} accepts no more from {name}");
+                }
+            }
             Some((ToWorker::Serve(plan), _)) => {
+                tell(&me, &plan);
                 talk.say(&FromWorker::Serving { plan: plan.number });
             }
             Some((ToWorker::Drain, _)) => {
@@ -132,6 +181,145 @@ pub(crate) fn worker() -> ExitCode {
             Some(_) | None => return ExitCode::SUCCESS,
         }
     }
+}
+
+fn tell(me: &str, plan: &Plan) {
+    let routes: Vec<_> = plan
+        .apps
+        .iter()
+        .flat_map(|app| app.routes.iter().map(ToString::to_string))
+        .collect();
+    let tenants: Vec<_> = plan
+        .tenants
+        .iter()
+        .map(|tenant| format!("{}:{}", tenant.tenant, tenant.limits.concurrency))
+        .collect();
+    let (routes, tenants) = (routes.join(" "), tenants.join(" "));
+    note!("{me} serves [{routes}] of [{tenants}]");
+}
+
+/// Hears what the other end says, which proves whose it is.
+fn meet(me: &str, when: &str, peer: Peer, mut fds: Vec<OwnedFd>) {
+    let me = me.to_owned();
+    let when = when.to_owned();
+    let mut talk = Talk::over(Channel::from_fd(fds.remove(0)).unwrap());
+    talk.socket.set_nonblocking(false).unwrap();
+    std::thread::spawn(move || match peer {
+        Peer::Dispatcher(role) => {
+            if let Some((ToTaker::Take(taken), _)) = talk.next(|| ()) {
+                assert!(taken.is_empty());
+                note!("{me} met the dispatcher of {} {when}", role.name);
+            }
+        }
+        Peer::Connector => {
+            if let Some((FromOpener::Failed { id, .. }, _)) = talk.next(|| ()) {
+                note!("{me} met the connector, which calls it {id}, {when}");
+            }
+        }
+    });
+}
+
+/// Accepts nothing. To every worker it says something; hosts are switched at
+/// once.
+pub(crate) fn dispatcher() -> ExitCode {
+    let mut talk = Talk::new();
+    let Some((ToDispatcher::Begin { listener, .. }, _)) = talk.next(|| ()) else {
+        panic!("no beginning");
+    };
+    let me = format!("pretend dispatcher of {listener}");
+    talk.say(&FromDispatcher::Ready {
+        missing: Vec::new(),
+    });
+    let mut boards = BTreeMap::new();
+    let mut workers = BTreeMap::new();
+    loop {
+        let Some((message, mut fds)) = talk.next(|| ()) else {
+            return ExitCode::SUCCESS;
+        };
+        match message {
+            ToDispatcher::Pool { pool, dispatch } => {
+                note!("{me} has pool {pool} {dispatch:?}");
+                boards.insert(pool, Board::open(fds.remove(0)).unwrap());
+            }
+            ToDispatcher::PoolGone { pool } => {
+                assert!(boards.remove(&pool).is_some());
+                note!("{me} has not pool {pool}");
+            }
+            ToDispatcher::Hosts { hosts, otherwise } => {
+                let hosts: Vec<_> = hosts
+                    .iter()
+                    .inspect(|host| assert!(boards.contains_key(&host.pool)))
+                    .map(|host| format!("{}={}", host.host, host.pool))
+                    .collect();
+                assert!(boards.contains_key(&otherwise));
+                note!("{me} has hosts [{}] else {otherwise}", hosts.join(" "));
+                talk.say(&FromDispatcher::Switched);
+                talk.say(&FromDispatcher::Counts(DispatchCounts {
+                    accepted: 7,
+                    ..DispatchCounts::default()
+                }));
+            }
+            ToDispatcher::Worker { worker, pool, cell } => {
+                assert_eq!(boards[&pool].cell(cell).unwrap().owner(), worker.0);
+                let mut other = Talk::over(Channel::from_fd(fds.remove(0)).unwrap());
+                other.say(&ToTaker::Take(Vec::new()));
+                workers.insert(worker, other);
+                note!("{me} has worker {worker} of {pool}");
+            }
+            ToDispatcher::WorkerGone { worker } => {
+                assert!(workers.remove(&worker).is_some());
+                note!("{me} has not worker {worker}");
+            }
+            ToDispatcher::Drain => {
+                note!("{me} drains");
+                talk.say(&FromDispatcher::Drained);
+                return ExitCode::SUCCESS;
+            }
+            ToDispatcher::Limits(limits) => {
+                note!("{me} has limits of {} headers", limits.max_headers);
+            }
+            ToDispatcher::Begin { .. } => panic!("it began twice"),
+        }
+    }
+}
+
+/// Opens nothing. To every worker it says something.
+pub(crate) fn connector() -> ExitCode {
+    let mut talk = Talk::new();
+    let Some((ToConnector::Begin { .. }, _)) = talk.next(|| ()) else {
+        panic!("no beginning");
+    };
+    talk.say(&FromConnector::Ready {
+        missing: Vec::new(),
+    });
+    let mut workers = BTreeMap::new();
+    while let Some((message, mut fds)) = talk.next(|| ()) {
+        match message {
+            ToConnector::Grants { pool, apps } => {
+                let apps: Vec<_> = apps
+                    .iter()
+                    .map(|app| format!("{}:{:?}:{}", app.app, app.grants, app.connections))
+                    .collect();
+                note!("pretend connector grants {pool} {}", apps.join(" "));
+            }
+            ToConnector::PoolGone { pool } => note!("pretend connector has not pool {pool}"),
+            ToConnector::Worker { worker, pool } => {
+                let mut other = Talk::over(Channel::from_fd(fds.remove(0)).unwrap());
+                other.say(&FromOpener::Failed {
+                    id: worker.0,
+                    why: OpenFailure::Denied,
+                });
+                workers.insert(worker, other);
+                note!("pretend connector has worker {worker} of {pool}");
+            }
+            ToConnector::WorkerGone { worker } => {
+                assert!(workers.remove(&worker).is_some());
+                note!("pretend connector has not worker {worker}");
+            }
+            ToConnector::Begin { .. } => panic!("it began twice"),
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 pub(crate) fn builder() -> ExitCode {

@@ -1,7 +1,7 @@
 //! The primary under test: a specification from the command line, and [`run`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,29 @@ pub(crate) fn play() -> ExitCode {
     }
 }
 
+/// `primary-of DIR`: of the specification in `DIR/spec.json`, which is read
+/// again at each reload.
+pub(crate) fn play_file() -> ExitCode {
+    let dir = PathBuf::from(std::env::args().nth(2).unwrap());
+    let file = dir.join("spec.json");
+    let read = move || {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        serde_json::from_str::<FleetSpec>(&text).map_err(|error| error.to_string())
+    };
+    let options = Options {
+        spec: read().unwrap(),
+        reread: Arc::new(read),
+        control: dir.join("control.sock"),
+    };
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(69)
+        }
+    }
+}
+
 fn report(error: &StartError) {
     eprintln!("error: {error}");
     match error {
@@ -64,7 +87,7 @@ fn report(error: &StartError) {
     }
 }
 
-fn specification(
+pub(crate) fn specification(
     dir: &Path,
     mode: &str,
     max_crashes: u32,

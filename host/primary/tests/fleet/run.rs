@@ -16,6 +16,8 @@ use skep_sys::process;
 use skep_wire::BreakerStatus;
 use tempfile::TempDir;
 
+use crate::companions;
+
 /// Far more than anything takes here, on whatever machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,26 @@ const TESTS: &[(&str, fn())] = &[
     (
         "every_bad_component_is_named_and_nothing_starts",
         every_bad_component_is_named_and_nothing_starts,
+    ),
+    (
+        "connections_are_handed_out_by_a_dispatcher",
+        companions::connections_are_handed_out_by_a_dispatcher,
+    ),
+    (
+        "a_dispatcher_that_dies_is_followed_by_one_that_knows_all",
+        companions::a_dispatcher_that_dies_is_followed_by_one_that_knows_all,
+    ),
+    (
+        "pools_come_and_go_on_a_listener",
+        companions::pools_come_and_go_on_a_listener,
+    ),
+    (
+        "a_host_that_moves_is_served_by_both_until_it_has_moved",
+        companions::a_host_that_moves_is_served_by_both_until_it_has_moved,
+    ),
+    (
+        "the_connector_is_there_for_those_who_have_grants",
+        companions::the_connector_is_there_for_those_who_have_grants,
     ),
     (
         "every_address_in_use_is_named",
@@ -70,10 +92,10 @@ pub(crate) fn all() -> ExitCode {
 }
 
 /// A primary that runs, and the lines that it wrote.
-struct Primary {
-    process: Child,
+pub(crate) struct Primary {
+    pub(crate) process: Child,
     lines: Receiver<String>,
-    seen: Vec<String>,
+    pub(crate) seen: Vec<String>,
 }
 
 impl Primary {
@@ -84,19 +106,28 @@ impl Primary {
         listen: &[&str],
         components: &[&str],
     ) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "primary",
-                dir.to_str().unwrap(),
-                mode,
-                &max_crashes.to_string(),
-            ])
-            .args(listen)
-            .arg("--")
-            .args(components)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::play(
+            Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "primary",
+                    dir.to_str().unwrap(),
+                    mode,
+                    &max_crashes.to_string(),
+                ])
+                .args(listen)
+                .arg("--")
+                .args(components),
+        )
+    }
+
+    /// Of the specification in `DIR/spec.json`.
+    pub(crate) fn start_file(dir: &Path) -> Self {
+        let dir = dir.to_str().unwrap();
+        Self::play(Command::new(std::env::current_exe().unwrap()).args(["primary-of", dir]))
+    }
+
+    fn play(command: &mut Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(process.stderr.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -119,7 +150,7 @@ impl Primary {
     }
 
     /// The next line that contains a text.
-    fn wait_for(&mut self, text: &str) -> String {
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let by = Instant::now() + PATIENCE;
         loop {
             let left = by.saturating_duration_since(Instant::now());
@@ -133,12 +164,19 @@ impl Primary {
         }
     }
 
+    /// Waits for a line unless it was there already.
+    pub(crate) fn saw(&mut self, text: &str) {
+        if !self.seen.iter().any(|line| line.contains(text)) {
+            self.wait_for(text);
+        }
+    }
+
     fn signal(&self, name: &str) {
         kill(name, self.process.id());
     }
 
     /// The exit code, and everything that was written.
-    fn ended(mut self) -> (Option<i32>, String) {
+    pub(crate) fn ended(mut self) -> (Option<i32>, String) {
         // The stream ends with the primary and all of its children.
         let by = Instant::now() + PATIENCE;
         while let Ok(line) = self
@@ -163,7 +201,7 @@ impl Drop for Primary {
     }
 }
 
-fn kill(name: &str, pid: u32) {
+pub(crate) fn kill(name: &str, pid: u32) {
     let status = Command::new("kill")
         .args(["-s", name, &pid.to_string()])
         .status()
@@ -171,7 +209,7 @@ fn kill(name: &str, pid: u32) {
     assert!(status.success());
 }
 
-fn client(dir: &TempDir) -> Client {
+pub(crate) fn client(dir: &TempDir) -> Client {
     Client::connect(&dir.path().join("control.sock")).unwrap()
 }
 

@@ -1,0 +1,145 @@
+//! A process of which there is one, as the primary runs it: what supervises it,
+//! and how it is talked with. What it is told is for the fleet to say.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use skep_core::solo::{Action, Event, Record, Settings, Solo, State};
+use skep_core::{LogLevel, Moment};
+
+use crate::journal::Journal;
+use crate::link::{Link, Order, Role, Words};
+use crate::records::reason_of;
+
+/// How long one that hung up may live.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Single<R: Role> {
+    solo: Solo,
+    link: Option<Link<R>>,
+    /// What its events are about, besides itself.
+    subject: Option<(&'static str, String)>,
+}
+
+impl<R: Role> Single<R> {
+    /// One that is not wanted yet.
+    pub(crate) fn new(seed: u64, subject: Option<(&'static str, String)>) -> Self {
+        Self {
+            solo: Solo::new(Settings::default(), seed),
+            link: None,
+            subject,
+        }
+    }
+
+    /// What supervises it.
+    pub(crate) const fn solo(&self) -> &Solo {
+        &self.solo
+    }
+
+    /// Its process, if there is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.link.as_ref().map(Link::pid)
+    }
+
+    /// Whether there is one that can be told something.
+    pub(crate) const fn hears(&self) -> bool {
+        matches!(self.solo.state(), State::Starting | State::Serving) && self.link.is_some()
+    }
+
+    /// Tells it something, if there is one.
+    pub(crate) fn say(&self, (message, fds): Words<R::To>) {
+        if let Some(link) = &self.link {
+            link.order(Order::Say(message, fds));
+        }
+    }
+
+    /// Takes an event and does what follows from it. `start` makes the process.
+    /// Returns whether it is another process now, or none.
+    pub(crate) fn step(
+        &mut self,
+        now: Moment,
+        event: Event,
+        journal: &Journal,
+        mut start: impl FnMut() -> io::Result<Link<R>>,
+    ) -> bool {
+        let mut other = false;
+        let mut actions: VecDeque<_> = self.solo.step(now, event).into();
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Spawn => {
+                    other = true;
+                    let event = match start() {
+                        Ok(link) => {
+                            self.link = Some(link);
+                            Event::Spawned
+                        }
+                        Err(error) => Event::SpawnFailed {
+                            message: error.to_string(),
+                        },
+                    };
+                    actions.extend(self.solo.step(now, event));
+                }
+                Action::Drain => match R::stop() {
+                    Some(stop) => self.say((stop, Vec::new())),
+                    None => self.kill(),
+                },
+                Action::Kill => self.kill(),
+                Action::Record(record) => {
+                    self.write(journal, now, &record);
+                    if matches!(record, Record::Exited(_)) {
+                        other = true;
+                        self.link = None;
+                    }
+                }
+            }
+        }
+        other
+    }
+
+    fn kill(&self) {
+        if let Some(link) = &self.link {
+            link.order(Order::Kill);
+        }
+    }
+
+    fn write(&self, journal: &Journal, now: Moment, record: &Record) {
+        let about = |line: skep_core::Record| {
+            let line = match &self.subject {
+                Some((key, value)) => line.text(key, value),
+                None => line,
+            };
+            match self.pid() {
+                Some(pid) => line.number("pid", pid),
+                None => line,
+            }
+        };
+        let named = |what| format!("{}.{what}", R::NAME);
+        match record {
+            Record::Spawned => journal.event(LogLevel::Info, &named("spawned"), about),
+            Record::Ready { after } => journal.event(LogLevel::Info, &named("ready"), |line| {
+                about(line).text("after", &format!("{:.1}ms", after.as_secs_f64() * 1000.0))
+            }),
+            Record::Exited(exit) => {
+                let level = if exit.voluntary {
+                    LogLevel::Info
+                } else {
+                    LogLevel::Error
+                };
+                journal.event(level, &named("exited"), |line| {
+                    let line = about(line).number("voluntary", exit.voluntary);
+                    let line = reason_of(line, &exit.reason);
+                    match exit.next {
+                        Some(next) => {
+                            let pause = next.since(now).as_secs_f64() * 1000.0;
+                            line.text("next_in", &format!("{pause:.1}ms"))
+                        }
+                        None => line,
+                    }
+                });
+            }
+        }
+    }
+}
