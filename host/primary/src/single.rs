@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use skep_core::solo::{Action, Event, Record, Settings, Solo, State};
 use skep_core::{LogLevel, Moment};
+use skep_wire::SoloStatus;
 
 use crate::journal::Journal;
 use crate::link::{Link, Order, Role, Words};
@@ -42,6 +43,16 @@ impl<R: Role> Single<R> {
     /// Its process, if there is one.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.link.as_ref().map(Link::pid)
+    }
+
+    /// What operators are shown.
+    pub(crate) fn status(&self) -> SoloStatus {
+        SoloStatus {
+            pid: self.pid(),
+            state: self.solo.state().name().to_owned(),
+            restarts: self.solo.restarts(),
+            last_exit: self.solo.last_exit().map(|exit| exit.reason.clone()),
+        }
     }
 
     /// Whether there is one that can be told something.

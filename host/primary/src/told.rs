@@ -189,7 +189,7 @@ impl ToldGrants {
     }
 
     /// What to tell it, in this order; takes it for told.
-    pub(crate) fn catch_up(&mut self, wanted: WantedGrants) -> Vec<GrantWord> {
+    pub(crate) fn catch_up(&mut self, wanted: &WantedGrants) -> Vec<GrantWord> {
         let mut words = Vec::new();
         for (pool, apps) in &wanted.pools {
             if self.pools.get(pool) != Some(apps) {
@@ -310,14 +310,14 @@ mod tests {
                 .collect(),
         };
         assert_eq!(
-            told.catch_up(with(1, &[1])),
+            told.catch_up(&with(1, &[1])),
             [
                 GrantWord::Grants(pool("a"), apps(1)),
                 GrantWord::Worker(WorkerId(1), pool("a")),
             ]
         );
         assert_eq!(
-            told.catch_up(with(2, &[2])),
+            told.catch_up(&with(2, &[2])),
             [
                 GrantWord::Grants(pool("a"), apps(2)),
                 GrantWord::Worker(WorkerId(2), pool("a")),
@@ -325,7 +325,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            told.catch_up(WantedGrants::default()),
+            told.catch_up(&WantedGrants::default()),
             [
                 GrantWord::WorkerGone(WorkerId(2)),
                 GrantWord::PoolGone(pool("a")),

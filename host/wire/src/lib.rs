@@ -34,8 +34,8 @@ pub use control::{
 pub use dispatcher::{DispatchCounts, FromDispatcher, FromTaker, Taken, ToDispatcher, ToTaker};
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
 pub use status::{
-    AppStatus, BreakerStatus, FleetStatus, LastExit, LatencyStatus, ListenerStatus, PoolStatus,
-    WorkerStatus,
+    AppStatus, BreakerStatus, DispatcherStatus, FleetStatus, LastExit, LatencyStatus,
+    ListenerStatus, PoolStatus, SoloStatus, TenantStatus, WorkerStatus,
 };
 pub use worker::{FromWorker, HandlerTally, ListenerRole, LoadApp, Peer, ToWorker};
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use skep_core::{
-    AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex, TenantName,
+    AppName, ExitReason, Generation, Isolation, ListenerName, PoolName, Revision, SlotIndex, TenantName,
     WorkerId,
 };
+
+use crate::DispatchCounts;
 
 /// The state of everything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,54 @@ pub struct FleetStatus {
     pub workers: Vec<WorkerStatus>,
     /// Apps.
     pub apps: Vec<AppStatus>,
+    /// Dispatchers, of the listeners that need one.
+    #[serde(default)]
+    pub dispatchers: Vec<DispatcherStatus>,
+    /// The connector, where some app may reach something.
+    #[serde(default)]
+    pub connector: Option<SoloStatus>,
+    /// Owners of apps.
+    #[serde(default)]
+    pub tenants: Vec<TenantStatus>,
+}
+
+/// A process of which there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoloStatus {
+    /// Its process, if there is one now.
+    pub pid: Option<u32>,
+    /// `starting`, `serving`, `waiting` for its next start, `leaving` or
+    /// `absent`.
+    pub state: String,
+    /// Processes that took the place of another since the primary started.
+    pub restarts: u64,
+    /// Why the last one ended.
+    pub last_exit: Option<ExitReason>,
+}
+
+/// The dispatcher of one listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatcherStatus {
+    /// Its listener.
+    pub listener: ListenerName,
+    /// Its process.
+    #[serde(flatten)]
+    pub process: SoloStatus,
+    /// What all dispatchers of this listener have counted.
+    pub counts: DispatchCounts,
+}
+
+/// One owner of apps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// Its name.
+    pub name: TenantName,
+    /// Whether it has workers of its own.
+    pub isolation: Isolation,
+    /// The pools that its apps are in.
+    pub pools: Vec<PoolName>,
+    /// How many apps it has.
+    pub apps: usize,
 }
 
 /// One listening address.

@@ -1,7 +1,10 @@
 //! `skep status`: the fleet as tables for people or as the document itself.
 
-use skep_core::Portion;
-use skep_wire::{AppStatus, BreakerStatus, FleetStatus, LastExit, PoolStatus, WorkerStatus};
+use skep_core::{Isolation, Portion};
+use skep_wire::{
+    AppStatus, BreakerStatus, FleetStatus, LastExit, PoolStatus, SoloStatus, TenantStatus,
+    WorkerStatus,
+};
 
 use super::json;
 use crate::args::Format;
@@ -41,6 +44,25 @@ fn render(status: &FleetStatus) -> String {
             joined(&listener.pools)
         ));
     }
+    for dispatcher in &status.dispatchers {
+        let counts = &dispatcher.counts;
+        text.push_str(&format!(
+            "  dispatcher of {}: {}, {} accepted, {} handed out, {} waiting\n",
+            dispatcher.listener,
+            solo(&dispatcher.process),
+            counts.accepted,
+            counts.handed_out,
+            counts.waiting,
+        ));
+    }
+    if let Some(connector) = &status.connector {
+        text.push_str(&format!("  connector: {}\n", solo(connector)));
+    }
+    // Where there is one, the apps say all of it.
+    if status.tenants.len() > 1 {
+        text.push('\n');
+        text.push_str(&tenants(&status.tenants));
+    }
     for section in [
         pools(&status.pools),
         workers(&status.workers),
@@ -50,6 +72,44 @@ fn render(status: &FleetStatus) -> String {
         text.push_str(&section);
     }
     text
+}
+
+/// A process of which there is one, in words.
+fn solo(process: &SoloStatus) -> String {
+    let pid = process
+        .pid
+        .map_or_else(|| "no process".to_owned(), |pid| format!("pid {pid}"));
+    let exit = process.last_exit.as_ref().map_or_else(String::new, |exit| {
+        format!(" (last exit: {})", one_line(&exit.to_string()))
+    });
+    let plural = if process.restarts == 1 { "" } else { "s" };
+    format!(
+        "{pid}, {}, {} restart{plural}{exit}",
+        process.state, process.restarts
+    )
+}
+
+fn tenants(tenants: &[TenantStatus]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("TENANT", Left),
+        ("ISOLATION", Left),
+        ("APPS", Right),
+        ("POOLS", Left),
+    ]);
+    for tenant in tenants {
+        let isolation = match tenant.isolation {
+            Isolation::Shared => "shared",
+            Isolation::Dedicated => "dedicated",
+        };
+        table.row([
+            tenant.name.to_string(),
+            isolation.to_owned(),
+            tenant.apps.to_string(),
+            joined(&tenant.pools),
+        ]);
+    }
+    table.render()
 }
 
 pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>) -> String {
@@ -230,7 +290,7 @@ pub(super) mod tests {
 
     use skep_core::{AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex};
     use skep_core::{TenantName, WorkerId};
-    use skep_wire::{LatencyStatus, ListenerStatus};
+    use skep_wire::{DispatchCounts, DispatcherStatus, LatencyStatus, ListenerStatus};
 
     use super::*;
 
@@ -318,6 +378,35 @@ pub(super) mod tests {
                 wasi: "0.2".into(),
                 routes: ["/a", "/b", "/c", "/d"].map(String::from).to_vec(),
             }],
+            dispatchers: vec![DispatcherStatus {
+                listener: ListenerName::new("web").unwrap(),
+                process: SoloStatus {
+                    pid: Some(4250),
+                    state: "serving".into(),
+                    restarts: 1,
+                    last_exit: Some(ExitReason::Signal { signal: 9 }),
+                },
+                counts: DispatchCounts {
+                    accepted: 12,
+                    handed_out: 11,
+                    waiting: 1,
+                    ..DispatchCounts::default()
+                },
+            }],
+            connector: Some(SoloStatus {
+                pid: None,
+                state: "waiting".into(),
+                restarts: 2,
+                last_exit: None,
+            }),
+            tenants: ["default", "acme"]
+                .map(|name| TenantStatus {
+                    name: TenantName::new(name).unwrap(),
+                    isolation: Isolation::Shared,
+                    pools: vec![PoolName::new("default").unwrap()],
+                    apps: 1,
+                })
+                .to_vec(),
         }
     }
 
@@ -327,6 +416,12 @@ pub(super) mod tests {
 skep 0.1.0, pid 4242, up 3h 12m, generation 2, stopping
   under way: deploy of hello
   http://127.0.0.1:8080 to pool default
+  dispatcher of web: pid 4250, serving, 1 restart (last exit: signal (signal 9)), 12 accepted, 11 handed out, 1 waiting
+  connector: no process, waiting, 2 restarts
+
+TENANT   ISOLATION  APPS  POOLS
+default  shared        1  default
+acme     shared        1  default
 
 POOL     SERVING  BREAKER  ROLLING  SPAWNS  RESTARTS  CRASHES  LAST EXIT
 default      1/2  TRIPPED  1 left        7         5        5  validation-failed: no database, 12s ago (worker 6, pid 4299, slot 1)

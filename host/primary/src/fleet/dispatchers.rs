@@ -18,6 +18,7 @@ use skep_wire::{DispatchCounts, FromDispatcher, ListenerRole, Peer, ToDispatcher
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, DispatcherRole, Link, News, Order, Words};
 use crate::listeners::Bound;
+use crate::pool::Pool;
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
 
@@ -273,7 +274,7 @@ impl Fleet {
         let words = match word {
             Word::Limits(limits) => (ToDispatcher::Limits(limits), Vec::new()),
             Word::Pool(pool, dispatch) => {
-                let Some(board) = self.pools.get(&pool).map(|pool| pool.board_fd()) else {
+                let Some(board) = self.pools.get(&pool).map(Pool::board_fd) else {
                     return;
                 };
                 (ToDispatcher::Pool { pool, dispatch }, vec![board])

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use skep_core::converge::Pace;
+use skep_core::route::RoutePattern;
 use skep_core::{AppName, FleetSpec, HandlerId, ListenerName, Moment, PlannedApp, PoolName};
 
 use super::{Fleet, now};
@@ -41,7 +42,7 @@ impl Lingering {
         };
         let mut kept: BTreeMap<&PoolName, BTreeSet<_>> = BTreeMap::new();
         for app in next.apps.values() {
-            let hosts = app.routes.iter().map(|route| route.whole_host());
+            let hosts = app.routes.iter().map(RoutePattern::whole_host);
             kept.entry(&app.pool).or_default().extend(hosts);
         }
         let mut apps: BTreeMap<PoolName, Vec<PlannedApp>> = BTreeMap::new();

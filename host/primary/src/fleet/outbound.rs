@@ -48,7 +48,7 @@ impl Fleet {
         if !self.connector.single.hears() {
             return;
         }
-        for word in self.connector.told.catch_up(wanted) {
+        for word in self.connector.told.catch_up(&wanted) {
             let words = match word {
                 GrantWord::Grants(pool, apps) => (ToConnector::Grants { pool, apps }, Vec::new()),
                 GrantWord::Worker(worker, pool) => {

@@ -1,8 +1,14 @@
 //! What operators are shown: the state of everything, and an app's revisions.
 
+use std::collections::BTreeSet;
+
 use skep_core::rollout::{Rollout, Stage};
-use skep_core::timestamp;
-use skep_wire::{AppHistory, AppStatus, ControlReply, FleetStatus, RevisionStatus};
+use skep_core::solo::State;
+use skep_core::{TenantName, timestamp};
+use skep_wire::{
+    AppHistory, AppStatus, ControlReply, DispatcherStatus, FleetStatus, RevisionStatus,
+    TenantStatus,
+};
 
 use super::{Fleet, Phase, now};
 use crate::control::Asker;
@@ -41,7 +47,42 @@ impl Fleet {
             pools: pools.collect(),
             workers: workers.collect(),
             apps: self.app_statuses(),
+            dispatchers: self.dispatcher_statuses(),
+            connector: Some(self.connector.single.status())
+                .filter(|connector| connector.state != State::Absent.name()),
+            tenants: self.tenant_statuses(),
         }
+    }
+
+    fn dispatcher_statuses(&self) -> Vec<DispatcherStatus> {
+        let dispatchers = self.dispatchers.iter();
+        dispatchers
+            .map(|(listener, dispatcher)| DispatcherStatus {
+                listener: listener.clone(),
+                process: dispatcher.single.status(),
+                counts: dispatcher.counts(),
+            })
+            .collect()
+    }
+
+    fn tenant_statuses(&self) -> Vec<TenantStatus> {
+        let of = |name: &TenantName| {
+            let apps = self.spec.apps.values().filter(|app| app.tenant == *name);
+            let pools: BTreeSet<_> = apps.clone().map(|app| app.pool.clone()).collect();
+            (pools.into_iter().collect(), apps.count())
+        };
+        let tenants = self.spec.tenants.iter();
+        tenants
+            .map(|(name, spec)| {
+                let (pools, apps) = of(name);
+                TenantStatus {
+                    name: name.clone(),
+                    isolation: spec.isolation,
+                    pools,
+                    apps,
+                }
+            })
+            .collect()
     }
 
     fn app_statuses(&self) -> Vec<AppStatus> {
