@@ -45,8 +45,6 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Forks in any minute; at least 1.
     pub forks_a_minute: u16,
-    /// Time that one which is not wanted any more has to finish.
-    pub drain_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -59,9 +57,6 @@ impl Default for Settings {
             backoff_max: Duration::from_secs(10),
             // Above what a short trouble takes, and no load for any machine.
             forks_a_minute: 10,
-            // As long as a worker lingers for its clients. It has nothing of its
-            // own to finish, only to hand out.
-            drain_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -71,8 +66,12 @@ impl Default for Settings {
 pub enum Event {
     /// There shall be one from now on.
     Wanted,
-    /// There shall be none: it is asked to finish.
-    Unwanted,
+    /// There shall be none: it is asked to finish within this time. One that
+    /// was asked already has no more than that.
+    Unwanted {
+        /// The time.
+        within: Duration,
+    },
     /// There shall be none, at once: it is killed.
     Ended,
     /// The process exists.
@@ -222,8 +221,8 @@ impl Solo {
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Action> {
         match event {
             Event::Wanted => self.wanted(now),
-            Event::Unwanted => self.unwanted(now),
-            Event::Ended => self.end(now),
+            Event::Unwanted { within } => self.unwanted(now + within),
+            Event::Ended => self.end(),
             Event::Spawned => vec![Action::Record(Record::Spawned)],
             Event::SpawnFailed { message } => {
                 vec![self.gone(now, ExitReason::SpawnFailed { message }, false)]
@@ -309,9 +308,9 @@ impl Solo {
         }
     }
 
-    fn unwanted(&mut self, now: Moment) -> Vec<Action> {
+    fn unwanted(&mut self, by: Moment) -> Vec<Action> {
         let leaving = |killed| Stage::Leaving {
-            kill_at: now + self.settings.drain_timeout,
+            kill_at: by,
             killed,
             again: false,
         };
@@ -328,16 +327,18 @@ impl Solo {
                 self.stage = Stage::Absent;
                 Vec::new()
             }
-            Stage::Leaving { again, .. } => {
+            Stage::Leaving { again, kill_at, .. } => {
                 *again = false;
+                *kill_at = by.min(*kill_at);
                 Vec::new()
             }
             Stage::Absent => Vec::new(),
         }
     }
 
-    fn end(&mut self, now: Moment) -> Vec<Action> {
-        self.unwanted(now);
+    fn end(&mut self) -> Vec<Action> {
+        // The kill is asked for, so its exit is not late.
+        self.unwanted(Moment::after_origin(Duration::MAX));
         match &mut self.stage {
             Stage::Leaving {
                 killed: killed @ false,

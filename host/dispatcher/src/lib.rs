@@ -132,7 +132,13 @@ async fn work(
             biased;
             message = link.next() => match message? {
                 Some((ToDispatcher::Drain, _)) => break true,
-                Some((message, fds)) => follow(&shared, message, fds)?,
+                Some((message, fds)) => {
+                    let switches = matches!(message, ToDispatcher::Hosts { .. });
+                    follow(&shared, message, fds)?;
+                    if switches {
+                        link.tell(&FromDispatcher::Switched).await?;
+                    }
+                }
                 None => break false,
             },
             _ = report.tick() => count(link, &shared, &mut told).await?,

@@ -235,8 +235,10 @@ impl Primary {
         let began = Instant::now();
         loop {
             let (message, _) = self.talk.hear();
-            let FromDispatcher::Counts(counts) = message else {
-                panic!("{message:?}");
+            let counts = match message {
+                FromDispatcher::Counts(counts) => counts,
+                FromDispatcher::Switched => continue,
+                other => panic!("{other:?}"),
             };
             if expected(&counts) {
                 return;

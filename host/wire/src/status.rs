@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use skep_core::{
-    AppName, ExitReason, Generation, Isolation, ListenerName, PoolName, Revision, SlotIndex, TenantName,
-    WorkerId,
+    AppName, ExitReason, Generation, Isolation, ListenerName, PoolName, Revision, SlotIndex,
+    TenantName, WorkerId,
 };
 
 use crate::DispatchCounts;

@@ -179,6 +179,8 @@ async fn receive(
             Some((ToWorker::Serve(plan), _)) if loads.len() == wanted as usize => {
                 return Ok((loads, plan));
             }
+            // Nobody to meet yet.
+            Some((ToWorker::Meet(_), _)) => {}
             Some((other, _)) => bail!("unexpected message while loading: {other:?}"),
             None => bail!("the primary has gone"),
         }

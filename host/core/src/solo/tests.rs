@@ -6,7 +6,10 @@ const SETTINGS: Settings = Settings {
     backoff: Duration::from_millis(100),
     backoff_max: Duration::from_secs(10),
     forks_a_minute: 10,
-    drain_timeout: Duration::from_secs(5),
+};
+
+const UNWANTED: Event = Event::Unwanted {
+    within: Duration::from_secs(5),
 };
 
 const CRASH: Event = Event::Exited(EndStatus::Code(3));
@@ -166,7 +169,7 @@ fn stable_ones_that_crash_are_within_the_bound_as_well() {
 #[test]
 fn one_that_is_not_wanted_finishes_or_is_killed() {
     let mut solo = serving();
-    assert_eq!(solo.step(at(200), Event::Unwanted), [Action::Drain]);
+    assert_eq!(solo.step(at(200), UNWANTED), [Action::Drain]);
     assert!(!solo.is_wanted());
     let mut late = solo.clone();
     let actions = solo.step(at(300), Event::Exited(EndStatus::Code(0)));
@@ -175,6 +178,7 @@ fn one_that_is_not_wanted_finishes_or_is_killed() {
     assert_eq!((solo.state(), exit.next), (State::Absent, None));
     assert_eq!(actions.len(), 1);
 
+    assert_eq!(late.step(at(250), UNWANTED), []);
     assert_eq!(late.deadline(), Some(at(5_200)));
     assert_eq!(late.step(at(5_200), Event::Timer), [Action::Kill]);
     assert_eq!(late.deadline(), None);
@@ -186,7 +190,7 @@ fn one_that_is_not_wanted_finishes_or_is_killed() {
 #[test]
 fn one_that_is_wanted_again_is_followed_at_once() {
     let mut solo = serving();
-    solo.step(at(200), Event::Unwanted);
+    solo.step(at(200), UNWANTED);
     assert_eq!(solo.step(at(250), Event::Wanted), []);
     assert!(solo.is_wanted());
     let actions = solo.step(at(300), Event::Exited(EndStatus::Code(0)));
@@ -205,7 +209,7 @@ fn the_end_kills_and_nothing_follows() {
 
     let mut waiting = serving();
     waiting.step(at(200), CRASH);
-    assert_eq!(waiting.step(at(201), Event::Unwanted), []);
+    assert_eq!(waiting.step(at(201), UNWANTED), []);
     assert_eq!(waiting.state(), State::Absent);
     assert_eq!(waiting.step(at(90_000), Event::Timer), []);
 }

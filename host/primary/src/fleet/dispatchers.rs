@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_core::solo::{Event, State};
 use skep_core::{ListenerName, LogLevel, PoolName, WorkerId};
@@ -21,6 +22,10 @@ use crate::listeners::Bound;
 use crate::pool::Pool;
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
+
+/// What a dispatcher needs beyond the time that heads have: workers may take a
+/// moment to be ready.
+const HAND_OUT: Duration = Duration::from_secs(15);
 
 /// The dispatcher of one listener.
 #[derive(Debug)]
@@ -93,7 +98,8 @@ impl Fleet {
                 dispatcher.role = role.clone();
             }
             if !same && !going_back_is_possible {
-                self.step_dispatcher(name, Event::Unwanted);
+                let within = self.time_to_hand_out(name);
+                self.step_dispatcher(name, Event::Unwanted { within });
             }
             self.step_dispatcher(name, Event::Wanted);
         }
@@ -107,9 +113,17 @@ impl Fleet {
             .cloned()
             .collect();
         for name in surplus {
-            self.step_dispatcher(&name, Event::Unwanted);
+            let within = self.time_to_hand_out(&name);
+            self.step_dispatcher(&name, Event::Unwanted { within });
         }
         self.drop_ended_dispatchers();
+    }
+
+    /// How long a dispatcher that is not needed any more may go on with what it
+    /// has accepted: heads may come as slowly as they always may.
+    fn time_to_hand_out(&self, name: &ListenerName) -> Duration {
+        let dispatcher = self.dispatchers.get(name);
+        dispatcher.map_or(HAND_OUT, |is| is.role.limits.header_timeout + HAND_OUT)
     }
 
     /// Has the hosts of these listeners, as the specification has them, from

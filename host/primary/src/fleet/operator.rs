@@ -5,6 +5,8 @@
 //! at the control socket does not, for two operators who want a drain are of
 //! one mind.
 
+use std::time::Duration;
+
 use skep_core::LogLevel;
 use skep_core::rollout::Input;
 use skep_core::solo;
@@ -16,6 +18,10 @@ use super::{Fleet, Phase};
 use crate::control::{Asked, Asker};
 use crate::signals::Wish;
 use crate::status;
+
+/// How long dispatchers hand out what they have before the workers are told to
+/// drain: as long as those linger for their clients.
+const HAND_OUT: Duration = Duration::from_secs(5);
 
 impl Fleet {
     /// Does what a signal asks for.
@@ -74,7 +80,7 @@ impl Fleet {
         self.listeners.close();
         // The workers follow once there is nobody who hands them anything.
         self.end_dispatchers(&match strength {
-            Strength::Drain => solo::Event::Unwanted,
+            Strength::Drain => solo::Event::Unwanted { within: HAND_OUT },
             Strength::Stop | Strength::Kill => solo::Event::Ended,
         });
         self.go_on_ending();

@@ -40,7 +40,8 @@ impl Fleet {
         let wanted = self.wanted_grants();
         if self.phase == Phase::Running {
             self.step_connector(if wanted.pools.is_empty() {
-                Event::Unwanted
+                // It has nothing to finish: what it opened is the workers'.
+                Event::Ended
             } else {
                 Event::Wanted
             });

@@ -28,6 +28,10 @@ macro_rules! note {
 /// How often a pretended worker gives a sign of life.
 const BEAT: Duration = Duration::from_millis(100);
 
+/// When a worker meets somebody.
+const FIRST: &str = "before its first plan";
+const LATER: &str = "later";
+
 struct Talk {
     channel: Channel,
     /// The same socket, for what `Channel` does not offer.
@@ -101,7 +105,7 @@ pub(crate) fn worker() -> ExitCode {
         let (app, fds) = match talk.next(|| ()) {
             Some((ToWorker::Load(app), fds)) => (app, fds),
             Some((ToWorker::Meet(peer), fds)) => {
-                meet(&me, "before its first plan", peer, fds);
+                meet(&me, FIRST, peer, fds);
                 continue;
             }
             _ => panic!("no app"),
@@ -140,7 +144,7 @@ pub(crate) fn worker() -> ExitCode {
     let plan = match talk.next(|| ()) {
         Some((ToWorker::Serve(plan), _)) => plan,
         Some((ToWorker::Meet(peer), fds)) => {
-            meet(&me, "before its first plan", peer, fds);
+            meet(&me, FIRST, peer, fds);
             let Some((ToWorker::Serve(plan), _)) = talk.next(|| ()) else {
                 panic!("no plan");
             };
@@ -158,7 +162,7 @@ pub(crate) fn worker() -> ExitCode {
             Some((ToWorker::Load(app), _)) => talk.say(&FromWorker::Loaded {
                 handler: app.handler,
             }),
-            Some((ToWorker::Meet(peer), fds)) => meet(&me, "later", peer, fds),
+            Some((ToWorker::Meet(peer), fds)) => meet(&me, LATER, peer, fds),
             Some((ToWorker::Listen { listeners }, _)) => {
                 for role in listeners {
                     note!("{me} accepts from {}", role.name);
@@ -199,12 +203,10 @@ fn tell(me: &str, plan: &Plan) {
 }
 
 /// Hears what the other end says, which proves whose it is.
-fn meet(me: &str, when: &str, peer: Peer, mut fds: Vec<OwnedFd>) {
+fn meet(me: &str, when: &'static str, peer: Peer, mut fds: Vec<OwnedFd>) {
     let me = me.to_owned();
-    let when = when.to_owned();
     let mut talk = Talk::over(Channel::from_fd(fds.remove(0)).unwrap());
-    talk.socket.set_nonblocking(false).unwrap();
-    std::thread::spawn(move || match peer {
+    let hear = move || match peer {
         Peer::Dispatcher(role) => {
             if let Some((ToTaker::Take(taken), _)) = talk.next(|| ()) {
                 assert!(taken.is_empty());
@@ -216,7 +218,13 @@ fn meet(me: &str, when: &str, peer: Peer, mut fds: Vec<OwnedFd>) {
                 note!("{me} met the connector, which calls it {id}, {when}");
             }
         }
-    });
+    };
+    if when == LATER {
+        std::thread::spawn(hear);
+    } else {
+        // Before it could be ready and, being a canary worker, be gone.
+        hear();
+    }
 }
 
 /// Accepts nothing. To every worker it says something; hosts are switched at

@@ -222,6 +222,13 @@ fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
+/// Whether a process has something open below a folder of this name.
+fn has_open(pid: u32, folder: &str) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let mut paths = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    paths.any(|path| path.components().any(|part| part.as_os_str() == folder))
+}
+
 fn fds(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
@@ -299,7 +306,7 @@ fn killed_workers_are_replaced_and_nothing_leaks() {
     client.status().unwrap();
     // The first revision is being written down when the fleet begins to serve.
     let written = dir.path().join("state/revisions/app-0.json");
-    wait_until(|| written.exists());
+    wait_until(|| written.exists() && !has_open(pid, "revisions"));
     let before = fds(pid);
     let mut times = Vec::new();
     for round in 0..100 {
