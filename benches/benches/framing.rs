@@ -35,6 +35,7 @@ fn load(variables: usize) -> ToWorker {
         require: Vec::new(),
         check: None,
         validate_timeout: Duration::from_secs(10),
+        outbound: Vec::new(),
     }))
 }
 

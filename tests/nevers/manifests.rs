@@ -15,10 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("config", &["core"]),
     ("engine", &["core"]),
     ("capabilities", &["core"]),
-    (
-        "worker",
-        &["core", "wire", "sys", "engine", "capabilities"],
-    ),
+    ("worker", &["core", "wire", "sys", "engine", "capabilities"]),
     ("dispatcher", &["core", "wire", "sys"]),
     ("connector", &["core", "wire", "sys"]),
     ("primary", &["core", "config", "wire", "sys"]),

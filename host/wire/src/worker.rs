@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use skep_core::egress::OutboundGrant;
 use skep_core::{
     AppLimits, AppName, ConnectionLimits, Generation, HandlerId, HttpCheck, InstancePolicy,
-    ListenerName, LogSpec, Outcome, Plan, PoolName, Revision, Sandbox, SlotIndex, Tally, TenantName,
-    WorkerId,
+    ListenerName, LogSpec, Outcome, Plan, PoolName, Revision, Sandbox, SlotIndex, Tally,
+    TenantName, WorkerId,
 };
 
 use crate::{Flavor, Message};
