@@ -9,7 +9,7 @@ use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime};
 use skep_sys::Board;
 use skep_sys::confine::Confined;
-use skep_wire::{FromWorker, ListenerRole, LoadApp, ToWorker};
+use skep_wire::{FromWorker, ListenerRole, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Share};
@@ -52,6 +52,8 @@ pub(crate) struct Fit {
     pub(crate) desk: Arc<Desk>,
     pub(crate) loader: Loader,
     pub(crate) listeners: Vec<(ListenerRole, OwnedFd)>,
+    /// Whom it was told to meet meanwhile.
+    pub(crate) peers: Vec<(Peer, OwnedFd)>,
     pub(crate) news: mpsc::UnboundedReceiver<News>,
     /// Workers of the pool.
     pub(crate) workers: u16,
@@ -99,7 +101,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     }
     let folder = fds.next().context("no folder of artifacts came")?;
     let listeners = listeners.into_iter().zip(fds).collect();
-    let (loads, plan) = receive(link, loads).await?;
+    let Received { loads, peers, plan } = receive(link, loads).await?;
 
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
@@ -141,6 +143,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         desk,
         loader,
         listeners,
+        peers,
         news,
         workers: plan.workers,
     })
@@ -148,8 +151,15 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
 
 type Loads = Vec<(Box<LoadApp>, OwnedFd)>;
 
-async fn receive(link: &mut Link, wanted: u32) -> anyhow::Result<(Loads, Box<Plan>)> {
-    let mut loads = Vec::new();
+/// What comes before a worker can serve.
+struct Received {
+    loads: Loads,
+    peers: Vec<(Peer, OwnedFd)>,
+    plan: Box<Plan>,
+}
+
+async fn receive(link: &mut Link, wanted: u32) -> anyhow::Result<Received> {
+    let (mut loads, mut peers) = (Vec::new(), Vec::new());
     loop {
         match link.next().await? {
             Some((ToWorker::Load(load), mut fds)) if loads.len() < wanted as usize => {
@@ -157,7 +167,10 @@ async fn receive(link: &mut Link, wanted: u32) -> anyhow::Result<(Loads, Box<Pla
                 loads.push((load, artifact));
             }
             Some((ToWorker::Serve(plan), _)) if loads.len() == wanted as usize => {
-                return Ok((loads, plan));
+                return Ok(Received { loads, peers, plan });
+            }
+            Some((ToWorker::Meet(peer), mut fds)) => {
+                peers.push((peer, fds.pop().context("no channel came")?));
             }
             Some((other, _)) => bail!("unexpected message while loading: {other:?}"),
             None => bail!("the primary has gone"),

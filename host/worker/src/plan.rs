@@ -106,6 +106,11 @@ impl<H: Clone> Serving<H> {
         Ok((handler.clone(), found.prefix))
     }
 
+    /// Whether a route names exactly this host.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        self.routes.names(host)
+    }
+
     pub(crate) fn handlers(&self) -> &[H] {
         &self.handlers
     }

@@ -16,6 +16,7 @@ use skep_engine::RequestBody;
 use crate::account::Account;
 use crate::app::App;
 use crate::desk::Desk;
+use crate::home::Home;
 use crate::inbound::{Inbound, Interrupt};
 use crate::reply::{REQUEST_ID, ReplyBody, refusal};
 use crate::socket::Pulse;
@@ -34,6 +35,8 @@ pub(crate) struct Service {
     pub(crate) pulse: Arc<Pulse>,
     /// The client's address as a header value, where it has one.
     pub(crate) client: Option<HeaderValue>,
+    /// Which hosts are at home here, where connections are handed out by host.
+    pub(crate) home: Option<Arc<Home>>,
     /// Longest pause within a request body.
     pub(crate) body_timeout: Duration,
 }
@@ -56,6 +59,12 @@ impl Service {
             return refusal(Outcome::BadRequest, &id, http1);
         };
         let host = host.as_ref().map(http::uri::Authority::as_str);
+        if let Some(home) = &self.home
+            && !home.owns(host.unwrap_or_default().as_bytes())
+        {
+            account.close(Outcome::Misdirected);
+            return refusal(Outcome::Misdirected, &id, http1);
+        }
         let (app, prefix) = match self.desk.route(host, head.uri.path()) {
             Ok(found) => found,
             Err(outcome) => {
