@@ -166,7 +166,10 @@ impl Exchange {
         }
     }
 
-    pub(crate) fn worker(&mut self, worker: WorkerId, taker: Taker) {
+    pub(crate) fn worker(&mut self, worker: WorkerId, mut taker: Taker) {
+        if let Some(hosts) = &self.hosts {
+            taker.hosts(hosts.matter);
+        }
         if let Some(pool) = self.pools.get_mut(&taker.pool) {
             pool.workers.push(worker);
             self.takers.insert(worker, taker);

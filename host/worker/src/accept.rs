@@ -40,8 +40,8 @@ pub(crate) enum Order {
 
 /// What the connections of a listener share.
 pub(crate) struct Terms {
-    limits: Arc<ConnectionLimits>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    pub(crate) limits: Arc<ConnectionLimits>,
+    pub(crate) builder: Arc<auto::Builder<TokioExecutor>>,
 }
 
 impl Terms {
@@ -112,6 +112,7 @@ fn open(desk: &Arc<Desk>, terms: &Terms, socket: Socket, peer: Peer) {
         Arc::clone(&terms.limits),
         socket,
         peer,
+        None,
     ));
 }
 
@@ -161,7 +162,7 @@ async fn next(
     }
 }
 
-fn take(accepted: Accepted) -> io::Result<(Socket, Peer)> {
+pub(crate) fn take(accepted: Accepted) -> io::Result<(Socket, Peer)> {
     let socket = match accepted.peer {
         Peer::Tcp(_) => Socket::Tcp(TcpStream::from_std(accepted.stream.into())?),
         Peer::Unix => Socket::Unix(UnixStream::from_std(accepted.stream.into())?),

@@ -22,7 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const GET: &str = "GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
 
-fn desk() -> Arc<Desk> {
+/// A desk at which nothing is served. A process has one ticker, so the tests
+/// wait for each other.
+pub(crate) fn desk() -> Arc<Desk> {
+    let began = Instant::now();
+    let ticker = loop {
+        match ticker::start() {
+            Ok(ticker) => break ticker,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::yield_now();
+    };
     let board = Board::create(1).unwrap();
     let spec = LogSpec {
         format: LogFormat::Text,
@@ -59,6 +69,7 @@ impl Client {
             limits,
             Socket::Unix(theirs),
             Peer::Unix,
+            None,
         ));
         Self {
             socket: ours,
@@ -120,7 +131,6 @@ async fn quiet(desk: &Desk) {
         .unwrap();
 }
 
-/// One test, because a process has one ticker.
 #[tokio::test]
 async fn a_drain_loses_no_request() {
     let desk = desk();
@@ -200,7 +210,7 @@ async fn the_last_look_sees_what_the_event_loop_has_not() {
     let pulse = Pulse::new();
     let limits = ConnectionLimits::default();
     let socket = Socket::Unix(UnixStream::from_std(theirs).unwrap());
-    let mut socket = WatchedSocket::new(socket, &limits, Arc::clone(&pulse));
+    let mut socket = WatchedSocket::new(socket, &limits, Arc::clone(&pulse), None);
     let mut buffer = [0; 64];
     let mut read = tokio::io::ReadBuf::new(&mut buffer);
     let mut poll = |read: &mut tokio::io::ReadBuf<'_>| {

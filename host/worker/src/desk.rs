@@ -109,6 +109,12 @@ impl Desk {
         })
     }
 
+    /// Whether a route of the plan names exactly this host, so that it belongs
+    /// to no other pool.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        self.serving().names(host)
+    }
+
     /// Serves this plan from now on. Handlers that it does not name are
     /// retired. Says what those of the plan before have counted.
     pub(crate) fn serve(&self, plan: &Plan) -> Result<Vec<HandlerTally>, PlanError> {

@@ -13,11 +13,14 @@ use tokio::task::JoinHandle;
 
 use crate::accept::{self, Order, Terms};
 use crate::desk::Desk;
+use crate::intake::Intake;
 
 /// The listeners of one worker. Connections live on without them.
 pub(crate) struct Listeners {
     desk: Arc<Desk>,
     open: BTreeMap<ListenerName, Open>,
+    /// Those of which a dispatcher hands the connections out.
+    intakes: BTreeMap<ListenerName, Intake>,
 }
 
 struct Open {
@@ -30,6 +33,7 @@ impl Listeners {
         Self {
             desk: Arc::clone(desk),
             open: BTreeMap::new(),
+            intakes: BTreeMap::new(),
         }
     }
 
@@ -55,8 +59,18 @@ impl Listeners {
         self.open.insert(role.name, Open { orders, task });
     }
 
+    /// Takes connections from the dispatcher at the other end of this channel,
+    /// instead of the one before.
+    pub(crate) fn meet(&mut self, role: ListenerRole, channel: OwnedFd) {
+        let intake = self.intakes.entry(role.name);
+        let intake = intake.or_insert_with(|| Intake::begin(&self.desk));
+        intake.meet(Terms::new(role.limits), channel);
+    }
+
     /// Takes what waits there and then nothing more.
     pub(crate) async fn unlisten(&mut self, names: &[ListenerName]) {
+        // What a dispatcher still hands out goes to others; connections stay.
+        self.intakes.retain(|name, _| !names.contains(name));
         let closed: Vec<_> = names
             .iter()
             .filter_map(|name| self.open.remove(name))

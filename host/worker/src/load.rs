@@ -54,6 +54,8 @@ pub(crate) struct Fit {
     pub(crate) desk: Arc<Desk>,
     pub(crate) loader: Loader,
     pub(crate) listeners: Vec<(ListenerRole, OwnedFd)>,
+    /// Whom it was told to meet meanwhile.
+    pub(crate) peers: Vec<(Peer, OwnedFd)>,
     pub(crate) news: mpsc::UnboundedReceiver<News>,
     /// Workers of the pool.
     pub(crate) workers: u16,
@@ -105,7 +107,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     let folder = fds.next().context("no folder of artifacts came")?;
     let listeners = listeners.into_iter().zip(fds).collect();
     let outlet = Outlet::new(workers);
-    let (loads, plan) = receive(link, loads, &outlet).await?;
+    let Received { loads, peers, plan } = receive(link, loads, &outlet).await?;
 
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
@@ -154,6 +156,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         desk,
         loader,
         listeners,
+        peers,
         news,
         workers: plan.workers,
     })
@@ -161,12 +164,17 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
 
 type Loads = Vec<(Box<LoadApp>, OwnedFd)>;
 
-async fn receive(
-    link: &mut Link,
-    wanted: u32,
-    outlet: &Outlet,
-) -> anyhow::Result<(Loads, Box<Plan>)> {
-    let mut loads = Vec::new();
+/// What comes before a worker can serve.
+struct Received {
+    loads: Loads,
+    /// Those that are met once it serves.
+    peers: Vec<(Peer, OwnedFd)>,
+    plan: Box<Plan>,
+}
+
+/// Handlers may need the connector in their validation: it is met at once.
+async fn receive(link: &mut Link, wanted: u32, outlet: &Outlet) -> anyhow::Result<Received> {
+    let (mut loads, mut peers) = (Vec::new(), Vec::new());
     loop {
         match link.next().await? {
             Some((ToWorker::Load(load), mut fds)) if loads.len() < wanted as usize => {
@@ -177,10 +185,11 @@ async fn receive(
                 outlet.meet(fds.pop().context("no connector came")?)?;
             }
             Some((ToWorker::Serve(plan), _)) if loads.len() == wanted as usize => {
-                return Ok((loads, plan));
+                return Ok(Received { loads, peers, plan });
             }
-            // Nobody to meet yet.
-            Some((ToWorker::Meet(_), _)) => {}
+            Some((ToWorker::Meet(peer), mut fds)) => {
+                peers.push((peer, fds.pop().context("no channel came")?));
+            }
             Some((other, _)) => bail!("unexpected message while loading: {other:?}"),
             None => bail!("the primary has gone"),
         }

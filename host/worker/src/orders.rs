@@ -86,7 +86,7 @@ impl Orders {
         }
         let mut report = tokio::time::interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
+        let mut orders = Self {
             desk: fit.desk,
             link,
             loader: fit.loader,
@@ -98,7 +98,11 @@ impl Orders {
             waiting: VecDeque::new(),
             report,
             reported: BTreeMap::new(),
+        };
+        for (peer, channel) in fit.peers {
+            orders.meet(peer, channel);
         }
+        orders
     }
 
     /// Does what it is told until the end.
@@ -140,12 +144,12 @@ impl Orders {
         match next {
             Next::Told(ToWorker::Stop, _) | Next::Given => return Some(ExitCode::SUCCESS),
             // A worker on its way out still answers, and by the newest plan; it
-            // accepts from nobody new.
+            // accepts from nobody new, but gives connections back.
             Next::Told(message, fds)
                 if self.stage == Stage::Serving
                     || matches!(
                         message,
-                        ToWorker::Load(_) | ToWorker::Serve(_) | ToWorker::Meet(Peer::Connector)
+                        ToWorker::Load(_) | ToWorker::Serve(_) | ToWorker::Meet(_)
                     ) =>
             {
                 return self.told(message, fds).await;
@@ -191,14 +195,10 @@ impl Orders {
                 self.listeners.unlisten(&listeners).await;
                 self.listening().await;
             }
-            ToWorker::Meet(Peer::Connector) => {
-                let met = fds.pop().map(|channel| self.loader.outlet().meet(channel));
-                if !matches!(met, Some(Ok(()))) {
-                    return Some(self.unfit("no connector came".into()).await);
-                }
-            }
-            // Not yet.
-            ToWorker::Meet(Peer::Dispatcher(_)) => {}
+            ToWorker::Meet(peer) => match fds.pop() {
+                Some(channel) => self.meet(peer, channel),
+                None => return Some(self.unfit("no channel came".into()).await),
+            },
             ToWorker::Drain => {
                 self.desk.drain();
                 self.stage = Stage::Draining;
@@ -209,6 +209,14 @@ impl Orders {
             ToWorker::Stop => return Some(ExitCode::SUCCESS),
         }
         None
+    }
+
+    fn meet(&mut self, peer: Peer, channel: OwnedFd) {
+        match peer {
+            Peer::Dispatcher(role) => self.listeners.meet(role, channel),
+            // A channel that is none: the connector's next one will do.
+            Peer::Connector => drop(self.loader.outlet().meet(channel)),
+        }
     }
 
     /// Loads a handler and validates it beside, or lets that wait for another

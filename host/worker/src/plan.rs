@@ -131,6 +131,11 @@ impl<H: Clone> Serving<H> {
         })
     }
 
+    /// Whether a route names exactly this host.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        self.routes.names(host)
+    }
+
     pub(crate) fn handlers(&self) -> &[H] {
         &self.handlers
     }

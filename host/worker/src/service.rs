@@ -17,6 +17,7 @@ use crate::account::Account;
 use crate::app::App;
 use crate::budget::Origin;
 use crate::desk::Desk;
+use crate::home::Home;
 use crate::inbound::{Inbound, Interrupt};
 use crate::reply::{REQUEST_ID, ReplyBody, refusal};
 use crate::socket::Pulse;
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) client: Option<HeaderValue>,
     /// The client as rates know it.
     pub(crate) origin: Origin,
+    /// Which hosts are at home here, where connections are handed out by host.
+    pub(crate) home: Option<Arc<Home>>,
     /// Longest pause within a request body.
     pub(crate) body_timeout: Duration,
 }
@@ -59,6 +62,12 @@ impl Service {
             return refusal(Outcome::BadRequest, &id, http1);
         };
         let host = host.as_ref().map(http::uri::Authority::as_str);
+        if let Some(home) = &self.home
+            && !home.owns(host.unwrap_or_default().as_bytes())
+        {
+            account.close(Outcome::Misdirected);
+            return refusal(Outcome::Misdirected, &id, http1);
+        }
         let found = match self.desk.route(host, head.uri.path()) {
             Ok(found) => found,
             Err(outcome) => {

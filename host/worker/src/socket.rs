@@ -17,11 +17,17 @@ use tokio::time::Sleep;
 
 use crate::strict::Framing;
 
+mod gate;
+
+pub(crate) use gate::{Answering, Gate, Left};
+
 /// A connected stream socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Given away: like one whose client has closed.
+    Gone,
 }
 
 /// What the connection's task, its socket and its requests know of each other.
@@ -44,6 +50,13 @@ pub(crate) struct Pulse {
     last: AtomicBool,
     /// The next read that finds nothing is the end.
     looking: AtomicBool,
+    /// The connection is to be given back between two requests.
+    wanted_back: AtomicBool,
+    /// Responses that are not yet all in the HTTP library's buffer; counted
+    /// where connections may be given back.
+    answering: AtomicU32,
+    /// The connection, once it was given up.
+    left: Mutex<Option<Left>>,
     /// The connection's task, once it is to end.
     task: Mutex<Option<Waker>>,
 }
@@ -60,6 +73,9 @@ impl Pulse {
             leaving: AtomicBool::new(false),
             last: AtomicBool::new(false),
             looking: AtomicBool::new(false),
+            wanted_back: AtomicBool::new(false),
+            answering: AtomicU32::new(0),
+            left: Mutex::default(),
             task: Mutex::default(),
         })
     }
@@ -169,6 +185,9 @@ pub(crate) struct WatchedSocket {
     /// When the current head began, or the connection.
     head_since: Instant,
     blocked_since: Option<Instant>,
+    /// Where the connection came from another process of ours, which gets it
+    /// back.
+    gate: Option<Box<Gate>>,
     turn: Turn,
     /// One timer for the life of the connection. It is moved only when it
     /// fires: a timer per request would cost more than the request's parsing.
@@ -177,7 +196,12 @@ pub(crate) struct WatchedSocket {
 }
 
 impl WatchedSocket {
-    pub(crate) fn new(socket: Socket, limits: &ConnectionLimits, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(
+        socket: Socket,
+        limits: &ConnectionLimits,
+        pulse: Arc<Pulse>,
+        gate: Option<Gate>,
+    ) -> Self {
         let now = Instant::now();
         let first = now + limits.header_timeout.min(limits.write_timeout);
         Self {
@@ -190,6 +214,7 @@ impl WatchedSocket {
             refused: false,
             head_since: now,
             blocked_since: None,
+            gate: gate.map(Box::new),
             turn: Turn::Now,
             alarm: Box::pin(tokio::time::sleep_until(first.into())),
             alarm_set: false,
@@ -199,7 +224,7 @@ impl WatchedSocket {
     /// When the client has been silent, or has refused to take bytes, for too
     /// long; `None` while neither is its fault.
     fn patience_ends(&self) -> Option<Instant> {
-        let head = if self.framing.is_within_head() {
+        let head = if self.is_within_head() {
             Some(self.head_since + self.head_timeout)
         } else if self.pulse.in_flight.load(Relaxed) == 0 {
             let since = self.pulse.idle_since().max(self.head_since);
@@ -245,6 +270,7 @@ impl WatchedSocket {
         let socket = match &self.socket {
             Socket::Tcp(tcp) => tcp.as_fd().try_clone_to_owned(),
             Socket::Unix(unix) => unix.as_fd().try_clone_to_owned(),
+            Socket::Gone => return Poll::Ready(Ok(())),
         };
         match socket
             .map(File::from)
@@ -258,6 +284,49 @@ impl WatchedSocket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    /// Whether a head has begun and not ended.
+    fn is_within_head(&self) -> bool {
+        self.framing.is_within_head() || self.holds_part()
+    }
+
+    /// Reads what has come.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+            Socket::Gone => return Poll::Ready(Ok(())),
+        };
+        let read = if read.is_pending() && self.pulse.looking.load(Relaxed) {
+            self.last_look(buf)
+        } else {
+            read
+        };
+        if read.is_ready() {
+            return read;
+        }
+        match self.watch(cx) {
+            Ok(()) => Poll::Pending,
+            Err(late) => Poll::Ready(Err(late)),
+        }
+    }
+
+    /// Says what was read to everybody else.
+    fn note_heads(&self) {
+        let heads = self.framing.heads() + u64::from(self.holds_part());
+        self.pulse.heads.store(heads, Relaxed);
+        if self.framing.is_http2() {
+            self.pulse.http2.store(true, Relaxed);
+        }
+    }
+
+    /// Lets what is filled pass up to `good`, and then nothing more.
+    fn refuse(&mut self, buf: &mut ReadBuf<'_>, good: usize) {
+        buf.set_filled(good);
+        self.refused = true;
+        self.poison = POISON;
+        self.give_poison(buf);
     }
 
     fn give_poison(&mut self, buf: &mut ReadBuf<'_>) {
@@ -278,36 +347,19 @@ impl AsyncRead for WatchedSocket {
             this.give_poison(buf);
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        let read = match &mut this.socket {
-            Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
-        };
-        let read = if read.is_pending() && this.pulse.looking.load(Relaxed) {
-            this.last_look(buf)
-        } else {
-            read
-        };
-        if read.is_pending() {
-            return match this.watch(cx) {
-                Ok(()) => Poll::Pending,
-                Err(late) => Poll::Ready(Err(late)),
-            };
+        if this.gate.is_some() {
+            return this.poll_gate(cx, buf);
         }
+        let before = buf.filled().len();
+        let read = this.poll_socket(cx, buf);
         if buf.filled().len() > before {
             if this.framing.is_between() {
                 this.head_since = Instant::now();
             }
             if let Err((good, _)) = this.framing.take(&buf.filled()[before..]) {
-                buf.set_filled(before + good);
-                this.refused = true;
-                this.poison = POISON;
-                this.give_poison(buf);
+                this.refuse(buf, before + good);
             }
-            this.pulse.heads.store(this.framing.heads(), Relaxed);
-            if this.framing.is_http2() {
-                this.pulse.http2.store(true, Relaxed);
-            }
+            this.note_heads();
         }
         read
     }
@@ -361,6 +413,7 @@ impl AsyncWrite for WatchedSocket {
         let written = match &mut self.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Socket::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+            Socket::Gone => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         };
         self.written(cx, written)
     }
@@ -373,6 +426,7 @@ impl AsyncWrite for WatchedSocket {
         let written = match &mut self.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bytes),
             Socket::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bytes),
+            Socket::Gone => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         };
         self.written(cx, written)
     }
@@ -381,8 +435,10 @@ impl AsyncWrite for WatchedSocket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets have no buffer of their own to flush.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Sockets have no buffer of their own to flush. But the HTTP library
+        // flushes only when its own is empty.
+        self.gate_flushed(cx);
         Poll::Ready(Ok(()))
     }
 
@@ -390,6 +446,7 @@ impl AsyncWrite for WatchedSocket {
         match &mut self.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Socket::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            Socket::Gone => Poll::Ready(Ok(())),
         }
     }
 }

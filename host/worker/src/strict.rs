@@ -67,6 +67,17 @@ enum State {
     Refused,
 }
 
+/// What bytes say that begin the next message, before they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead<'a> {
+    /// Its head is not whole.
+    Part,
+    /// The host it is for; empty if it names none.
+    Host(&'a [u8]),
+    /// It will be refused.
+    Bad,
+}
+
 /// Follows the messages of one connection.
 #[derive(Debug)]
 pub(crate) struct Framing {
@@ -131,6 +142,43 @@ impl Framing {
             }
         }
         Ok(())
+    }
+
+    /// As [`take`](Self::take), but no further than to the end of a message.
+    /// Returns how many bytes it took, at least one of those that are there.
+    pub(crate) fn take_message(&mut self, bytes: &[u8]) -> Result<usize, (usize, Violation)> {
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.step(&bytes[at..]) {
+                Ok(used) => at += used,
+                Err(violation) => {
+                    self.state = State::Refused;
+                    return Err((at, violation));
+                }
+            }
+            if self.is_between() {
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    /// What `bytes` say, with which a message begins; of the first `known` it is
+    /// known that no head ends there.
+    pub(crate) fn ahead<'a>(&self, bytes: &'a [u8], known: usize) -> Ahead<'a> {
+        let mut start = 0;
+        while bytes[start..].starts_with(b"\r\n") {
+            start += 2;
+        }
+        let seam = known.saturating_sub(3).max(start);
+        let Some(end) = memmem::find(&bytes[seam..], b"\r\n\r\n") else {
+            // It need not be awaited.
+            let bad = bytes[start..].starts_with(b"\n")
+                || memmem::find(&bytes[seam..], b"\n\n").is_some()
+                || bytes.len() > self.max_head;
+            return if bad { Ahead::Bad } else { Ahead::Part };
+        };
+        host_of(&bytes[start..seam + end + 4])
     }
 
     /// Consumes some bytes, at least one.
@@ -262,6 +310,26 @@ impl Framing {
         };
         Ok(())
     }
+}
+
+/// The host of a whole head: that of a target with a host in it (RFC 9112
+/// §3.2.2), or that of the field.
+fn host_of(head: &[u8]) -> Ahead<'_> {
+    let mut lines = Lines(head);
+    let Some(Ok(request)) = lines.next() else {
+        return Ahead::Bad;
+    };
+    let target = request.split(|byte| *byte == b' ').nth(1).unwrap_or(b"");
+    if !target.starts_with(b"/")
+        && let Some(scheme) = memmem::find(target, b"://")
+    {
+        let rest = &target[scheme + 3..];
+        let end = rest.iter().position(|byte| b"/?#".contains(byte));
+        return Ahead::Host(&rest[..end.unwrap_or(rest.len())]);
+    }
+    let fields = lines.map_while(Result::ok);
+    let mut hosts = fields.filter_map(|line| field(line, b"host"));
+    Ahead::Host(hosts.next().unwrap_or(b""))
 }
 
 fn take_up_to(left: &mut u64, available: usize) -> usize {

@@ -163,6 +163,54 @@ fn an_endless_head_is_refused() {
     assert!(refused);
 }
 
+#[test]
+fn a_head_says_its_host_before_it_is_taken() {
+    let framing = Framing::new(200);
+    for (head, expected) in [
+        ("GET / HTTP/1.1\r\nX: y\r\nhOst:  a:80 \r\n\r\n", "a:80"),
+        ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "a"),
+        ("GET http://b:1/x HTTP/1.1\r\nHost: a\r\n\r\n", "b:1"),
+        ("GET http://b HTTP/1.0\r\n\r\n", "b"),
+        ("GET /http://b HTTP/1.1\r\nHost: a\r\n\r\n", "a"),
+        ("GET / HTTP/1.0\r\n\r\n", ""),
+    ] {
+        for known in 0..head.len() {
+            let part = &head.as_bytes()[..known];
+            assert_eq!(framing.ahead(part, 0), Ahead::Part, "{part:?}");
+            let more = format!("{head}GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+            let host = framing.ahead(more.as_bytes(), known);
+            assert_eq!(
+                host,
+                Ahead::Host(expected.as_bytes()),
+                "{known} of {head:?}"
+            );
+        }
+    }
+    for bad in ["\n", "GET / HTTP/1.1\n\n", "\r\n\n"] {
+        assert_eq!(framing.ahead(bad.as_bytes(), 0), Ahead::Bad, "{bad:?}");
+    }
+    assert_eq!(framing.ahead(&[b'x'; 200], 0), Ahead::Part);
+    assert_eq!(framing.ahead(&[b'x'; 201], 0), Ahead::Bad);
+}
+
+#[test]
+fn messages_are_taken_one_at_a_time() {
+    for first in &GOOD[3..] {
+        let both = format!("{first}{}", GOOD[0]);
+        for cut in 0..first.len() {
+            let mut framing = Framing::new(1 << 14);
+            let (a, b) = both.as_bytes().split_at(cut);
+            assert_eq!(framing.take_message(a), Ok(cut));
+            assert_eq!(
+                framing.take_message(b),
+                Ok(first.len() - cut),
+                "{first:?} {cut}"
+            );
+            assert!(framing.is_between() && framing.heads() == 1);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic_and_every_call_ends(
