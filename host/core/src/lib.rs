@@ -13,6 +13,7 @@ pub mod egress;
 mod exit;
 pub mod fair;
 pub mod history;
+pub mod identity;
 mod latency;
 mod limits;
 mod moment;

@@ -22,6 +22,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use skep_core::identity::Role;
 use skep_core::{AlertSpec, LogLevel};
 use skep_sys::{Channel, Child, Spawn};
 use skep_wire::{FromAlerter, ToAlerter};
@@ -33,6 +34,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use self::outbox::{Alert, Outbox, Raised};
 use crate::line::Line;
 use crate::log::Log;
+use crate::walls::identity_of;
 
 /// The times of an alerter's life.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +186,7 @@ impl Start for Processes {
             role: "alerter",
             title: "skep: alerter",
             channel: theirs,
-            identity: None,
+            identity: identity_of(Role::Alerter),
         })?;
         Ok((Line::new(ours)?, child))
     }

@@ -2,14 +2,13 @@
 //! settings each, with everything that a worker needs to load it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::{AppName, AppSpec, HandlerId, Revision};
-use skep_wire::{LoadApp, ToWorker};
+use skep_wire::LoadApp;
 
-use crate::artifacts::Artifact;
+use crate::artifacts::{Artifact, Digest};
 
 /// One handler.
 #[derive(Debug)]
@@ -18,14 +17,6 @@ pub(crate) struct Entry {
     pub(crate) load: Box<LoadApp>,
     /// The artifact, open.
     pub(crate) artifact: Arc<Artifact>,
-}
-
-impl Entry {
-    /// The message that makes a worker load it, with its descriptor.
-    pub(crate) fn message(&self) -> (ToWorker, Vec<Arc<OwnedFd>>) {
-        let file = Arc::clone(&self.artifact.file);
-        (ToWorker::Load(self.load.clone()), vec![file])
-    }
 }
 
 /// All handlers that some plan, or some rollout, names.
@@ -75,6 +66,12 @@ impl Catalog {
     /// The handler of a plan or a rollout.
     pub(crate) fn entry(&self, handler: HandlerId) -> &Entry {
         self.get(handler).expect("handlers that are named are kept")
+    }
+
+    /// The components of all handlers.
+    pub(crate) fn components(&self) -> BTreeSet<Digest> {
+        let artifacts = self.entries.values().map(|entry| &entry.artifact);
+        artifacts.map(|artifact| artifact.component).collect()
     }
 
     /// Forgets all but these.

@@ -68,6 +68,7 @@ use crate::pool::Pool;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::told::Hosts;
+use crate::walls::Walls;
 
 pub(crate) use self::app::FirstApp;
 
@@ -87,6 +88,7 @@ pub(crate) struct Parts {
     pub(crate) reread: Reread,
     pub(crate) apps: BTreeMap<AppName, FirstApp>,
     pub(crate) workshop: Arc<Workshop>,
+    pub(crate) walls: Walls,
     pub(crate) scribe: Scribe,
     pub(crate) listeners: Listeners,
     pub(crate) journal: Journal,
@@ -133,6 +135,8 @@ pub(crate) struct Fleet {
     completed: BTreeSet<PoolName>,
     /// Listeners of which it was said on standard error that they serve.
     announced: BTreeSet<ListenerName>,
+    /// What its processes are born behind.
+    walls: Walls,
     /// What the kernel lacks to confine our processes, as far as it was told.
     lacks: BTreeSet<String>,
     phase: Phase,
@@ -230,6 +234,7 @@ impl Fleet {
             started: now(),
             completed: BTreeSet::new(),
             announced: BTreeSet::new(),
+            walls: parts.walls,
             lacks: BTreeSet::new(),
             phase: Phase::Running,
             workers_end: None,
@@ -241,7 +246,7 @@ impl Fleet {
         let names: Vec<_> = fleet.spec.pools.keys().cloned().collect();
         for name in names {
             let plan = fleet.compose(&name);
-            let folder = fleet.workshop.folder()?;
+            let folder = fleet.walls.folder(&name)?;
             let pool = Pool::new(fleet.spec.pools[&name].clone(), plan, folder)?;
             fleet.pools.insert(name, pool);
         }

@@ -31,6 +31,7 @@ mod state_dir;
 mod status;
 mod store;
 mod told;
+mod walls;
 
 pub use client::{Client, ClientError, Deployment};
 pub use fleet::Reread;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use skep_core::supervise::EndStatus;
 use skep_core::{ListenerName, WorkerId};
+use skep_sys::cgroup::Cgroup;
 use skep_sys::{Channel, Child, Ended, Signal, Spawn};
 use skep_wire::{
     FromConnector, FromDispatcher, FromWorker, Message, ToConnector, ToDispatcher, ToWorker,
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::line::{Line, LineError};
+use crate::walls::Wall;
 
 /// What a process of ours is.
 pub(crate) trait Role: Debug + 'static {
@@ -184,6 +186,8 @@ pub(crate) struct Birth<R: Role = WorkerRole> {
     pub(crate) messages: Vec<Words<R::To>>,
     /// How long it may live after it hung up.
     pub(crate) grace: Duration,
+    /// What it is born behind.
+    pub(crate) wall: Wall,
 }
 
 impl<R: Role> Link<R> {
@@ -199,9 +203,13 @@ impl<R: Role> Link<R> {
             role: R::NAME,
             title: &birth.title,
             channel: theirs,
-            identity: None,
+            identity: birth.wall.identity,
         })?;
         let pid = child.pid();
+        if let Some(cgroup) = &birth.wall.cgroup {
+            // Before it is told anything, so before it does anything.
+            cgroup.add(pid)?;
+        }
         let mut line = Line::new(ours)?;
         for (message, fds) in birth.messages {
             line.say(&message, fds).map_err(io::Error::other)?;
@@ -214,6 +222,7 @@ impl<R: Role> Link<R> {
             orders: inbox,
             news,
             grace: birth.grace,
+            cgroup: birth.wall.cgroup,
             end_by: None,
         };
         tokio::spawn(task.run());
@@ -240,6 +249,7 @@ struct Task<R: Role> {
     orders: mpsc::UnboundedReceiver<Order<R::To>>,
     news: mpsc::Sender<Heard>,
     grace: Duration,
+    cgroup: Option<Cgroup>,
     /// When it is killed unless it has gone.
     end_by: Option<Instant>,
 }
@@ -328,9 +338,17 @@ impl<R: Role> Task<R> {
         let _ = self.child.get_ref().signal(Signal::Kill);
     }
 
+    /// Whether the kernel has killed somebody of its group for want of memory,
+    /// of whom there was only one.
+    fn ran_out_of_memory(&self) -> bool {
+        let kills = self.cgroup.as_ref().map(Cgroup::oom_kills);
+        matches!(kills, Some(Ok(1..)))
+    }
+
     async fn bury(mut self) {
         let status = match self.child.get_mut().try_wait() {
             Ok(Some(Ended::Code(code))) => EndStatus::Code(code),
+            Ok(Some(Ended::Signal(_))) if self.ran_out_of_memory() => EndStatus::OutOfMemory,
             Ok(Some(Ended::Signal(signal))) => EndStatus::Signal(signal),
             // A readable pidfd is a process that has ended, and nobody else
             // waits for it.

@@ -1,16 +1,18 @@
 //! What the primary keeps for one pool: the scoreboard and the sheet, who writes
 //! which of their cells, the plan that its workers serve, and the counts of those that are gone.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{array, io};
 
 use skep_core::converge::{Convergence, Pace, Step};
 use skep_core::{LogSpec, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId};
-use skep_sys::{Board, Cell, OUTCOMES, Sheet};
+use skep_sys::{Board, Cell, OUTCOMES, Sheet, folder};
 use skep_wire::{ListenerRole, ToWorker};
 
-use crate::catalog::Catalog;
+use crate::artifacts::{Artifact, Digest};
+use crate::catalog::{Catalog, Entry};
 use crate::link::Words;
 use crate::rows::Rows;
 
@@ -41,10 +43,21 @@ pub(crate) struct Pool {
     rows: Rows,
     /// Where its workers may open artifacts.
     folder: Arc<OwnedFd>,
+    /// Artifacts as they were opened there, and whose they are.
+    opened: Mutex<BTreeMap<Digest, Opened>>,
     /// The writer of each cell.
     writers: Vec<Option<WorkerId>>,
     gone: Counts,
     last_gone: Option<(WorkerId, u32)>,
+}
+
+/// An artifact in a pool's folder.
+#[derive(Debug)]
+struct Opened {
+    /// As the cache has it.
+    original: Arc<OwnedFd>,
+    /// As the pool's workers may open it.
+    here: Arc<OwnedFd>,
 }
 
 /// Who a new worker is.
@@ -116,6 +129,7 @@ impl Pool {
             sheet_fd,
             rows,
             folder,
+            opened: Mutex::default(),
             writers: vec![None; usize::from(CELLS)],
             gone: Counts::default(),
             last_gone: None,
@@ -237,10 +251,59 @@ impl Pool {
         words.extend(
             handlers
                 .into_iter()
-                .map(|handler| catalog.entry(handler).message()),
+                .map(|handler| self.load(catalog.entry(handler))),
         );
         words.push((ToWorker::Serve(Box::new(plan.clone())), Vec::new()));
         words
+    }
+
+    /// The message that makes a worker of this pool load a handler, with its
+    /// descriptor.
+    pub(crate) fn load(&self, entry: &Entry) -> Words {
+        let message = ToWorker::Load(entry.load.clone());
+        // A worker cannot map what is not in its folder, and says so.
+        let file = self
+            .open(&entry.artifact)
+            .unwrap_or_else(|_| Arc::clone(&entry.artifact.file));
+        (message, vec![file])
+    }
+
+    /// An artifact, opened in this pool's folder.
+    fn open(&self, artifact: &Artifact) -> io::Result<Arc<OwnedFd>> {
+        let mut opened = self.opened();
+        if let Some(found) = opened.get(&artifact.component)
+            && Arc::ptr_eq(&found.original, &artifact.file)
+        {
+            return Ok(Arc::clone(&found.here));
+        }
+        // Workers are somebody else, and open it by its descriptor.
+        folder::make_readable(artifact.file.as_fd())?;
+        let name = name_of(artifact.component);
+        let here = folder::link_and_open(self.folder.as_fd(), &name, artifact.file.as_fd())?;
+        let here = Arc::new(here);
+        let new = Opened {
+            original: Arc::clone(&artifact.file),
+            here: Arc::clone(&here),
+        };
+        opened.insert(artifact.component, new);
+        Ok(here)
+    }
+
+    /// Removes the artifacts of all but these components from its folder.
+    pub(crate) fn forget_artifacts(&self, but: &BTreeSet<Digest>) {
+        self.opened().retain(|component, _| {
+            let keep = but.contains(component);
+            if !keep {
+                // One that stays there is of no use to anybody.
+                let _ = folder::remove(self.folder.as_fd(), &name_of(*component));
+            }
+            keep
+        });
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeMap<Digest, Opened>> {
+        // Whole at every step.
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index_of(&self, worker: WorkerId) -> Option<u16> {
@@ -250,4 +313,8 @@ impl Pool {
             .position(|writer| *writer == Some(worker))?;
         u16::try_from(index).ok()
     }
+}
+
+fn name_of(component: Digest) -> String {
+    format!("{component}.cwasm")
 }

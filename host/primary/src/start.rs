@@ -29,6 +29,7 @@ use crate::scribe::{Scribe, unix_millis};
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
+use crate::walls::Walls;
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
 const BLOCKING_THREADS: usize = 4;
@@ -200,7 +201,10 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         scribe,
         apps,
     } = prepared;
+    let walls = Walls::raise(&spec, &log)
+        .map_err(|error| StartError::system("give workers their users")(io::Error::other(error)))?;
     let fleet = Fleet::new(Parts {
+        walls,
         spec,
         reread,
         apps,

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_core::identity::Role;
 use skep_sys::{Channel, Child, Ended, Signal, Spawn};
 use skep_wire::{FromBuilder, Refusal, ToBuilder};
 use tokio::io::unix::AsyncFd;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cache::Built;
 use crate::line::{Line, LineError};
+use crate::walls::identity_of;
 
 /// Wall time for one compilation. The largest components, of about 40 MiB,
 /// take some 20 seconds on one core; a busy machine may need several times
@@ -124,7 +126,7 @@ fn start() -> io::Result<(Line, AsyncFd<Child>)> {
         role: "builder",
         title: "skep: builder",
         channel: theirs,
-        identity: None,
+        identity: identity_of(Role::Builder),
     })?;
     Ok((Line::new(ours)?, skep_sys::watch(child)?))
 }

@@ -13,9 +13,7 @@ mod digest;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,15 +105,6 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
             builders: Semaphore::new(BUILDERS),
             log: log.clone(),
         }))
-    }
-
-    /// The folder of all artifacts, as far as workers may open them.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be opened.
-    pub(crate) fn folder(&self) -> io::Result<Arc<OwnedFd>> {
-        Ok(Arc::new(File::open(self.cache.dir())?.into()))
     }
 
     /// Finds or builds the artifact of one component.

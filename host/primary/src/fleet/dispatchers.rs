@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_core::identity::Role;
 use skep_core::solo::{Event, State};
 use skep_core::{ListenerName, LogLevel, PoolName, WorkerId};
 use skep_wire::{DispatchCounts, FromDispatcher, ListenerRole, Peer, ToDispatcher, ToWorker};
@@ -22,6 +23,7 @@ use crate::listeners::Bound;
 use crate::pool::Pool;
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
+use crate::walls::Walls;
 
 /// What a dispatcher needs beyond the time that heads have: workers may take a
 /// moment to be ready.
@@ -217,6 +219,7 @@ impl Fleet {
                 title: format!("skep: dispatcher {name}"),
                 messages: vec![(begin, vec![socket])],
                 grace: GRACE,
+                wall: Walls::around(Role::Dispatcher),
             };
             Link::<DispatcherRole>::start(birth, self.news.clone())
         };

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use skep_core::egress::OutboundGrant;
+use skep_core::identity::Role;
 use skep_core::solo::Event;
 use skep_core::{AppName, FleetSpec, LogLevel, PoolName, WorkerId};
 use skep_wire::{AppGrants, FromConnector, ToConnector};
@@ -16,6 +17,7 @@ use super::{Fleet, Phase, now};
 use crate::link::{Birth, ConnectorRole, Link, News};
 use crate::single::{GRACE, Single};
 use crate::told::{GrantWord, ToldGrants, WantedGrants};
+use crate::walls::Walls;
 
 /// The connector.
 #[derive(Debug)]
@@ -112,6 +114,7 @@ impl Fleet {
                 title: "skep: connector".to_owned(),
                 messages: vec![(begin, Vec::new())],
                 grace: GRACE,
+                wall: Walls::around(Role::Connector),
             };
             Link::<ConnectorRole>::start(birth, self.news.clone())
         };

@@ -110,7 +110,7 @@ impl Fleet {
         for step in steps {
             match step {
                 Step::Load { worker, handler } => {
-                    let (message, fds) = self.catalog.entry(handler).message();
+                    let (message, fds) = pool.load(self.catalog.entry(handler));
                     self.order(worker, Order::Say(message, fds));
                 }
                 Step::Serve { worker } => {
@@ -199,5 +199,9 @@ impl Fleet {
             named.extend(operation.handlers());
         }
         self.catalog.retain(&named);
+        let components = self.catalog.components();
+        for pool in self.pools.values() {
+            pool.forget_artifacts(&components);
+        }
     }
 }

@@ -34,6 +34,9 @@ impl Fleet {
             let reason = difference.server.refused.join("; ");
             return self.reject_reload(reason, PROBLEMS);
         }
+        if let Err(error) = self.walls.admit(&spec) {
+            return self.reject_reload(error.to_string(), PROBLEMS);
+        }
         let workshop = Arc::clone(&self.workshop);
         let wanted = components_of(&spec);
         let added: Vec<AppName> = difference.apps.added.clone();

@@ -220,8 +220,8 @@ impl Fleet {
                 continue;
             }
             let pool = self
-                .workshop
-                .folder()
+                .walls
+                .folder(name)
                 .and_then(|folder| Pool::new(next.spec.pools[name].clone(), plan, folder));
             match pool {
                 Ok(pool) => drop(self.pools.insert(name.clone(), pool)),
@@ -412,6 +412,8 @@ impl Fleet {
             }
             drop(next);
         }
+        // Users were found for these at least once.
+        let _ = self.walls.admit(&self.spec);
         self.drop_ended_pools();
         self.journal
             .event(LogLevel::Error, "config.rejected", |line| {

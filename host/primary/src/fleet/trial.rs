@@ -95,6 +95,11 @@ impl Fleet {
             title: format!("skep: canary worker {name}"),
             messages: pool.first_words(newborn, &plan, &self.catalog, &[], words),
             grace: pool.spec.supervision.kill_timeout,
+            wall: self.walls.around_worker(
+                name,
+                &format!("worker-{worker}"),
+                pool.spec.supervision.memory,
+            ),
         };
         let link = match Link::start(birth, self.news.clone()) {
             Ok(link) => link,

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use skep_core::Plan;
+use skep_core::egress::OpenFailure;
 use skep_sys::{Board, Channel, clock};
 use skep_wire::{
     Decoder, DispatchCounts, Flavor, FromBuilder, FromConnector, FromDispatcher, FromOpener,
-    FromWorker, Message, OpenFailure, Peer, Refusal, ToBuilder, ToConnector, ToDispatcher, ToTaker,
-    ToWorker, encode,
+    FromWorker, Message, Peer, Refusal, ToBuilder, ToConnector, ToDispatcher, ToTaker, ToWorker,
+    encode,
 };
 
 /// Says something on standard error, in one piece among what others say there.

@@ -1,0 +1,212 @@
+//! What keeps our processes apart besides what they do themselves: users,
+//! control groups, and the folders that artifacts are opened in.
+//!
+//! Users can only be given by root; control groups only where the system lets
+//! us make them. What cannot be had is told, and `sandbox` does not ask for it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skep_core::identity::{Role, of_pools};
+use skep_core::{FleetSpec, LogLevel, PoolName};
+use skep_sys::cgroup::{Cgroup, CgroupLimits, CgroupSupport, Cgroups};
+use skep_sys::{Identity, folder, process};
+
+use crate::log::Log;
+
+/// Processes and threads of one worker: it has two, and starts no more. The
+/// rest is room for what a debugger starts.
+const WORKER_TASKS: u64 = 16;
+
+/// A pool's workers cannot be who they should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UserError {
+    /// There is no such user.
+    #[error("pool {pool}: there is no user `{user}`; make it, or leave `user` out")]
+    Unknown {
+        /// The pool.
+        pool: PoolName,
+        /// What it names.
+        user: String,
+    },
+    /// Workers of root would be behind one wall less.
+    #[error("pool {0}: workers do not run as root; name another `user`, or leave it out")]
+    Root(PoolName),
+    /// The system does not say.
+    #[error("pool {pool}: cannot look up the user `{user}`: {source}")]
+    Lookup {
+        /// The pool.
+        pool: PoolName,
+        /// What it names.
+        user: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What a process is born behind.
+#[derive(Debug, Default)]
+pub(crate) struct Wall {
+    /// Who it is, if not who we are.
+    pub(crate) identity: Option<Identity>,
+    /// What bounds its memory; gone with it.
+    pub(crate) cgroup: Option<Cgroup>,
+}
+
+/// Makes walls.
+#[derive(Debug)]
+pub(crate) struct Walls {
+    /// Whether we can make our processes somebody else.
+    root: bool,
+    cgroups: Option<Cgroups>,
+    /// Users without a name that pools were given.
+    nameless: BTreeMap<PoolName, u32>,
+    pools: BTreeMap<PoolName, Identity>,
+    folders: PathBuf,
+    log: Log,
+}
+
+impl Walls {
+    /// Sees what there is, and prepares for the pools of `spec`.
+    ///
+    /// # Errors
+    ///
+    /// [`UserError`].
+    pub(crate) fn raise(spec: &FleetSpec, log: &Log) -> Result<Self, UserError> {
+        let state_dir = &spec.server.state_dir;
+        let mut walls = Self {
+            root: process::is_root(),
+            cgroups: None,
+            nameless: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            folders: state_dir.join("pools"),
+            log: log.clone(),
+        };
+        walls.admit(spec)?;
+        // What an earlier primary has left; nobody has it open by its name.
+        let _ = std::fs::remove_dir_all(&walls.folders);
+        match Cgroups::find(&label_of(state_dir)) {
+            CgroupSupport::Available(cgroups) => walls.cgroups = Some(cgroups),
+            CgroupSupport::Unavailable { reason } => {
+                if spec.pools.values().any(|pool| pool.supervision.memory > 0) {
+                    log.record(LogLevel::Warn, "memory.unenforced", |line| {
+                        line.text("reason", &reason).text(
+                            "message",
+                            "the kernel does not enforce `memory`; workers are measured and replaced",
+                        )
+                    });
+                }
+            }
+        }
+        Ok(walls)
+    }
+
+    /// Decides who the workers of each pool of `spec` are. Pools that are there
+    /// already keep their users unless they name others.
+    ///
+    /// # Errors
+    ///
+    /// [`UserError`]; nothing has changed then.
+    pub(crate) fn admit(&mut self, spec: &FleetSpec) -> Result<(), UserError> {
+        if !self.root {
+            return Ok(());
+        }
+        let nameless = of_pools(spec.pools.keys(), &self.nameless);
+        let mut pools = BTreeMap::new();
+        for (pool, settings) in &spec.pools {
+            let identity = match &settings.user {
+                None => Identity {
+                    uid: nameless[pool],
+                    gid: nameless[pool],
+                },
+                Some(user) => named(pool, user)?,
+            };
+            pools.insert(pool.clone(), identity);
+        }
+        self.nameless = nameless;
+        // Those whose workers are going away keep who they are.
+        self.pools.extend(pools);
+        Ok(())
+    }
+
+    /// The wall around a worker. `name` is told from those of all others.
+    pub(crate) fn around_worker(&self, pool: &PoolName, name: &str, memory: u64) -> Wall {
+        let limits = CgroupLimits {
+            memory: (memory > 0).then_some(memory),
+            pids: Some(WORKER_TASKS),
+        };
+        let cgroups = self.cgroups.as_ref().filter(|_| memory > 0);
+        let cgroup = cgroups.and_then(|cgroups| match cgroups.create(name, &limits) {
+            Ok(cgroup) => Some(cgroup),
+            Err(error) => {
+                self.log
+                    .record(LogLevel::Warn, "memory.unenforced", |line| {
+                        line.text("pool", pool.as_str())
+                            .text("reason", &error.to_string())
+                    });
+                None
+            }
+        });
+        Wall {
+            identity: self.pools.get(pool).copied(),
+            cgroup,
+        }
+    }
+
+    /// The wall around a process of a role.
+    pub(crate) fn around(role: Role) -> Wall {
+        Wall {
+            identity: identity_of(role),
+            cgroup: None,
+        }
+    }
+
+    /// The folder that a pool's workers may open artifacts in.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub(crate) fn folder(&self, pool: &PoolName) -> io::Result<Arc<OwnedFd>> {
+        folder::create(&self.folders)?;
+        let path = self.folders.join(pool.as_str());
+        Ok(Arc::new(folder::create(&path)?))
+    }
+}
+
+/// Who the processes of a role are: somebody else where we are root.
+pub(crate) fn identity_of(role: Role) -> Option<Identity> {
+    process::is_root().then(|| Identity {
+        uid: role.user(),
+        gid: role.user(),
+    })
+}
+
+fn named(pool: &PoolName, user: &str) -> Result<Identity, UserError> {
+    let found = Identity::of_user(user).map_err(|source| UserError::Lookup {
+        pool: pool.clone(),
+        user: user.to_owned(),
+        source,
+    })?;
+    match found {
+        None => Err(UserError::Unknown {
+            pool: pool.clone(),
+            user: user.to_owned(),
+        }),
+        Some(identity) if identity.uid == 0 || identity.gid == 0 => {
+            Err(UserError::Root(pool.clone()))
+        }
+        Some(identity) => Ok(identity),
+    }
+}
+
+/// Tells the groups of this state directory's skep from those of others.
+fn label_of(state_dir: &Path) -> String {
+    let path = state_dir.as_os_str().as_encoded_bytes();
+    let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
