@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, recv};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockaddrLike as _, SockaddrStorage, getpeername, recv,
+};
 
-use crate::channel::socket_domain;
 use crate::exclusive::Peer;
 use crate::listener::socket_address;
 
@@ -32,10 +33,10 @@ pub fn peek(stream: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 ///
 /// `NotConnected` when it is gone already; the descriptor is no socket.
 pub fn peer_of(stream: BorrowedFd<'_>) -> io::Result<Peer> {
-    if socket_domain(stream)? == libc::AF_UNIX {
+    let address = getpeername::<SockaddrStorage>(stream.as_raw_fd())?;
+    if address.family() == Some(AddressFamily::Unix) {
         return Ok(Peer::Unix);
     }
-    let address = getpeername::<SockaddrStorage>(stream.as_raw_fd())?;
     socket_address(&address)
         .map(Peer::Tcp)
         .ok_or_else(|| io::ErrorKind::NotConnected.into())
