@@ -146,10 +146,7 @@ impl Exchange {
             return;
         };
         for connection in pool.queue {
-            match self.pool_of(connection.host.as_deref()) {
-                Some(pool) => self.give(connection, &pool, None),
-                None => self.counts.unserved += 1,
-            }
+            self.give(connection, name, None);
         }
     }
 
@@ -272,7 +269,13 @@ impl Exchange {
     /// has it wait for one.
     fn give(&mut self, mut connection: Connection, name: &PoolName, except: Option<WorkerId>) {
         let Some(pool) = self.pools.get(name) else {
-            self.counts.unserved += 1;
+            // It is served no longer: its hosts are somebody else's now.
+            match self.pool_of(connection.host.as_deref()) {
+                Some(other) if self.pools.contains_key(&other) => {
+                    self.give(connection, &other, except);
+                }
+                _ => self.counts.unserved += 1,
+            }
             return;
         };
         let loads = self.loads(pool, except);
@@ -344,6 +347,11 @@ impl Exchange {
     pub(crate) fn is_quiet(&self) -> bool {
         let given = |taker: &Taker| taker.unacknowledged() > 0;
         self.hearing.is_empty() && !self.is_queueing() && !self.takers.values().any(given)
+    }
+
+    /// Whether the worker is not gone yet.
+    pub(crate) fn knows(&self, worker: WorkerId) -> bool {
+        self.takers.contains_key(&worker)
     }
 
     /// What a worker has said; the connections that it gave back are the
@@ -443,5 +451,31 @@ fn address(peer: Peer) -> Option<IpAddr> {
     match peer {
         Peer::Tcp(address) => Some(address.ip()),
         Peer::Unix => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_waited_longest_makes_room() {
+        let mut exchange = Exchange::new(ConnectionLimits::default(), 4);
+        let tasks: Vec<_> = (0..4)
+            .map(|_| tokio::spawn(std::future::pending::<()>()))
+            .collect();
+        for task in &tasks {
+            let id = exchange.number();
+            exchange.hears(id, task.abort_handle());
+        }
+        let counts = exchange.counts();
+        assert_eq!((counts.evicted, counts.waiting), (2, 2));
+        for (index, task) in tasks.into_iter().enumerate() {
+            if index < 2 {
+                assert!(task.await.unwrap_err().is_cancelled());
+            } else {
+                assert!(!task.is_finished());
+            }
+        }
     }
 }

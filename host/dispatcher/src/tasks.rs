@@ -191,6 +191,10 @@ pub(crate) fn meet(
             while let Ok(mut readable) = channel.readable().await {
                 readable.clear_ready();
                 hear_worker(&shared, worker);
+                // A channel that was closed is readable for ever.
+                if !shared.borrow().knows(worker) {
+                    return;
+                }
             }
         }
     });

@@ -1,5 +1,6 @@
-//! A dispatcher between clients, workers and a primary that are all this test:
-//! it runs on a thread of its own and speaks over real sockets.
+//! A dispatcher between clients, workers and a primary that are all this test.
+//! The dispatcher is a process of its own, confined as it always is: this
+//! executable in another role.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
@@ -8,18 +9,78 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
 use skep_core::route::{HostRoute, RoutePattern};
 use skep_core::{ConnectionLimits, Dispatch, ListenerName, PoolName, Sandbox, WorkerId};
-use skep_sys::{Board, Channel, LocalAddress};
+use skep_sys::{Board, Channel, Child, Ended, LocalAddress, Spawn};
 use skep_wire::{
     Decoder, DispatchCounts, FromDispatcher, FromTaker, Message, Taken, ToDispatcher, ToTaker,
 };
 
 /// Long enough for anything that happens.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// As which this executable is a dispatcher.
+const ROLE: &str = "dispatcher";
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(ROLE) {
+        return skep_dispatcher::run();
+    }
+    let tests: [(&str, fn()); 10] = [
+        (
+            "round_robin_is_exact_and_no_head_is_awaited",
+            round_robin_is_exact_and_no_head_is_awaited,
+        ),
+        (
+            "the_least_loaded_gets_the_next_one_before_it_has_acknowledged_the_last",
+            the_least_loaded_gets_the_next_one_before_it_has_acknowledged_the_last,
+        ),
+        (
+            "connections_go_by_host_with_every_byte_still_in_them",
+            connections_go_by_host_with_every_byte_still_in_them,
+        ),
+        (
+            "what_is_no_request_is_answered_and_closed",
+            what_is_no_request_is_answered_and_closed,
+        ),
+        (
+            "thousands_of_silent_clients_keep_nobody_waiting",
+            thousands_of_silent_clients_keep_nobody_waiting,
+        ),
+        (
+            "a_head_has_so_much_time_and_no_more",
+            a_head_has_so_much_time_and_no_more,
+        ),
+        (
+            "what_a_worker_has_not_acknowledged_goes_to_another",
+            what_a_worker_has_not_acknowledged_goes_to_another,
+        ),
+        (
+            "a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for",
+            a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for,
+        ),
+        (
+            "when_hosts_change_workers_hear_of_it_before_anything_else",
+            when_hosts_change_workers_hear_of_it_before_anything_else,
+        ),
+        (
+            "without_a_worker_connections_wait_in_the_kernel",
+            without_a_worker_connections_wait_in_the_kernel,
+        ),
+    ];
+    let running = tests.map(|(name, test)| {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        (name, thread.spawn(test).unwrap())
+    });
+    let failed = running.map(|(name, test)| test.join().is_err().then_some(name));
+    let failed: Vec<_> = failed.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    ExitCode::SUCCESS
+}
 
 /// Blocking messages over a channel.
 struct Talk {
@@ -122,17 +183,17 @@ struct Primary {
     address: SocketAddr,
     boards: HashMap<String, Board>,
     workers: u64,
-    dispatcher: JoinHandle<ExitCode>,
+    dispatcher: Child,
 }
 
 impl Primary {
     fn start(limits: ConnectionLimits) -> Self {
         let (mut talk, theirs) = Talk::pair();
-        let dispatcher = std::thread::spawn(move || {
-            let channel = Channel::from_fd(theirs).unwrap();
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = runtime.enable_all().build().unwrap();
-            runtime.block_on(skep_dispatcher::serve(channel, |_| Ok(vec!["it".into()])))
+        let dispatcher = skep_sys::spawn(Spawn {
+            role: ROLE,
+            title: "skep dispatcher of a test",
+            channel: theirs,
+            identity: None,
         });
         let bound = skep_sys::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let LocalAddress::Tcp(address) = bound.local else {
@@ -141,18 +202,17 @@ impl Primary {
         let begin = ToDispatcher::Begin {
             listener: ListenerName::new("web").unwrap(),
             limits,
-            sandbox: Sandbox::Off,
+            sandbox: Sandbox::BestEffort,
         };
         talk.say(&begin, &[bound.socket.as_fd()]);
         let (ready, _) = talk.hear::<FromDispatcher>();
-        let missing = vec!["it".to_owned()];
-        assert_eq!(ready, FromDispatcher::Ready { missing });
+        assert!(matches!(ready, FromDispatcher::Ready { .. }), "{ready:?}");
         Self {
             talk,
             address,
             boards: HashMap::new(),
             workers: 0,
-            dispatcher,
+            dispatcher: dispatcher.unwrap(),
         }
     }
 
@@ -250,7 +310,14 @@ impl Primary {
     fn drain(mut self) {
         self.talk.say(&ToDispatcher::Drain, &[]);
         while !matches!(self.talk.hear().0, FromDispatcher::Drained) {}
-        assert_eq!(self.dispatcher.join().unwrap(), ExitCode::SUCCESS);
+        let began = Instant::now();
+        loop {
+            match self.dispatcher.try_wait().unwrap() {
+                Some(ended) => return assert_eq!(ended, Ended::Code(0)),
+                None => assert!(began.elapsed() < PATIENCE),
+            }
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -272,7 +339,6 @@ fn is_closed(socket: &mut TcpStream) {
 const GET_A: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
 const GET_B: &str = "GET / HTTP/1.1\r\nHost: b.example\r\n\r\n";
 
-#[test]
 fn round_robin_is_exact_and_no_head_is_awaited() {
     let mut primary = Primary::with_one_pool(Dispatch::RoundRobin);
     let mut workers = [
@@ -292,7 +358,6 @@ fn round_robin_is_exact_and_no_head_is_awaited() {
     primary.drain();
 }
 
-#[test]
 fn the_least_loaded_gets_the_next_one_before_it_has_acknowledged_the_last() {
     let mut primary = Primary::with_one_pool(Dispatch::LeastConnections);
     let mut workers = [primary.worker("a"), primary.worker("a")];
@@ -310,7 +375,25 @@ fn the_least_loaded_gets_the_next_one_before_it_has_acknowledged_the_last() {
     drop((clients, more));
 }
 
-#[test]
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+    \0\0\0\x04\0\0\0\0\0\
+    \0\0\x0e\x01\x05\0\0\0\x01\x82\x86\x84\x41\x09a.example";
+
+/// What a client of TLS says first.
+fn client_hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 fn connections_go_by_host_with_every_byte_still_in_them() {
     let (primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut slow = primary.connect();
@@ -327,12 +410,22 @@ fn connections_go_by_host_with_every_byte_still_in_them() {
     assert_eq!(taken.host.as_deref(), Some("b.example"));
     reads(&mut socket, GET_B);
 
+    // HTTP/2: settings, then a stream of which the authority is a literal.
+    let mut http2 = primary.connect();
+    http2.write_all(HTTP2).unwrap();
+    let (taken, mut socket) = a.take();
+    assert_eq!(taken.host.as_deref(), Some("a.example"));
+    reads(&mut socket, &String::from_utf8_lossy(&HTTP2[..24]));
+
+    let mut tls = primary.connect();
+    tls.write_all(&client_hello("a.example")).unwrap();
+    assert_eq!(a.take().0.host.as_deref(), Some("a.example"));
+
     let _unknown = primary.client("GET / HTTP/1.0\r\n\r\n");
     assert_eq!(b.take().0.host.as_deref(), Some(""));
     primary.drain();
 }
 
-#[test]
 fn what_is_no_request_is_answered_and_closed() {
     let (mut primary, _a, _b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut bad = primary.client("HELO there\r\n\r\n");
@@ -343,7 +436,6 @@ fn what_is_no_request_is_answered_and_closed() {
     primary.counts(|counts| counts.unheard == 2 && counts.waiting == 0);
 }
 
-#[test]
 fn thousands_of_silent_clients_keep_nobody_waiting() {
     const SILENT: u32 = 4000;
     let (mut primary, mut a, _b) = Primary::with_two_pools(ConnectionLimits::default());
@@ -368,7 +460,6 @@ fn thousands_of_silent_clients_keep_nobody_waiting() {
     primary.counts(|counts| counts.unheard == u64::from(SILENT) && counts.waiting == 0);
 }
 
-#[test]
 fn a_head_has_so_much_time_and_no_more() {
     let limits = ConnectionLimits {
         header_timeout: Duration::from_millis(500),
@@ -382,7 +473,6 @@ fn a_head_has_so_much_time_and_no_more() {
     primary.counts(|counts| counts.unheard == 2 && counts.waiting == 0);
 }
 
-#[test]
 fn what_a_worker_has_not_acknowledged_goes_to_another() {
     let mut primary = Primary::with_one_pool(Dispatch::RoundRobin);
     let mut first = primary.worker("a");
@@ -413,7 +503,6 @@ fn what_a_worker_has_not_acknowledged_goes_to_another() {
     primary.counts(|counts| (counts.again, counts.handed_out, counts.unserved) == (1, 3, 0));
 }
 
-#[test]
 fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
     let (mut primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut client = primary.client(GET_A);
@@ -453,7 +542,6 @@ fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
     primary.counts(|counts| (counts.given_back, counts.handed_out) == (3, 5));
 }
 
-#[test]
 fn when_hosts_change_workers_hear_of_it_before_anything_else() {
     let mut primary = Primary::with_one_pool(Dispatch::RoundRobin);
     let mut a = primary.worker("a");
@@ -477,7 +565,6 @@ fn when_hosts_change_workers_hear_of_it_before_anything_else() {
     reads(&mut socket, GET_B);
 }
 
-#[test]
 fn without_a_worker_connections_wait_in_the_kernel() {
     let mut primary = Primary::with_one_pool(Dispatch::RoundRobin);
     let clients: Vec<_> = (0..10).map(|_| primary.client("x")).collect();
