@@ -215,7 +215,14 @@ impl Orders {
         match peer {
             Peer::Dispatcher(role) => self.listeners.meet(role, channel),
             // A channel that is none: the connector's next one will do.
-            Peer::Connector => drop(self.loader.outlet().meet(channel)),
+            Peer::Connector => {
+                if let Err(error) = self.loader.outlet().meet(channel)
+                    && let Some(record) = self.desk.log.record(LogLevel::Error, "outbound.failed")
+                {
+                    let reason = format!("{error:#}");
+                    self.desk.log.write(record.text("reason", &reason));
+                }
+            }
         }
     }
 

@@ -173,7 +173,7 @@ async fn listen(
     let mut decoder = Decoder::default();
     loop {
         while let Some((answer, fds)) = decoder.message::<FromOpener>()? {
-            let (id, answer) = answer_of(answer, fds, line)?;
+            let (id, answer) = answer_of(&answer, fds, line)?;
             let Some(asked) = waiting.list().remove(&id) else {
                 bail!("an answer to nobody");
             };
@@ -194,11 +194,11 @@ async fn listen(
 }
 
 fn answer_of(
-    answer: FromOpener,
+    answer: &FromOpener,
     mut fds: Vec<OwnedFd>,
     line: &mpsc::WeakUnboundedSender<Say>,
 ) -> anyhow::Result<(u64, Answer)> {
-    match answer {
+    match *answer {
         FromOpener::Failed { id, why } => Ok((id, Err(why))),
         FromOpener::Opened { id, address } => {
             let socket = fds.pop().context("no socket came")?;
