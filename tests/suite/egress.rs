@@ -97,8 +97,7 @@ fn a_guest_reaches_what_is_granted_and_nothing_else() {
     let (web, other) = (Web::start(), Web::start());
     let here = format!("http://127.0.0.1:{}", web.port);
     let there = format!("http://127.0.0.1:{}", other.port);
-    let granted =
-        |name: &str| format!("routes = [\"{name}.test/*\"]\noutbound = [\"{here}\"]\n");
+    let granted = |name: &str| format!("routes = [\"{name}.test/*\"]\noutbound = [\"{here}\"]\n");
     let skep = Skep::config(&format!(
         "{}{}{}{}{}",
         pool(2),

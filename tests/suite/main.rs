@@ -13,6 +13,7 @@ mod cancel;
 mod chaos;
 mod cli;
 mod deploys;
+mod egress;
 mod foreign;
 mod hostile;
 mod jail;
