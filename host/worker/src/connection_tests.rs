@@ -43,13 +43,7 @@ pub(crate) fn desk() -> Arc<Desk> {
         sheet: Arc::new(Sheet::create().unwrap()),
         cell: 0,
     };
-    Arc::new(Desk::new(
-        board,
-        column,
-        ticker::start().unwrap(),
-        log,
-        DRAIN,
-    ))
+    Arc::new(Desk::new(board, column, ticker, log, DRAIN))
 }
 
 /// A client with its connection to a worker.
