@@ -43,6 +43,23 @@ impl Role {
     }
 }
 
+/// Whether all nameless users are among those of a system or a container, by
+/// its `/proc/self/uid_map`: lines of a first user, who that is outside, and how
+/// many follow.
+#[must_use]
+pub fn has_nameless(uid_map: &str) -> bool {
+    let last = u64::from(FIRST + ROLES + POOLS);
+    uid_map.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
+        match (fields.next(), fields.nth(1)) {
+            (Some(Ok(first)), Some(Ok(count))) => {
+                first <= u64::from(FIRST) && last <= first.saturating_add(count)
+            }
+            _ => false,
+        }
+    })
+}
+
 /// A user and group number for each pool, no two alike. It is made of the
 /// pool's name, so that it is mostly the same each time; where two names make
 /// the same one, the second gets the next that is free. Those in `taken` keep
@@ -95,6 +112,14 @@ mod tests {
         assert_eq!(of_pools(&names[..10], &users), users);
         let alone = of_pools(&names[..1], &BTreeMap::new());
         assert_eq!(alone[&names[0]], users[&names[0]]);
+    }
+
+    #[test]
+    fn small_containers_have_no_nameless_users() {
+        assert!(has_nameless("         0          0 4294967295\n"));
+        assert!(!has_nameless("0 100000 65536\n"));
+        assert!(!has_nameless("0 1000 1\n1 100000 65536\n"));
+        assert!(!has_nameless("nonsense\n\n1 2"));
     }
 
     #[test]

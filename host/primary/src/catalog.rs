@@ -68,10 +68,13 @@ impl Catalog {
         self.get(handler).expect("handlers that are named are kept")
     }
 
-    /// The components of all handlers.
-    pub(crate) fn components(&self) -> BTreeSet<Digest> {
-        let artifacts = self.entries.values().map(|entry| &entry.artifact);
-        artifacts.map(|artifact| artifact.component).collect()
+    /// The components of these handlers.
+    pub(crate) fn components_of<'a>(
+        &self,
+        handlers: impl Iterator<Item = &'a HandlerId>,
+    ) -> BTreeSet<Digest> {
+        let entries = handlers.filter_map(|handler| self.entries.get(handler));
+        entries.map(|entry| entry.artifact.component).collect()
     }
 
     /// Forgets all but these.

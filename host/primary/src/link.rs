@@ -354,6 +354,10 @@ impl<R: Role> Task<R> {
             // waits for it.
             Ok(None) | Err(_) => EndStatus::Code(-1),
         };
+        if let Some(cgroup) = self.cgroup.take() {
+            // The kernel may take a moment to let go of it.
+            tokio::task::spawn_blocking(move || drop(cgroup));
+        }
         for words in self.line.last_words() {
             self.tell(News::Said(words)).await;
         }

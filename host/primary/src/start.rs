@@ -23,12 +23,13 @@ use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Workshop, components
 use crate::control::{Control, ControlError};
 use crate::fleet::{FirstApp, Fleet, Parts, Reread};
 use crate::journal::Journal;
-use crate::listeners::{BindFailure, Listeners};
+use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
 use crate::log::Log;
 use crate::scribe::{Scribe, unix_millis};
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
+use crate::told::Hosts;
 use crate::walls::Walls;
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
@@ -72,6 +73,9 @@ pub enum StartError {
     /// Components cannot be served; all of them are named (exit code 3).
     #[error("{} of the apps cannot be served", .0.len())]
     Components(BTreeMap<AppName, Refusal>),
+    /// What is asked for cannot be, on this machine (exit code 3).
+    #[error("{}", .0.join("; "))]
+    Problems(Vec<String>),
     /// Builders do not work at all, whatever the component (exit code 69).
     #[error("nothing can be compiled: {}", .0.problem)]
     Builder(Refusal),
@@ -177,6 +181,9 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         });
     }
 
+    share_no_host(&spec)?;
+    let walls =
+        Walls::raise(&spec, &log).map_err(|error| StartError::Problems(vec![error.to_string()]))?;
     let alerts = Alerts::start(spec.server.alert.clone(), log.clone());
     let journal = Journal::new(log.clone(), alerts.clone());
     let prepared = select! {
@@ -201,8 +208,6 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         scribe,
         apps,
     } = prepared;
-    let walls = Walls::raise(&spec, &log)
-        .map_err(|error| StartError::system("give workers their users")(io::Error::other(error)))?;
     let fleet = Fleet::new(Parts {
         walls,
         spec,
@@ -321,6 +326,20 @@ async fn first_app(
             let revision = history.begin(digest, source.to_owned(), unix_millis());
             first(history, revision, artifact, true)
         }
+    }
+}
+
+/// No host belongs to two pools of a listener.
+fn share_no_host(spec: &FleetSpec) -> Result<(), StartError> {
+    let shared = spec.listeners.iter().filter_map(|(name, listener)| {
+        let error = Hosts::of(spec, name).err()?;
+        needs_dispatcher(spec, listener).then(|| format!("listener {name}: {error}"))
+    });
+    let shared: Vec<_> = shared.collect();
+    if shared.is_empty() {
+        Ok(())
+    } else {
+        Err(StartError::Problems(shared))
     }
 }
 

@@ -5,13 +5,14 @@
 //! us make them. What cannot be had is told, and `sandbox` does not ask for it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use skep_core::identity::{Role, of_pools};
-use skep_core::{FleetSpec, LogLevel, PoolName};
+use skep_core::identity::{Role, has_nameless, of_pools};
+use skep_core::{FleetSpec, LogLevel, PoolName, PoolSpec};
 use skep_sys::cgroup::{Cgroup, CgroupLimits, CgroupSupport, Cgroups};
 use skep_sys::{Identity, folder, process};
 
@@ -64,7 +65,9 @@ pub(crate) struct Walls {
     cgroups: Option<Cgroups>,
     /// Users without a name that pools were given.
     nameless: BTreeMap<PoolName, u32>,
-    pools: BTreeMap<PoolName, Identity>,
+    /// Who pools are that name this user, or none: a reload that is rejected
+    /// changes nobody.
+    pools: BTreeMap<(PoolName, Option<String>), Identity>,
     folders: PathBuf,
     log: Log,
 }
@@ -78,7 +81,7 @@ impl Walls {
     pub(crate) fn raise(spec: &FleetSpec, log: &Log) -> Result<Self, UserError> {
         let state_dir = &spec.server.state_dir;
         let mut walls = Self {
-            root: process::is_root(),
+            root: can_be_others(),
             cgroups: None,
             nameless: BTreeMap::new(),
             pools: BTreeMap::new(),
@@ -86,8 +89,17 @@ impl Walls {
             log: log.clone(),
         };
         walls.admit(spec)?;
+        if process::is_root() && !walls.root {
+            log.record(LogLevel::Warn, "sandbox.incomplete", |line| {
+                line.text(
+                    "message",
+                    "all processes are root: this container has too few users to give each pool \
+                     its own; run skep as an ordinary user",
+                )
+            });
+        }
         // What an earlier primary has left; nobody has it open by its name.
-        let _ = std::fs::remove_dir_all(&walls.folders);
+        let _ = fs::remove_dir_all(&walls.folders);
         match Cgroups::find(&label_of(state_dir)) {
             CgroupSupport::Available(cgroups) => walls.cgroups = Some(cgroups),
             CgroupSupport::Unavailable { reason } => {
@@ -124,7 +136,7 @@ impl Walls {
                 },
                 Some(user) => named(pool, user)?,
             };
-            pools.insert(pool.clone(), identity);
+            pools.insert((pool.clone(), settings.user.clone()), identity);
         }
         self.nameless = nameless;
         // Those whose workers are going away keep who they are.
@@ -133,7 +145,8 @@ impl Walls {
     }
 
     /// The wall around a worker. `name` is told from those of all others.
-    pub(crate) fn around_worker(&self, pool: &PoolName, name: &str, memory: u64) -> Wall {
+    pub(crate) fn around_worker(&self, pool: &PoolName, name: &str, spec: &PoolSpec) -> Wall {
+        let memory = spec.supervision.memory;
         let limits = CgroupLimits {
             memory: (memory > 0).then_some(memory),
             pids: Some(WORKER_TASKS),
@@ -151,7 +164,7 @@ impl Walls {
             }
         });
         Wall {
-            identity: self.pools.get(pool).copied(),
+            identity: self.pools.get(&(pool.clone(), spec.user.clone())).copied(),
             cgroup,
         }
     }
@@ -176,9 +189,19 @@ impl Walls {
     }
 }
 
+/// Whether our processes can be somebody else: we are root, and of a system or
+/// a container that has the users which nobody else has.
+fn can_be_others() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        process::is_root() && has_nameless(&map)
+    })
+}
+
 /// Who the processes of a role are: somebody else where we are root.
 pub(crate) fn identity_of(role: Role) -> Option<Identity> {
-    process::is_root().then(|| Identity {
+    can_be_others().then(|| Identity {
         uid: role.user(),
         gid: role.user(),
     })

@@ -185,6 +185,7 @@ pub(super) fn started(loaded: &Loaded, error: StartError) -> Unusable {
             Failure::new(Exit::Unavailable, lines.join("; "))
                 .hint("--listen, or `address` of the listener, chooses another address")
         }
+        StartError::Problems(problems) => Failure::new(Exit::Configuration, problems.join("; ")),
         StartError::Builder(Refusal { problem, hint }) => {
             let failure = Failure::new(
                 Exit::Unavailable,

@@ -82,6 +82,39 @@ pub(super) struct Passage {
     pub(super) called_off: Vec<Asker>,
 }
 
+impl Passage {
+    /// One that nobody waits for, to what is not there yet. `old` is what
+    /// answers now, with its artifact.
+    pub(super) fn new(
+        number: u64,
+        rollout: Rollout,
+        purpose: Purpose,
+        source: PathBuf,
+        old: (HandlerId, Arc<Artifact>),
+    ) -> Self {
+        let order = rollout.order();
+        let (to, force) = (order.to, order.force);
+        let (old, old_artifact) = old;
+        Self {
+            number,
+            rollout,
+            purpose,
+            to,
+            source,
+            force,
+            old,
+            old_artifact,
+            new: None,
+            trial: None,
+            watch: Watch::default(),
+            by_birth: false,
+            backlog: None,
+            asker: None,
+            called_off: Vec::new(),
+        }
+    }
+}
+
 /// What a passage is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {

@@ -11,7 +11,7 @@ use skep_core::supervise::{Event, Patience};
 use skep_core::{AppName, FleetSpec, Generation, ListenerName, LogLevel, PoolName, Strategy};
 use skep_wire::{ControlReply, ToWorker};
 
-use super::app::{App, Passage, Purpose, Watch};
+use super::app::{App, Passage, Purpose};
 use super::lingering::Lingering;
 use super::operation::Operation;
 use super::reload::{Before, Next, NextApp, Old, Reloading, Stage};
@@ -442,10 +442,7 @@ impl Fleet {
             force: false,
             dry_run: false,
             observe: rules.observe,
-            rules: Rules {
-                max_error_rate: rules.max_error_rate,
-                max_latency: rules.max_latency,
-            },
+            rules: Rules::from(&rules),
             deadlines: Deadlines {
                 build: Duration::ZERO,
                 validate: Duration::ZERO,
@@ -457,22 +454,11 @@ impl Fleet {
             return;
         };
         self.last_passage += 1;
+        let rollout = Rollout::observe(now(), order);
+        let before = (old.handler, Arc::clone(&old.artifact));
         app.passage = Some(Passage {
-            number: self.last_passage,
-            rollout: Rollout::observe(now(), order),
-            purpose: Purpose::Reload,
-            to,
-            source,
-            force: false,
-            old: old.handler,
-            old_artifact: Arc::clone(&old.artifact),
             new: Some((stable, artifact)),
-            trial: None,
-            watch: Watch::default(),
-            by_birth: false,
-            backlog: None,
-            asker: None,
-            called_off: Vec::new(),
+            ..Passage::new(self.last_passage, rollout, Purpose::Reload, source, before)
         });
     }
 }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_core::converge::Pace;
 use skep_core::rollout::{Deadlines, Input, Order, Rollout, Rules, Stage};
 use skep_core::{AppName, LogLevel, Portion, Revision, Strategy};
 use skep_wire::ControlReply;
 
-use super::app::{Passage, Purpose, Watch};
+use super::app::{Passage, Purpose};
 use super::operation::{NO_SUCH, Operation, REFUSED};
 use super::words::detach;
 use super::{Fleet, now};
@@ -45,10 +46,7 @@ impl Fleet {
             force: deploy.force,
             dry_run: deploy.dry_run,
             observe: rules.observe,
-            rules: Rules {
-                max_error_rate: rules.max_error_rate,
-                max_latency: rules.max_latency,
-            },
+            rules: Rules::from(rules),
             deadlines: self.deadlines(&name, deploy.force),
         };
         let begun = format!(
@@ -138,10 +136,7 @@ impl Fleet {
             dry_run: false,
             // It was live before: it is known.
             observe: Duration::ZERO,
-            rules: Rules {
-                max_error_rate: rules.max_error_rate,
-                max_latency: rules.max_latency,
-            },
+            rules: Rules::from(rules),
             deadlines: self.deadlines(&name, false),
         };
         self.begin(&name, Purpose::Return, order, source, Some(asker));
@@ -213,25 +208,12 @@ impl Fleet {
         let Some(app) = self.apps.get_mut(name) else {
             return;
         };
-        let (to, force) = (order.to, order.force);
         let (rollout, outputs) = Rollout::begin(now(), order);
         self.last_passage += 1;
+        let old = (app.stable, Arc::clone(&app.artifact));
         app.passage = Some(Passage {
-            number: self.last_passage,
-            rollout,
-            purpose,
-            to,
-            source,
-            force,
-            old: app.stable,
-            old_artifact: Arc::clone(&app.artifact),
-            new: None,
-            trial: None,
-            watch: Watch::default(),
-            by_birth: false,
-            backlog: None,
             asker,
-            called_off: Vec::new(),
+            ..Passage::new(self.last_passage, rollout, purpose, source, old)
         });
         self.operation = Some(Operation::Deploy(name.clone()));
         self.carry_out(name, outputs);
@@ -239,7 +221,6 @@ impl Fleet {
 
     /// Answers 503 for an app, or lets it answer again. Outlives skep.
     pub(super) fn pause(&mut self, app: &str, paused: bool, asker: Asker) {
-        use skep_core::converge::Pace;
         let name = match self.find_app(app) {
             Ok(name) => name,
             Err(reply) => return asker.answer(reply),

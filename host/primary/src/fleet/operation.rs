@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use skep_core::converge::Pace;
+use skep_core::rollout::Input;
 use skep_core::supervise::{BreakerState, Event, Patience, RollFailure};
 use skep_core::{AppName, HandlerId, Moment, PoolName, WorkerId};
 use skep_wire::ControlReply;
@@ -174,7 +176,6 @@ impl Fleet {
 
     /// A pool's rolling replacement has ended.
     pub(super) fn roll_ended(&mut self, pool: &PoolName, result: &Result<u16, RollFailure>) {
-        use skep_core::rollout::Input;
         for app in self.passing(pool) {
             if let Some(passage) = self.apps.get_mut(&app).and_then(|app| app.passage.as_mut()) {
                 passage.by_birth = false;
@@ -215,7 +216,6 @@ impl Fleet {
 
     /// Gives a pool another size.
     pub(super) fn scale(&mut self, pool: &str, workers: u16, asker: Asker) {
-        use skep_core::converge::Pace;
         if let Some(reply) = self.busy() {
             return asker.answer(reply);
         }

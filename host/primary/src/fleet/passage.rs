@@ -11,6 +11,7 @@ use skep_core::{AppName, LogLevel, PoolName, WorkerId};
 use skep_wire::{ControlReply, HandlerTally, Refusal};
 
 use super::app::{Passage, Purpose};
+use super::operation::Operation;
 use super::trial::Whose;
 use super::words::{called_off, verdict, worded};
 use super::{Consequence, Fleet, now};
@@ -357,7 +358,6 @@ impl Fleet {
 
     /// Others need no longer wait for it.
     fn release(&mut self, name: &AppName) {
-        use super::operation::Operation;
         if matches!(&self.operation, Some(Operation::Deploy(app)) if app == name) {
             self.operation = None;
         }

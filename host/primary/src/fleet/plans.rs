@@ -199,8 +199,15 @@ impl Fleet {
             named.extend(operation.handlers());
         }
         self.catalog.retain(&named);
-        let components = self.catalog.components();
+        // What no plan names yet may be on trial in any pool.
         for pool in self.pools.values() {
+            for handler in pool.plan.handlers() {
+                named.remove(&handler);
+            }
+        }
+        for pool in self.pools.values() {
+            let handlers = pool.plan.handlers();
+            let components = self.catalog.components_of(handlers.union(&named));
             pool.forget_artifacts(&components);
         }
     }

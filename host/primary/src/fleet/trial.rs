@@ -9,12 +9,15 @@ use std::io;
 
 use skep_core::rollout::Input;
 use skep_core::supervise::EndStatus;
-use skep_core::{AppName, HandlerId, LogLevel, Plan, PlannedApp, PoolName, SlotIndex, WorkerId};
+use skep_core::{
+    AppName, ExitReason, HandlerId, LogLevel, Plan, PlannedApp, PoolName, SlotIndex, WorkerId,
+};
 use skep_wire::FromWorker;
 
 use super::{Consequence, Fleet};
 use crate::link::{Birth, Link, Mute, News, Order};
 use crate::pool::Newborn;
+use crate::records::reason_of;
 
 /// The place that a canary worker says it has.
 const CANARY_SLOT: SlotIndex = SlotIndex(0);
@@ -27,6 +30,7 @@ pub(super) struct Trial {
     whose: Whose,
     /// Whether it has said, or cannot say any more, how it went.
     told: bool,
+    asked_to_go: bool,
 }
 
 /// For whom something is tried.
@@ -95,11 +99,9 @@ impl Fleet {
             title: format!("skep: canary worker {name}"),
             messages: pool.first_words(newborn, &plan, &self.catalog, &[], words),
             grace: pool.spec.supervision.kill_timeout,
-            wall: self.walls.around_worker(
-                name,
-                &format!("worker-{worker}"),
-                pool.spec.supervision.memory,
-            ),
+            wall: self
+                .walls
+                .around_worker(name, &format!("worker-{worker}"), &pool.spec),
         };
         let link = match Link::start(birth, self.news.clone()) {
             Ok(link) => link,
@@ -121,6 +123,7 @@ impl Fleet {
             pool: name.clone(),
             whose,
             told: false,
+            asked_to_go: false,
         };
         self.trials.insert(worker, trial);
         self.introduce(worker, name, introduction);
@@ -174,6 +177,7 @@ impl Fleet {
     pub(super) fn end_trial(&mut self, id: WorkerId) {
         if let Some(trial) = self.trials.get_mut(&id) {
             trial.told = true;
+            trial.asked_to_go = true;
             trial.link.order(Order::End);
         }
     }
@@ -185,17 +189,20 @@ impl Fleet {
         if let Some(pool) = self.pools.get_mut(&trial.pool) {
             pool.release_cell(id);
         }
+        // What we asked for is what happened, whatever the code says.
+        let reason = if trial.asked_to_go {
+            ExitReason::Requested
+        } else {
+            status.unasked()
+        };
         self.journal.event(LogLevel::Info, "worker.exited", |line| {
             let line = line
                 .text("pool", trial.pool.as_str())
                 .number("worker", id)
                 .number("pid", trial.link.pid())
-                .text("role", "canary");
-            match status {
-                EndStatus::Code(code) => line.number("code", code),
-                EndStatus::Signal(signal) => line.number("signal", signal),
-                EndStatus::OutOfMemory => line,
-            }
+                .text("role", "canary")
+                .number("voluntary", reason.is_voluntary());
+            reason_of(line, &reason)
         });
     }
 }

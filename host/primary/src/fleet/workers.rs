@@ -45,11 +45,9 @@ impl Fleet {
             title: format!("skep: worker {name}/{slot}"),
             messages: pool.first_words(newborn, &pool.plan, &self.catalog, &listeners, words),
             grace: pool.spec.supervision.kill_timeout,
-            wall: self.walls.around_worker(
-                name,
-                &format!("worker-{worker}"),
-                pool.spec.supervision.memory,
-            ),
+            wall: self
+                .walls
+                .around_worker(name, &format!("worker-{worker}"), &pool.spec),
         };
         match Link::start(birth, self.news.clone()) {
             Ok(link) => {

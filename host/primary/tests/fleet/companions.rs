@@ -1,11 +1,15 @@
 //! Dispatchers and the connector, as the primary runs them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use skep_core::{
     Dispatch, FleetSpec, ListenerName, PoolName, TenantLimits, TenantName, TenantSpec,
 };
+use skep_primary::ClientError;
+use skep_sys::cgroup::Cgroups;
+use skep_sys::process;
 use tempfile::TempDir;
 
 use crate::primary::specification;
@@ -248,6 +252,87 @@ pub(crate) fn the_connector_is_there_for_those_who_have_grants() {
     client(&dir).reload(|_| ()).unwrap();
     let line = primary.wait_for("connector.exited");
     assert!(line.contains("voluntary=true reason=requested"), "{line}");
+    client(&dir).stop(true, |_| ()).unwrap();
+    assert_eq!(primary.ended().0, Some(0));
+}
+
+/// The user of a process.
+fn user_of(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("Uid:"))
+        .unwrap();
+    line.split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+pub(crate) fn pools_are_users_of_their_own() {
+    if !process::is_root() {
+        println!("skipped: only root can give processes to other users");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = spec(
+        dir.path(),
+        &["a", "b", "c"],
+        &[("a", "a.example/*"), ("b", "b.example/*"), ("c", "/*")],
+    );
+    spec.pools.get_mut(&pool("c")).unwrap().user = Some("7654:7655".to_owned());
+    let mut primary = start(&dir, &spec);
+    primary.wait_for("skep: serving");
+    let status = client(&dir).status().unwrap();
+    let mut users: Vec<_> = status
+        .workers
+        .iter()
+        .map(|worker| user_of(worker.pid))
+        .collect();
+    assert_eq!(users[2], 7654);
+    users.push(user_of(status.dispatchers[0].process.pid.unwrap()));
+    assert!(!users.contains(&0), "{users:?}");
+    let distinct: BTreeSet<_> = users.iter().collect();
+    assert_eq!(distinct.len(), 4, "{users:?}");
+
+    // Nobody that does not exist, at a reload as at a start.
+    spec.pools.get_mut(&pool("c")).unwrap().user = Some("no-such-user".to_owned());
+    write(&dir, &spec);
+    let Err(ClientError::Refused { message, code }) = client(&dir).reload(|_| ()) else {
+        panic!("there is no such user");
+    };
+    assert_eq!(code, 3);
+    assert!(
+        message.contains("pool c: there is no user `no-such-user`"),
+        "{message}"
+    );
+    client(&dir).stop(true, |_| ()).unwrap();
+    assert_eq!(primary.ended().0, Some(0));
+    let (code, log) = start(&dir, &spec).ended();
+    assert_eq!(code, Some(69));
+    assert!(
+        log.contains("pool c: there is no user") && !log.contains("spawned"),
+        "{log}"
+    );
+}
+
+pub(crate) fn the_kernel_limits_a_worker_and_its_group_goes_with_it() {
+    if let Err(reason) = Cgroups::look() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = spec(dir.path(), &["a"], &[("a", "/*")]);
+    // What it hogs is let go of by its end.
+    for app in spec.apps.values_mut() {
+        app.env = vec![("MODE".to_owned(), "hog".to_owned())];
+    }
+    let settings = &mut spec.pools.values_mut().next().unwrap().supervision;
+    settings.memory = 64 << 20;
+    let mut primary = start(&dir, &spec);
+    let line = primary.wait_for("worker.exited");
+    assert!(line.contains("reason=out-of-memory"), "{line}");
     client(&dir).stop(true, |_| ()).unwrap();
     assert_eq!(primary.ended().0, Some(0));
 }

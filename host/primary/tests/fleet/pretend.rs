@@ -133,6 +133,12 @@ pub(crate) fn worker() -> ExitCode {
                 return ExitCode::from(1);
             }
             "garbage" => talk.socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap(),
+            "hog" => {
+                let mut hoard = Vec::new();
+                loop {
+                    hoard.push(vec![1_u8; 1 << 20]);
+                }
+            }
             "hang-up" => {
                 talk.socket.shutdown(std::net::Shutdown::Both).unwrap();
                 loop {

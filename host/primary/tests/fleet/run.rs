@@ -64,6 +64,14 @@ const TESTS: &[(&str, fn())] = &[
         companions::the_connector_is_there_for_those_who_have_grants,
     ),
     (
+        "pools_are_users_of_their_own",
+        companions::pools_are_users_of_their_own,
+    ),
+    (
+        "the_kernel_limits_a_worker_and_its_group_goes_with_it",
+        companions::the_kernel_limits_a_worker_and_its_group_goes_with_it,
+    ),
+    (
         "every_address_in_use_is_named",
         every_address_in_use_is_named,
     ),
