@@ -398,7 +398,14 @@ fn no_tenant_takes_the_last_instances_of_a_worker() {
         Load::new(&tenants, "two", &spins(), 0),
     );
     // Four memories are as many as two instances have.
-    let wide = component("(loop (br 0))) (memory 1) (memory 1) (memory 1 1");
+    let wide = component(
+        "(loop (br 0))))
+         (core module $other (memory 1))
+         (core instance (instantiate $other))
+         (core instance (instantiate $other))
+         (core instance (instantiate $other))
+         (core module $none (func",
+    );
     let wide = Load::new(&tenants, "wide", &wide, 0);
     let told = Told::default();
     on_a_worker(async {
