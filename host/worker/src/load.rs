@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use skep_core::{AppName, Plan, PoolName, SlotIndex, WorkerId};
+use skep_core::{AppName, Plan, PlannedTenant, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
 use skep_sys::confine::Confined;
 use skep_sys::{Board, Sheet};
@@ -148,6 +148,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
         let valid = unproven.validate(desk.ticker()).await.map_err(unfit)?;
         desk.shelf().keep(valid);
     }
+    loader.limit_tenants(&plan.tenants);
     desk.serve(&plan).map_err(|error| Unfit {
         app: None,
         message: error.to_string(),
@@ -219,6 +220,11 @@ impl Loader {
     /// Where the news of handlers go.
     pub(crate) fn news(&self) -> mpsc::UnboundedSender<News> {
         self.news.clone()
+    }
+
+    /// Holds each tenant to what a plan says from now on.
+    pub(crate) fn limit_tenants(&self, planned: &[PlannedTenant]) {
+        self.tenants.limit(planned);
     }
 
     /// What this worker's tenants have together.

@@ -272,6 +272,7 @@ impl Orders {
         match self.desk.serve(plan) {
             Ok(tallies) => {
                 self.workers = plan.workers;
+                self.loader.limit_tenants(&plan.tenants);
                 self.loader.outlet().share(plan.workers);
                 self.reported.clear();
                 self.tallies(tallies).await;

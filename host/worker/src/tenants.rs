@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use skep_core::TenantName;
+use skep_core::{PlannedTenant, TenantName};
 use skep_engine::{Capacity, ShareLimits, TenantShare, Tenants};
 
 use crate::ticker;
@@ -27,6 +27,13 @@ impl Shares {
     /// What all guests of this worker have together.
     pub(crate) fn tenants(&self) -> &Tenants {
         &self.tenants
+    }
+
+    /// Holds each tenant to what a plan says from now on.
+    pub(crate) fn limit(&self, planned: &[PlannedTenant]) {
+        for PlannedTenant { tenant, limits, .. } in planned {
+            self.of(tenant).limit_memory(limits.memory);
+        }
     }
 
     /// The share of this tenant.
