@@ -26,6 +26,10 @@ fn ask(address: &Address) -> u16 {
 /// 8 workers and `100/PERIOD`: in each of three windows, clients at the same
 /// time ask until each was refused. In the first two a worker is killed when a
 /// part of the window is used up.
+#[expect(
+    clippy::print_stdout,
+    reason = "figures of the long one are worth reading"
+)]
 fn exactly_a_hundred(period: &str, longest: Duration) {
     const CLIENTS: u32 = 8;
     const BEFORE: u32 = 5;

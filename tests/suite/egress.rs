@@ -250,7 +250,6 @@ fn executable(path: &Path, text: &str) {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "who runs the tests should know of it")]
 fn a_name_that_leads_elsewhere_a_moment_later_leads_nowhere() {
     let web = Web::at("0.0.0.0:0");
     let port = web.port;

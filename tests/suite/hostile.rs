@@ -198,7 +198,7 @@ const ATTACKS: [Attack; 79] = [
         "hoard-resources",
         "/requests",
         Sees::Status(500),
-        Some("trap"),
+        Some("memory-budget"),
     ),
     attack(
         "hoard-resources",

@@ -103,6 +103,10 @@ fn an_attacker_in_a_worker_of_an_ordinary_user_s_skep_succeeds_at_nothing() {
     attack(process::is_root().then_some(ORDINARY));
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what became of each attack is worth reading"
+)]
 fn attack(user: Option<u32>) {
     let hello = guest("hello");
     let victim = as_user(
@@ -222,7 +226,7 @@ fn port_of(address: &str) -> u16 {
 /// folder, its listener, its event loop with what that needs, and its page map.
 fn expect_no_stranger(list: &str) {
     let open: Vec<_> = list
-        .split(|c: char| c == ';' || c == ' ' || c == '"')
+        .split([';', ' ', '"'])
         .filter(|word| word.contains(':'))
         .collect();
     assert!(open.len() <= 24, "{} descriptors: {list}", open.len());

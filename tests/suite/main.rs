@@ -13,6 +13,7 @@ mod cancel;
 mod chaos;
 mod cli;
 mod deploys;
+mod dispatch;
 mod egress;
 mod foreign;
 mod hostile;

@@ -835,7 +835,7 @@ fn describe_shows_apps_pools_and_workers() {
     assert_eq!(pool["apps"][0]["name"], "a");
     assert_eq!(pool["listeners"][0]["name"], "web");
     assert_eq!(describe(&id)["worker"]["pid"], worker.pid);
-    assert_eq!(describe("web")["listener"]["pool"], "default");
+    assert_eq!(describe("web")["listener"]["pools"][0], "default");
     for (what, words) in [
         ("a", ["a", "superseded"]),
         ("default", ["admitting", "127.0.0.1"]),
