@@ -3,6 +3,6 @@
 //! Responsible for speaking the protocols, for bounds, and for counting. Not
 //! here: which wasm interface it is called by (`engine`), where sockets come
 //! from (`worker`), what a grant covers (`core`).
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod outbound;
