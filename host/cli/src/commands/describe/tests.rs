@@ -75,7 +75,7 @@ fn one_name_may_be_several_things() {
     status.listeners[0].name = skep_core::ListenerName::new("default").unwrap();
     let found = find(&status, None, "default").unwrap();
     let text = render(&found);
-    let listener = "\nlistener default\n  address  http://127.0.0.1:8080\n  pool     default\n";
+    let listener = "\nlistener default\n  address  http://127.0.0.1:8080\n  pools    default\n";
     assert!(text.starts_with("pool default\n"), "{text}");
     assert!(text.ends_with(listener), "{text}");
     let document = serde_json::to_value(&found).unwrap();
