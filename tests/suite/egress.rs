@@ -1,16 +1,17 @@
 //! What guests reach outside, and what they do not.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use skep_tests::options::{Options, directory};
 use skep_tests::{Skep, binary, wait_for};
+use tempfile::TempDir;
 
 use crate::{app, pool};
 
@@ -184,64 +185,41 @@ fn an_app_has_so_many_outbound_connections() {
     );
 }
 
-/// A name server that says one address and then another.
-struct NameServer {
-    asked: Arc<AtomicU32>,
+/// A file of this machine, and what one skep sees in its place.
+struct InPlace {
+    place: &'static str,
+    file: PathBuf,
 }
 
-/// An address of this machine that no name server uses.
-const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 83, 75, 53);
-
-impl NameServer {
-    /// `first` once, `then` from then on, for every name.
-    fn start(first: Ipv4Addr, then: Ipv4Addr) -> Self {
-        let socket = UdpSocket::bind((NAME_SERVER, 53)).unwrap();
-        let asked = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&asked);
-        std::thread::spawn(move || {
-            let mut question = [0; 1500];
-            loop {
-                let (length, from) = socket.recv_from(&mut question).unwrap();
-                let name = question[12..length].iter().position(|byte| *byte == 0);
-                let end = 12 + name.unwrap() + 5;
-                let wants_v4 = question[end - 3] == 1;
-                let mut answer = vec![question[0], question[1], 0x81, 0x80, 0, 1];
-                answer.extend([0, u8::from(wants_v4), 0, 0, 0, 0]);
-                answer.extend(&question[12..end]);
-                if wants_v4 {
-                    let turn = count.fetch_add(1, SeqCst);
-                    let address = if turn == 0 { first } else { then };
-                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-                    answer.extend(address.octets());
-                }
-                socket.send_to(&answer, from).unwrap();
-            }
-        });
-        Self { asked }
+impl InPlace {
+    fn new(dir: &TempDir, place: &'static str, text: &str) -> Self {
+        let file = dir.path().join(place.replace('/', "-"));
+        std::fs::write(&file, text).unwrap();
+        Self { place, file }
     }
 }
 
-/// A skep that sees other files in these places; or not, where this user may
-/// not do that.
-fn with_files(config: &str, files: &[(&str, &str)]) -> Option<Skep> {
+/// A skep that sees another file in one place; or none, where this user may not
+/// do that.
+#[expect(clippy::print_stderr, reason = "who runs the tests should know of it")]
+fn with_file(dir: &Arc<TempDir>, config: &str, file: &InPlace) -> Option<Skep> {
     let may = Command::new("unshare").args(["-m", "true"]).status();
-    if !may.is_ok_and(|status| status.success()) {
+    if !may.is_ok_and(|status| status.success()) || !Path::new(file.place).exists() {
+        eprintln!("skipped: only root can exchange {} for a test", file.place);
         return None;
     }
-    let dir = directory();
-    let mut script = "#!/bin/sh\nset -e\n".to_owned();
-    for (index, (place, text)) in files.iter().enumerate() {
-        let file = dir.path().join(format!("file-{index}"));
-        std::fs::write(&file, text).unwrap();
-        script.push_str(&format!("mount --bind '{}' {place}\n", file.display()));
-    }
-    script.push_str(&format!("exec '{}' \"$@\"\n", binary().display()));
     let inner = dir.path().join("inner");
+    let script = format!(
+        "#!/bin/sh\nset -e\nmount --bind '{}' {}\nexec '{}' \"$@\"\n",
+        file.file.display(),
+        file.place,
+        binary().display()
+    );
     executable(&inner, &script);
     let outer = dir.path().join("outer");
     let enter = format!("#!/bin/sh\nexec unshare -m '{}' \"$@\"\n", inner.display());
     executable(&outer, &enter);
-    Some(Options::config(config).binary(&outer).in_dir(&dir).start())
+    Some(Options::config(config).binary(&outer).in_dir(dir).start())
 }
 
 fn executable(path: &Path, text: &str) {
@@ -253,21 +231,14 @@ fn executable(path: &Path, text: &str) {
 fn a_name_that_leads_elsewhere_a_moment_later_leads_nowhere() {
     let web = Web::at("0.0.0.0:0");
     let port = web.port;
-    let config = format!(
-        "{}{}",
-        pool(1),
-        app(
-            "a",
-            "fetch",
-            &format!("outbound = [\"http://rebinds.test:{port}\", \"http://127.0.0.2:{port}\"]")
-        ),
-    );
-    let resolv = format!("nameserver {NAME_SERVER}\n");
-    let Some(skep) = with_files(&config, &[("/etc/resolv.conf", &resolv)]) else {
-        eprintln!("skipped: only root can give skep another name server");
+    let grants =
+        format!("outbound = [\"http://rebinds.test:{port}\", \"http://127.0.0.2:{port}\"]");
+    let config = format!("{}{}", pool(1), app("a", "fetch", &grants));
+    let dir = directory();
+    let hosts = InPlace::new(&dir, "/etc/hosts", "127.0.0.2 rebinds.test\n");
+    let Some(skep) = with_file(&dir, &config, &hosts) else {
         return;
     };
-    let names = NameServer::start(Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST);
     // A half answer: its connection cannot be used again.
     let mut first = skep.client();
     first
@@ -276,9 +247,83 @@ fn a_name_that_leads_elsewhere_a_moment_later_leads_nowhere() {
         ))
         .unwrap();
     assert_eq!(first.head().unwrap().status, 200);
-    let second = fetch(&skep, "a", &format!("http://rebinds.test:{port}/"));
-    assert_eq!(second, fails("ErrorCode::DestinationIpProhibited"));
-    assert_eq!(web.accepted(), 1);
-    assert!(names.asked.load(SeqCst) >= 2);
+    std::fs::write(&hosts.file, "127.0.0.1 rebinds.test\n").unwrap();
+    let url = format!("http://rebinds.test:{port}/hold&between=100");
+    let prohibited = fails("ErrorCode::DestinationIpProhibited");
+    // The connector looks at the file every second.
+    let _ = wait_for(
+        PATIENCE,
+        "the name to lead elsewhere",
+        || {
+            let mut client = skep.client();
+            client
+                .send(format!("GET /?url={url} HTTP/1.1\r\nhost: a\r\n\r\n"))
+                .unwrap();
+            let status = client.head().unwrap().status;
+            (status, client.piece().map(String::from_utf8))
+        },
+        |(status, text)| matches!(text, Ok(Ok(text)) if (*status, text.trim()) == (prohibited.0, &prohibited.1)),
+    );
+    let accepted = web.accepted();
+    assert_eq!(fetch(&skep, "a", &url), prohibited);
+    assert_eq!(web.accepted(), accepted);
     skep.wait_for_log("denied-address");
+}
+
+/// A server of TLS that says `hello`, and the certificate of its authority.
+fn tls_server(name: &str) -> (u16, String) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, stream.unwrap());
+            // Whoever does not trust us says nothing.
+            if matches!(stream.read(&mut [0; 4096]), Ok(read) if read > 0) {
+                let hello = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+                let _ = stream.write_all(hello).and_then(|()| stream.flush());
+            }
+        }
+    });
+    (port, root)
+}
+
+#[test]
+fn over_tls_the_machines_own_roots_decide() {
+    let (port, root) = tls_server("localhost");
+    let (stranger, _) = tls_server("localhost");
+    let grants = "outbound = [\"https://localhost:*\", \"https://127.0.0.1:*\"]";
+    let config = format!("{}{}", pool(1), app("a", "fetch", grants));
+    let dir = directory();
+    let roots = InPlace::new(&dir, "/etc/ssl/certs/ca-certificates.crt", &root);
+    let Some(skep) = with_file(&dir, &config, &roots) else {
+        return;
+    };
+    let at = |host: &str, port| format!("https://{host}:{port}/");
+    assert_eq!(fetch(&skep, "a", &at("localhost", port)), hello());
+    let untrusted = fails("ErrorCode::TlsCertificateError");
+    assert_eq!(fetch(&skep, "a", &at("localhost", stranger)), untrusted);
+    assert_eq!(fetch(&skep, "a", &at("127.0.0.1", port)), untrusted);
 }
