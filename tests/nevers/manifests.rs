@@ -84,6 +84,17 @@ fn crates_import_only_what_the_table_allows() {
     offences.none("a crate imports what its row does not name");
 }
 
+/// The README begins with `cargo run`, which refuses to choose among programs.
+#[test]
+fn plain_cargo_run_means_skep() {
+    let cli = manifest("host/cli/Cargo.toml");
+    let package = cli.split("\n[").next().unwrap_or_default();
+    assert!(
+        package.contains("default-run = \"skep\""),
+        "host/cli has several programs and does not say which is meant"
+    );
+}
+
 #[test]
 fn only_sys_knows_system_calls() {
     let mut offences = Offences::default();
