@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockaddrLike as _, SockaddrStorage, getpeername, recv,
+    AddressFamily, MsgFlags, SockaddrLike as _, SockaddrStorage, getpeername, recv, setsockopt,
+    sockopt,
 };
 
 use crate::exclusive::Peer;
@@ -25,6 +26,20 @@ pub fn peek(stream: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
             other => return Ok(other?),
         }
     }
+}
+
+/// Has the kernel reset the connection when it is closed, so that what was sent
+/// before does not look as if it were all.
+///
+/// # Errors
+///
+/// The descriptor is no socket.
+pub fn reset_on_close(stream: BorrowedFd<'_>) -> io::Result<()> {
+    let at_once = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    Ok(setsockopt(&stream, sockopt::Linger, &at_once)?)
 }
 
 /// The other end of a connection.

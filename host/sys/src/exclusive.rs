@@ -83,7 +83,10 @@ enum Place {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Polling {
+    /// In its turn.
     Active,
+    /// Beside those whose turn it is.
+    Beside,
     Paused,
 }
 
@@ -192,8 +195,19 @@ impl ExclusiveListener {
         let state = self.lock();
         match state.polling {
             Polling::Active => self.register(&state.place, Polling::Active),
-            Polling::Paused => Ok(()),
+            Polling::Beside | Polling::Paused => Ok(()),
         }
+    }
+
+    /// Is woken by every connection from now on, besides the process whose turn
+    /// it is: who has enough itself sees that one is there, and can take it if
+    /// nobody does. It costs nobody a turn.
+    ///
+    /// # Errors
+    ///
+    /// As [`rotate`](Self::rotate).
+    pub fn look_on(&self) -> io::Result<()> {
+        self.change(Polling::Beside)
     }
 
     /// Stops waiting for connections; they queue up for the other processes,
@@ -248,6 +262,7 @@ impl ExclusiveListener {
     fn add(&self, place: &Place, polling: Polling) -> io::Result<()> {
         let flags = match polling {
             Polling::Active => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
+            Polling::Beside => EpollFlags::EPOLLIN,
             // Registered for nothing, so that a deletion still tells whether
             // the registration lives.
             Polling::Paused => EpollFlags::empty(),

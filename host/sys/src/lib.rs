@@ -36,7 +36,7 @@ pub mod process;
 pub mod ticker;
 
 pub use channel::Channel;
-pub use connection::{peek, peer_of};
+pub use connection::{peek, peer_of, reset_on_close};
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
 pub use identity::Identity;

@@ -3,27 +3,24 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioExecutor;
-use hyper_util::server::conn::auto;
 use skep_core::{Appetite, ConnectionLimits, LogLevel};
-use skep_sys::{Accepted, ExclusiveListener, Peer};
+use skep_sys::{ExclusiveListener, Peer};
 use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use crate::connection;
 use crate::desk::{Accepting, Desk};
-use crate::socket::Socket;
+use crate::transport::Socket;
 
 /// How long a worker above its share leaves the listener to the others before
 /// it looks again. Short, because a less loaded worker may be stuck.
 const POLITENESS: Duration = Duration::from_millis(1);
 
-/// How long a worker waits that can accept nothing for want of descriptors or
-/// memory.
-const EXHAUSTION: Duration = Duration::from_millis(20);
+/// How long a worker waits for the end of a connection that can accept nothing
+/// for want of descriptors or memory: others may have given some back.
+const EXHAUSTION: Duration = Duration::from_millis(100);
 
 /// Most connections that are taken from a listener that is given up. Others
 /// take them, too, where there are others.
@@ -41,13 +38,11 @@ pub(crate) enum Order {
 /// What the connections of a listener share.
 pub(crate) struct Terms {
     pub(crate) limits: Arc<ConnectionLimits>,
-    pub(crate) builder: Arc<auto::Builder<TokioExecutor>>,
 }
 
 impl Terms {
     pub(crate) fn new(limits: ConnectionLimits) -> Arc<Self> {
         Arc::new(Self {
-            builder: Arc::new(connection::builder(&limits)),
             limits: Arc::new(limits),
         })
     }
@@ -81,10 +76,7 @@ pub(crate) async fn accept(
         };
         match next {
             Ok((socket, peer)) => open(&desk, now, socket, peer),
-            Err(error) => {
-                complain(&desk, "cannot accept", &error);
-                tokio::time::sleep(EXHAUSTION).await;
-            }
+            Err(error) => exhausted(&desk, &error).await,
         }
     }
     let _until_then = accepting;
@@ -94,7 +86,7 @@ pub(crate) async fn accept(
             return;
         }
         match listener.get_ref().accept() {
-            Ok(Some(accepted)) => match take(accepted) {
+            Ok(Some(accepted)) => match Socket::new(accepted) {
                 Ok((socket, peer)) => open(&desk, &terms, socket, peer),
                 Err(error) => return complain(&desk, "cannot accept", &error),
             },
@@ -106,14 +98,19 @@ pub(crate) async fn accept(
 
 fn open(desk: &Arc<Desk>, terms: &Terms, socket: Socket, peer: Peer) {
     desk.cell().connection_opened();
-    tokio::spawn(connection::serve(
-        Arc::clone(desk),
-        Arc::clone(&terms.builder),
-        Arc::clone(&terms.limits),
-        socket,
-        peer,
-        None,
-    ));
+    let limits = Arc::clone(&terms.limits);
+    let connection = connection::serve(Arc::clone(desk), limits, (socket, peer), None);
+    tokio::spawn(connection);
+}
+
+/// Nothing can be accepted for want of descriptors or memory: who is idle makes
+/// room, and the end of a connection is waited for.
+async fn exhausted(desk: &Desk, error: &io::Error) {
+    if desk.may_complain() {
+        complain(desk, "cannot accept", error);
+    }
+    desk.rooms.make(Instant::now());
+    let _ = tokio::time::timeout(EXHAUSTION, desk.next_end()).await;
 }
 
 /// The next connection, when this worker wants one and there is one.
@@ -128,13 +125,18 @@ async fn next(
                 listener.get_ref().resume()?;
             }
             Appetite::Sated => {
-                listener.get_ref().pause()?;
+                // Woken by connections, but as one beside those whose turn it is.
+                listener.get_ref().look_on()?;
+                tokio::select! {
+                    () = desk.next_end() => continue,
+                    ready = listener.readable() => ready?.clear_ready(),
+                }
                 tokio::select! {
                     () = desk.next_end() => {}
                     () = tokio::time::sleep(POLITENESS) => {
                         // The others had their chance.
                         if let Some(accepted) = listener.get_ref().accept()? {
-                            return take(accepted);
+                            return Socket::new(accepted);
                         }
                     }
                 }
@@ -142,7 +144,7 @@ async fn next(
             }
             Appetite::Full => {
                 listener.get_ref().pause()?;
-                desk.rooms.make();
+                desk.rooms.make(Instant::now());
                 desk.next_end().await;
                 continue;
             }
@@ -155,19 +157,11 @@ async fn next(
                 // the socket again tells of whatever still waits.
                 ready.clear_ready();
                 listener.get_ref().rotate()?;
-                return take(accepted);
+                return Socket::new(accepted);
             }
             None => ready.clear_ready(),
         }
     }
-}
-
-pub(crate) fn take(accepted: Accepted) -> io::Result<(Socket, Peer)> {
-    let socket = match accepted.peer {
-        Peer::Tcp(_) => Socket::Tcp(TcpStream::from_std(accepted.stream.into())?),
-        Peer::Unix => Socket::Unix(UnixStream::from_std(accepted.stream.into())?),
-    };
-    Ok((socket, accepted.peer))
 }
 
 pub(crate) fn complain(desk: &Desk, what: &str, error: &io::Error) {

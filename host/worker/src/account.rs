@@ -1,7 +1,6 @@
 //! What one request is accounted for: counters, permits, and its one outcome.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Instant;
 
 use http::StatusCode;
@@ -10,37 +9,17 @@ use skep_engine::{Ended, Witness};
 
 use crate::app::{Admitted, App};
 use crate::desk::Desk;
-use crate::socket::Pulse;
-
-/// An outcome that something other than the guest decides: the request's body
-/// was too large or too slow.
-#[derive(Debug, Default)]
-pub(crate) struct Override(AtomicU8);
-
-impl Override {
-    pub(crate) fn set(&self, outcome: Outcome) {
-        // 0 is free: nothing overrides with `Ok`.
-        self.0.store(outcome as u8, Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> Option<Outcome> {
-        match self.0.load(Relaxed) {
-            0 => None,
-            index => Outcome::ALL.get(usize::from(index)).copied(),
-        }
-    }
-}
+use crate::lifeline::Lifeline;
 
 /// One request from its head to its outcome. Whatever happens to it, dropping
 /// this counts it once.
 pub(crate) struct Account {
     desk: Arc<Desk>,
-    pulse: Arc<Pulse>,
+    lifeline: Arc<Lifeline>,
     began: Instant,
     request_id: Option<Arc<str>>,
     app: Option<Arc<App>>,
     admitted: Option<Admitted>,
-    overridden: Option<Arc<Override>>,
     guest: bool,
     outcome: Option<Outcome>,
     /// What the guest answered.
@@ -48,17 +27,15 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(crate) fn open(desk: &Arc<Desk>, pulse: &Arc<Pulse>) -> Self {
+    pub(crate) fn open(desk: &Arc<Desk>, lifeline: &Arc<Lifeline>) -> Self {
         desk.cell().request_started();
-        pulse.request_began();
         Self {
             desk: Arc::clone(desk),
-            pulse: Arc::clone(pulse),
+            lifeline: Arc::clone(lifeline),
             began: Instant::now(),
             request_id: None,
             app: None,
             admitted: None,
-            overridden: None,
             guest: false,
             outcome: None,
             status: None,
@@ -73,10 +50,6 @@ impl Account {
 
     pub(crate) fn admitted(&mut self, admitted: Admitted) {
         self.admitted = Some(admitted);
-    }
-
-    pub(crate) fn overridden_by(&mut self, overridden: &Arc<Override>) {
-        self.overridden = Some(Arc::clone(overridden));
     }
 
     /// A guest runs from now on: ticks are needed.
@@ -109,14 +82,17 @@ impl Account {
 
 impl Witness for Account {
     fn ended(mut self, ended: Ended) {
-        if ended.outcome != Outcome::Ok {
-            self.log_failure(&ended);
+        // Whatever a guest makes of a request that something else has ended, it
+        // is for that that the request ended.
+        let outcome = self.lifeline.outcome().unwrap_or(ended.outcome);
+        if outcome != Outcome::Ok {
+            if outcome == ended.outcome {
+                self.log_failure(&ended);
+            }
+            self.lifeline.cut();
         }
         self.status = ended.status;
-        // Whatever a guest makes of a request whose body was refused, it is for
-        // that that the request ended.
-        let overridden = self.overridden.as_ref().and_then(|o| o.get());
-        self.outcome = Some(overridden.unwrap_or(ended.outcome));
+        self.outcome = Some(outcome);
     }
 }
 
@@ -127,7 +103,7 @@ impl Drop for Account {
         }
         let outcome = self
             .outcome
-            .or_else(|| self.overridden.as_ref().and_then(|o| o.get()))
+            .or_else(|| self.lifeline.outcome())
             .unwrap_or(Outcome::ClientGone);
         let elapsed = self.began.elapsed();
         let good = outcome == Outcome::Ok;
@@ -137,7 +113,6 @@ impl Drop for Account {
             app.counts.ended(outcome, self.status, elapsed);
             app.request_ended();
         }
-        self.pulse.request_ended();
         self.admitted = None;
         self.desk.something_ended();
     }

@@ -1,56 +1,25 @@
-//! The life of one connection.
+//! The life of one connection, whatever it speaks.
 
-use std::convert::Infallible;
-use std::error::Error;
-use std::future::Future as _;
-use std::pin::{Pin, pin};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::HeaderValue;
-use http_body::{Body, Frame, SizeHint};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use bytes::BytesMut;
+use http::{HeaderValue, Request, header};
 use skep_core::{ConnectionLimits, Outcome};
-use skep_engine::CutShort;
+use skep_http1::Settings;
 use skep_sys::Peer;
+use skep_wire::Spoken;
 use tokio::sync::mpsc;
 
 use crate::budget::Origin;
 use crate::desk::Desk;
-use crate::farewell::{self, Farewell, Step};
 use crate::home::Home;
-use crate::reply::ReplyBody;
-use crate::service::Service;
-use crate::socket::{Answering, Gate, Left, Pulse, Socket, WatchedSocket};
-
-/// Requests that one HTTP/2 connection may have open at a time; what browsers
-/// and proxies expect at least.
-const MAX_STREAMS: u32 = 128;
-
-/// Sets up what all connections of a listener share.
-pub(crate) fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        // Watched by our own socket, with one timer for all requests.
-        .header_read_timeout(None)
-        .max_buf_size(limits.max_head.max(8 << 10))
-        .max_headers(limits.max_headers)
-        // Most responses are small: one copy costs less than a vectored write.
-        .writev(false);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(limits.max_head).unwrap_or(u32::MAX));
-    builder
-}
+use crate::http1::Http1;
+use crate::http2;
+use crate::ids::random;
+use crate::rooms::{Ask, Stay};
+use crate::transport::{Socket, Transport};
 
 /// A connection that did not come from a listener, but from who hands its
 /// connections out.
@@ -60,6 +29,8 @@ pub(crate) struct HandedOut {
     pub(crate) once: bool,
     /// What was read of it already.
     pub(crate) read: Vec<u8>,
+    /// What it has spoken so far.
+    pub(crate) spoken: Spoken,
     pub(crate) back: GiveBack,
 }
 
@@ -73,185 +44,212 @@ pub(crate) struct Returned {
     open: Open,
 }
 
+/// A connection of HTTP/1.1 that was given up between two requests.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) socket: OwnedFd,
+    /// What was read of the next request.
+    pub(crate) read: Vec<u8>,
+}
+
+/// How a connection of HTTP/1.1 ends.
+pub(crate) enum End<T> {
+    Closed,
+    /// Others go on with it, and the client does not notice.
+    GivenBack(T, Vec<u8>),
+    /// It is one of HTTP/2, and this was read of it.
+    Http2(T, BytesMut),
+}
+
 /// Serves one connection to its end, or until it is given back.
 pub(crate) async fn serve(
     desk: Arc<Desk>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
     limits: Arc<ConnectionLimits>,
-    socket: Socket,
+    (socket, peer): (Socket, Peer),
+    handed_out: Option<HandedOut>,
+) {
+    match socket {
+        Socket::Tcp(tcp) => serve_over(desk, limits, tcp, peer, handed_out).await,
+        Socket::Unix(unix) => serve_over(desk, limits, unix, peer, handed_out).await,
+    }
+}
+
+async fn serve_over<T: Transport>(
+    desk: Arc<Desk>,
+    limits: Arc<ConnectionLimits>,
+    transport: T,
     peer: Peer,
     handed_out: Option<HandedOut>,
 ) {
-    let open = Open(Arc::clone(&desk));
-    let pulse = Pulse::new();
-    let stay = desk.rooms.enter(&pulse);
-    let (gate, home, back) = match handed_out {
-        Some(HandedOut {
-            home,
-            once,
-            read,
-            back,
-        }) => {
-            let gate = Gate::new(Arc::clone(&home), once, read);
-            (Some(gate), Some(home), Some(back))
-        }
-        None => (None, None, None),
-    };
-    let watched = WatchedSocket::new(socket, &limits, Arc::clone(&pulse), gate);
-    let io = TokioIo::new(watched);
-    let client = match peer {
-        Peer::Tcp(address) => HeaderValue::from_str(&address.ip().to_string()).ok(),
-        Peer::Unix => None,
-    };
-    let mut draining = desk.draining();
-    let mut linger = desk.linger();
-    let service = Arc::new(Service {
-        desk,
-        pulse: Arc::clone(&pulse),
-        client,
-        origin: Origin::of(&peer),
-        home,
-        body_timeout: limits.body_timeout,
-    });
-    let answer = service_fn(move |request| {
-        let service = Arc::clone(&service);
-        async move {
-            let answering = service.home.is_some().then(|| service.pulse.answering());
-            let response = service.answer(request).await;
-            farewell::before_response(&service.pulse).await;
-            Ok::<_, Infallible>(response.map(|body| Counted {
-                body,
-                _answering: answering,
-            }))
-        }
-    });
-    let mut connection = pin!(builder.serve_connection(io, answer));
-    let mut recycle = pin!(recycle(&limits, &pulse));
-    let mut farewell = tokio::select! {
-        biased;
-        // How a connection fails is the client's affair: it has hung up, been
-        // too slow, or sent what no message begins with.
-        ended = connection.as_mut() => {
-            open.ended(ended);
-            return give_back(&pulse, back, open);
-        }
-        _ = draining.wait_for(|draining| *draining) => match back {
-            // Others go on with it, and the client does not notice.
-            Some(_) => {
-                pulse.want_back();
-                None
+    let (carrier, read, spoken) = Carrier::new(desk, limits, &peer, handed_out);
+    let (transport, read, greeted) = match spoken {
+        Spoken::Http2 { greeted } => (transport, read, greeted),
+        Spoken::Nothing | Spoken::Http1 => {
+            let may_switch = spoken == Spoken::Nothing;
+            let http1 = Http1::new(&carrier, transport, read, may_switch);
+            match http1.run().await {
+                End::Closed => return,
+                End::GivenBack(transport, read) => return carrier.give_back(transport, read),
+                End::Http2(transport, read) => (transport, read, false),
             }
-            None => Some(Farewell::begin(&pulse, linger)),
-        },
-        () = recycle.as_mut() => Some(Farewell::begin(&pulse, linger)),
-        // A client of HTTP/2 is told, and may need a while to hear of it.
-        () = stay.asked_to_go() => {
-            if !pulse.is_http2() {
-                linger = farewell::LEAST;
-            }
-            Some(Farewell::begin(&pulse, linger))
         }
     };
-    std::future::poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                open.ended(ended);
-                return Poll::Ready(());
-            }
-            let farewell = match &mut farewell {
-                Some(farewell) => farewell,
-                // Its streams cannot be told apart from here.
-                None if pulse.is_http2() => farewell.insert(Farewell::begin(&pulse, linger)),
-                None => return Poll::Pending,
-            };
-            match farewell.next(cx) {
-                Step::Wait => return Poll::Pending,
-                Step::Finish => connection.as_mut().graceful_shutdown(),
-                Step::Look => {}
-                Step::Cut => return Poll::Ready(()),
-            }
-        }
-    })
-    .await;
-    give_back(&pulse, back, open);
+    // Most connections need no room for this.
+    Box::pin(http2::run(carrier, transport, read, greeted)).await;
 }
 
-fn give_back(pulse: &Pulse, back: Option<GiveBack>, open: Open) {
-    if let (Some(back), Some(left)) = (back, pulse.take_left()) {
-        // If nobody is there any more, it is closed.
-        let _ = back.send(Returned { left, open });
+/// What the driver of a connection knows besides its bytes.
+pub(crate) struct Carrier {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) limits: Arc<ConnectionLimits>,
+    /// The client's address as a field's value, where it has one.
+    pub(crate) client: Option<HeaderValue>,
+    /// The client as rates know it.
+    pub(crate) origin: Origin,
+    pub(crate) stay: Arc<Stay>,
+    pub(crate) since: Instant,
+    old_at: Option<Instant>,
+    handed_out: Option<From>,
+    open: Open,
+}
+
+/// Who handed it out, and for what.
+struct From {
+    home: Arc<Home>,
+    once: bool,
+    back: GiveBack,
+}
+
+impl Carrier {
+    fn new(
+        desk: Arc<Desk>,
+        limits: Arc<ConnectionLimits>,
+        peer: &Peer,
+        handed_out: Option<HandedOut>,
+    ) -> (Self, BytesMut, Spoken) {
+        let now = Instant::now();
+        let client = match peer {
+            Peer::Tcp(address) => {
+                HeaderValue::from_str(&address.ip().to_canonical().to_string()).ok()
+            }
+            Peer::Unix => None,
+        };
+        let (handed_out, read, spoken) = match handed_out {
+            Some(HandedOut {
+                home,
+                once,
+                read,
+                spoken,
+                back,
+            }) => (
+                Some(From { home, once, back }),
+                BytesMut::from(&read[..]),
+                spoken,
+            ),
+            None => (None, BytesMut::new(), Spoken::Nothing),
+        };
+        let carrier = Self {
+            stay: Arc::new(desk.rooms.enter(now)),
+            client,
+            origin: Origin::of(peer),
+            since: now,
+            old_at: old_at(&limits, now),
+            handed_out,
+            open: Open(Arc::clone(&desk)),
+            desk,
+            limits,
+        };
+        (carrier, read, spoken)
+    }
+
+    /// The limits of HTTP/1.1.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            max_head: self.limits.max_head,
+            max_fields: self.limits.max_headers,
+            header_timeout: self.limits.header_timeout,
+            body_timeout: self.limits.body_timeout,
+            max_requests: self.limits.max_requests_per_connection,
+        }
+    }
+
+    /// When it has lived for so long that load should move to other workers.
+    pub(crate) fn old_at(&self) -> Option<Instant> {
+        self.old_at
+    }
+
+    /// For how long it may be silent before it ends, if it is to end.
+    pub(crate) fn asked_to_end(&self, now: Instant) -> Option<Duration> {
+        match self.stay.asked() {
+            Ask::Stay if self.old_at.is_some_and(|old| old <= now) => Some(self.desk.linger()),
+            Ask::Stay => None,
+            Ask::MakeRoom => Some(crate::rooms::LEAST),
+            Ask::Drain => Some(self.desk.linger()),
+        }
+    }
+
+    /// Whether it is to be given back between two requests.
+    pub(crate) fn is_wanted_back(&self) -> bool {
+        self.handed_out.is_some() && self.stay.asked() == Ask::Drain
+    }
+
+    /// Whether it is to be given back after one request.
+    pub(crate) fn is_once(&self) -> bool {
+        self.handed_out.as_ref().is_some_and(|from| from.once)
+    }
+
+    /// Which hosts are at home here, where connections are handed out by host.
+    pub(crate) fn home(&self) -> Option<Arc<Home>> {
+        let from = self.handed_out.as_ref()?;
+        Some(Arc::clone(&from.home))
+    }
+
+    /// Whether a request of HTTP/1.1 is for this worker.
+    pub(crate) fn owns(&self, request: &Request<()>) -> bool {
+        let Some(from) = &self.handed_out else {
+            return true;
+        };
+        let target = request.uri().authority();
+        let target = target.map(|authority| authority.as_str().as_bytes());
+        let field = || {
+            request
+                .headers()
+                .get(header::HOST)
+                .map(HeaderValue::as_bytes)
+        };
+        from.home.owns(target.or_else(field).unwrap_or_default())
+    }
+
+    /// Counts a request whose head was refused before anybody could read it.
+    pub(crate) fn refused_unread(&self, outcome: Outcome) {
+        self.desk.refused_unread(outcome);
+    }
+
+    fn give_back<T: Transport>(self, transport: T, read: Vec<u8>) {
+        if let (Some(from), Some(socket)) = (self.handed_out, transport.into_socket()) {
+            let left = Left { socket, read };
+            // If nobody is there any more, it is closed.
+            let _ = from.back.send(Returned {
+                left,
+                open: self.open,
+            });
+        }
     }
 }
 
-/// Ends when the connection has served enough, so that load can move to other
-/// workers.
-async fn recycle(limits: &ConnectionLimits, pulse: &Pulse) {
+/// Less up to a tenth, another one for each, so that connections that came
+/// together do not leave together.
+fn old_at(limits: &ConnectionLimits, now: Instant) -> Option<Instant> {
     let age = limits.max_connection_age;
-    let requests = limits.max_requests_per_connection;
-    if age.is_zero() && requests == 0 {
-        return std::future::pending().await;
+    if age.is_zero() {
+        return None;
     }
-    // Less up to a tenth, by the low bits of what the clock says, so that
-    // connections that came together do not leave together.
-    let jitter = age / 10 * (u32::from(std::process::id().to_le_bytes()[0]) % 16) / 16;
-    let age = if age.is_zero() {
-        Duration::MAX
-    } else {
-        age - jitter
-    };
-    let mut check = tokio::time::interval(RECYCLE_CHECK);
-    loop {
-        check.tick().await;
-        if pulse.age() >= age || (requests > 0 && pulse.requests.load(Relaxed) >= requests) {
-            return;
-        }
-    }
-}
-
-/// How often a connection that may grow old looks at itself.
-const RECYCLE_CHECK: Duration = Duration::from_millis(100);
-
-/// The body of a response, which counts as on its way until it is encoded.
-struct Counted {
-    body: ReplyBody,
-    _answering: Option<Answering>,
-}
-
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = CutShort;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    let part = u32::from(random().to_le_bytes()[0]);
+    Some(now + age - age / 10 * part / 256)
 }
 
 /// Counts an open connection.
 struct Open(Arc<Desk>);
-
-impl Open {
-    /// Counts the one failure of which hyper tells the client by itself.
-    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>) {
-        let failed = ended.err();
-        let failed = failed
-            .as_ref()
-            .and_then(|e| e.downcast_ref::<hyper::Error>());
-        if failed.is_some_and(hyper::Error::is_parse_too_large) {
-            self.0.refused_unread(Outcome::HeadTooLarge);
-        }
-    }
-}
 
 impl Drop for Open {
     fn drop(&mut self) {

@@ -57,14 +57,8 @@ impl Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let limits = Arc::new(ConnectionLimits::default());
         desk.cell().connection_opened();
-        tokio::spawn(serve(
-            Arc::clone(desk),
-            Arc::new(builder(&limits)),
-            limits,
-            Socket::Unix(theirs),
-            Peer::Unix,
-            None,
-        ));
+        let socket = (Socket::Unix(theirs), Peer::Unix);
+        tokio::spawn(serve(Arc::clone(desk), limits, socket, None));
         Self {
             socket: ours,
             read: Vec::new(),
@@ -193,38 +187,4 @@ async fn a_drain_loses_no_request() {
     assert!(kinds.contains(&7), "no GOAWAY in {kinds:?}");
     quiet(&desk).await;
     assert_eq!(desk.cell().in_flight(), 0);
-}
-
-/// What comes in the very moment of closing is served: the event loop has not
-/// heard of it, but the kernel has.
-#[tokio::test]
-async fn the_last_look_sees_what_the_event_loop_has_not() {
-    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    theirs.set_nonblocking(true).unwrap();
-    let pulse = Pulse::new();
-    let limits = ConnectionLimits::default();
-    let socket = Socket::Unix(UnixStream::from_std(theirs).unwrap());
-    let mut socket = WatchedSocket::new(socket, &limits, Arc::clone(&pulse), None);
-    let mut buffer = [0; 64];
-    let mut read = tokio::io::ReadBuf::new(&mut buffer);
-    let mut poll = |read: &mut tokio::io::ReadBuf<'_>| {
-        let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
-        tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut socket), cx, read)
-    };
-    assert!(poll(&mut read).is_pending());
-
-    pulse.look();
-    io::Write::write_all(&mut ours, GET.as_bytes()).unwrap();
-    assert!(poll(&mut read).is_ready());
-    assert_eq!(read.filled(), GET.as_bytes());
-    assert!(pulse.has_more());
-
-    // It is answered, and then there is nothing.
-    pulse.request_began();
-    pulse.request_ended();
-    assert!(poll(&mut read).is_pending());
-    pulse.look();
-    read.clear();
-    assert!(poll(&mut read).is_ready());
-    assert!(read.filled().is_empty());
 }

@@ -14,10 +14,9 @@ use tokio::sync::{Notify, watch};
 use crate::admission::Share;
 use crate::app::App;
 use crate::budget::{Budget, Column};
-use crate::farewell;
 use crate::log::Log;
 use crate::plan::{PlanError, Serving};
-use crate::rooms::Rooms;
+use crate::rooms::{self, Rooms};
 use crate::shelf::Shelf;
 use crate::validate::Valid;
 
@@ -33,6 +32,10 @@ pub(crate) struct Desk {
     pub(crate) log: Log,
     drain_timeout: Duration,
     ended: Notify,
+    /// Who waits for an end: most of the time nobody.
+    waits: AtomicU32,
+    /// When something last was complained of that may happen often.
+    complained: Mutex<Option<Instant>>,
     draining: watch::Sender<bool>,
     /// Listeners that may still take connections.
     accepting: AtomicU32,
@@ -65,6 +68,8 @@ impl Desk {
             log,
             drain_timeout,
             ended: Notify::new(),
+            waits: AtomicU32::new(0),
+            complained: Mutex::default(),
             draining: watch::Sender::new(false),
             accepting: AtomicU32::new(0),
             rooms: Arc::default(),
@@ -179,18 +184,37 @@ impl Desk {
 
     /// A connection or a request has ended.
     pub(crate) fn something_ended(&self) {
-        self.ended.notify_waiters();
+        if self.waits.load(Relaxed) > 0 {
+            self.ended.notify_waiters();
+        }
     }
 
     /// The next end of a connection or a request.
     pub(crate) async fn next_end(&self) {
+        let _waiting = Waiting::on(&self.waits);
         self.ended.notified().await;
+    }
+
+    /// Whether something may be complained of that may happen often: once a
+    /// second.
+    pub(crate) fn may_complain(&self) -> bool {
+        let mut complained = self
+            .complained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let may = complained.is_none_or(|then| now - then >= Duration::from_secs(1));
+        if may {
+            *complained = Some(now);
+        }
+        may
     }
 
     /// Tells every listener and connection to come to an end.
     pub(crate) fn drain(&self) {
         self.cell().set_ready(false);
         self.draining.send_replace(true);
+        self.rooms.drain();
     }
 
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
@@ -199,7 +223,7 @@ impl Desk {
 
     /// How long a connection that is to end may stay silent before it does.
     pub(crate) fn linger(&self) -> Duration {
-        farewell::linger(self.drain_timeout)
+        rooms::linger(self.drain_timeout)
     }
 
     /// Counts a listener that takes connections, until the result is dropped.
@@ -210,6 +234,7 @@ impl Desk {
 
     /// Waits until nothing is in flight any more.
     pub(crate) async fn all_quiet(&self) {
+        let _waiting = Waiting::on(&self.waits);
         loop {
             let end = self.ended.notified();
             tokio::pin!(end);
@@ -231,6 +256,22 @@ impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.accepting.fetch_sub(1, Relaxed);
         self.0.something_ended();
+    }
+}
+
+/// Somebody waits for an end, until this is dropped.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn on(waits: &'a AtomicU32) -> Self {
+        waits.fetch_add(1, Relaxed);
+        Self(waits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,104 +1,211 @@
 //! A request's body on its way to the guest: bounded in size and in slowness.
 
 use std::error::Error as _;
-use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use skep_core::Outcome;
 use skep_engine::RequestBodyError;
-use tokio::sync::Notify;
-use tokio::time::Sleep;
 
-use crate::account::Override;
+use crate::alarm::Alarm;
+use crate::lifeline::Lifeline;
+use crate::pipe::{BodyFault, PipeOut};
 
-/// What ends a call from the side of its request body.
-#[derive(Debug, Default)]
-pub(crate) struct Interrupt {
-    pub(crate) outcome: Arc<Override>,
-    pub(crate) notify: Notify,
+/// The body of a request as its connection brings it.
+pub(crate) enum ClientBody {
+    Empty,
+    /// All of it, until it was taken.
+    Whole(Option<Bytes>),
+    Piped(PipeOut),
+    Http2(Incoming),
+}
+
+impl ClientBody {
+    /// Bytes that it has at least.
+    pub(crate) fn least(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::Piped(pipe) => pipe.size_hint().lower(),
+            Self::Http2(body) => body.size_hint().lower(),
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Whole(_) | Self::Piped(_) => false,
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Piped(pipe) => Pin::new(pipe).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|error| fault_of(&error)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(None) => true,
+            Self::Whole(Some(_)) | Self::Piped(_) => false,
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Piped(pipe) => pipe.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+/// What a request's body may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes.
+    pub(crate) most: u64,
+    /// The longest pause between two pieces that are wanted.
+    pub(crate) pause: Duration,
+    /// Bytes of its trailers.
+    pub(crate) trailers: usize,
 }
 
 /// The body of one request.
 pub(crate) struct Inbound {
-    body: Incoming,
+    body: ClientBody,
+    /// What was taken before it was wanted.
+    first: Option<Frame<Bytes>>,
     left: u64,
-    pause: Duration,
-    alarm: Option<Pin<Box<Sleep>>>,
-    interrupt: Arc<Interrupt>,
+    bounds: Bounds,
+    waits_since: Option<Instant>,
+    alarm: Alarm,
+    lifeline: Arc<Lifeline>,
 }
 
+type Polled = Poll<Option<Result<Frame<Bytes>, RequestBodyError>>>;
+
 impl Inbound {
-    /// At most `limit` bytes, with at most `pause` between two pieces.
-    pub(crate) fn new(
-        body: Incoming,
-        limit: u64,
-        pause: Duration,
-        interrupt: &Arc<Interrupt>,
-    ) -> Self {
+    pub(crate) fn new(body: ClientBody, bounds: Bounds, lifeline: &Arc<Lifeline>) -> Self {
         Self {
             body,
-            left: limit,
-            pause,
-            alarm: None,
-            interrupt: Arc::clone(interrupt),
+            first: None,
+            left: bounds.most,
+            bounds,
+            waits_since: None,
+            alarm: Alarm::default(),
+            lifeline: Arc::clone(lifeline),
         }
     }
 
-    fn fail(
-        &self,
-        outcome: Outcome,
-        error: RequestBodyError,
-    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        self.interrupt.outcome.set(outcome);
-        self.interrupt.notify.notify_one();
+    /// Waits until a first part of it is there, or it has failed, which the
+    /// lifeline knows.
+    pub(crate) async fn begin(&mut self) {
+        if self.first.is_some() {
+            return;
+        }
+        let first = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await;
+        if let Some(Ok(first)) = first {
+            if let Some(bytes) = first.data_ref() {
+                // It is counted when it is given out.
+                self.left += bytes.len() as u64;
+            }
+            self.first = Some(first);
+        }
+    }
+
+    fn fail(&self, outcome: Outcome, error: RequestBodyError) -> Polled {
+        self.lifeline.end(outcome);
         Poll::Ready(Some(Err(error)))
     }
+
+    fn pass(&mut self, frame: Frame<Bytes>) -> Polled {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(trailers) = frame.trailers_ref() {
+            // What HTTP/1.1 refuses while it is read, and HTTP/2 brings here.
+            if list_size(trailers) > self.bounds.trailers {
+                let error = RequestBodyError::HttpRequestTrailerSectionSize(None);
+                return self.fail(Outcome::HeadTooLarge, error);
+            }
+            if skep_http1::check_trailers(trailers).is_err() {
+                return self.fail(Outcome::BadRequest, RequestBodyError::HttpProtocolError);
+            }
+        }
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => self.fail(
+                Outcome::BodyTooLarge,
+                RequestBodyError::HttpRequestBodySize(None),
+            ),
+        }
+    }
+}
+
+/// The size of a list of fields as RFC 9113 §6.5.2 counts it.
+pub(crate) fn list_size(fields: &http::HeaderMap) -> usize {
+    let sizes = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    sizes.sum()
 }
 
 impl Body for Inbound {
     type Data = Bytes;
     type Error = RequestBodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return this.pass(first);
+        }
         match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.alarm = None;
-                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match this.left.checked_sub(bytes) {
-                    Some(left) => {
-                        this.left = left;
-                        Poll::Ready(Some(Ok(frame)))
+            Poll::Ready(frame) => {
+                this.waits_since = None;
+                match frame {
+                    None => Poll::Ready(None),
+                    Some(Ok(frame)) => this.pass(frame),
+                    Some(Err(BodyFault::Gone)) => {
+                        this.fail(Outcome::ClientGone, RequestBodyError::ConnectionTerminated)
                     }
-                    None => this.fail(
-                        Outcome::BodyTooLarge,
-                        RequestBodyError::HttpRequestBodySize(None),
+                    Some(Err(BodyFault::TrailersTooLarge)) => this.fail(
+                        Outcome::HeadTooLarge,
+                        RequestBodyError::HttpRequestTrailerSectionSize(None),
                     ),
+                    Some(Err(BodyFault::Malformed)) => {
+                        this.fail(Outcome::BadRequest, RequestBodyError::HttpProtocolError)
+                    }
                 }
             }
-            Poll::Ready(Some(Err(error))) => {
-                if is_gone(&error) {
-                    return this.fail(Outcome::ClientGone, RequestBodyError::ConnectionTerminated);
-                }
-                this.fail(Outcome::BadRequest, RequestBodyError::HttpProtocolError)
-            }
-            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let pause = this.pause;
-                let alarm = this
-                    .alarm
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
-                if alarm.as_mut().poll(cx).is_pending() {
+                let since = *this.waits_since.get_or_insert_with(Instant::now);
+                let late = this.alarm.watch(Some(since + this.bounds.pause), cx);
+                if late.is_pending() {
                     return Poll::Pending;
                 }
                 this.fail(Outcome::TooSlow, RequestBodyError::ConnectionReadTimeout)
@@ -107,29 +214,44 @@ impl Body for Inbound {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.first.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.first {
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
     }
 }
 
-/// Whether the client hung up within its body. What else may be wrong with a
-/// body are chunks that are none.
-fn is_gone(error: &hyper::Error) -> bool {
+/// What is wrong with a body of HTTP/2: its client has gone, or it is none.
+fn fault_of(error: &hyper::Error) -> BodyFault {
     let io = error
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>());
-    error.is_incomplete_message()
+    let h2 = error
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>());
+    let broke = io.is_some_and(|io| {
+        matches!(
+            io.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+        )
+    });
+    let reset = h2.is_some_and(|h2| h2.is_reset() || h2.is_go_away() || h2.is_io());
+    let theirs = h2.is_none_or(|h2| h2.is_remote() || h2.is_io());
+    if broke
+        || (reset && theirs)
+        || error.is_incomplete_message()
         || error.is_closed()
         || error.is_canceled()
-        || io.is_some_and(|io| {
-            matches!(
-                io.kind(),
-                io::ErrorKind::UnexpectedEof
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-            )
-        })
+    {
+        BodyFault::Gone
+    } else {
+        BodyFault::Malformed
+    }
 }

@@ -24,6 +24,7 @@ use crate::accept::{self, Terms};
 use crate::connection::{self, GiveBack, HandedOut, Returned};
 use crate::desk::Desk;
 use crate::home::{Home, Hosts};
+use crate::transport::Socket;
 
 /// Bytes of one read: most of what 64 connections are announced with.
 const READ: usize = 16 << 10;
@@ -205,18 +206,17 @@ impl Taking {
             return Ok(());
         };
         let peer = skep_sys::peer_of(stream.as_fd())?;
-        let (socket, peer) = accept::take(Accepted { stream, peer })?;
+        let (socket, peer) = Socket::new(Accepted { stream, peer })?;
         self.desk.cell().connection_opened();
         tokio::spawn(connection::serve(
             Arc::clone(&self.desk),
-            Arc::clone(&dispatcher.terms.builder),
             Arc::clone(&dispatcher.terms.limits),
-            socket,
-            peer,
+            (socket, peer),
             Some(HandedOut {
                 home: Arc::new(Home::new(&self.desk, &self.hosts, taken.host)),
                 once: taken.once,
                 read: taken.read,
+                spoken: skep_wire::Spoken::Nothing,
                 back,
             }),
         ));

@@ -14,18 +14,23 @@
 mod accept;
 mod account;
 mod admission;
+mod alarm;
 mod app;
 #[cfg(feature = "attacker")]
 mod attack;
 mod budget;
 mod connection;
 mod counts;
+mod date;
 mod desk;
-mod farewell;
 mod home;
+mod http1;
+mod http2;
+mod ids;
 mod inbound;
 mod intake;
 mod jail;
+mod lifeline;
 mod link;
 mod listeners;
 mod load;
@@ -33,34 +38,31 @@ mod log;
 mod news;
 mod orders;
 mod outbound;
+mod pipe;
 mod plan;
 mod reply;
 mod rooms;
 mod service;
 mod shelf;
-mod socket;
-mod strict;
-mod target;
 mod tenants;
 mod ticker;
+mod transport;
 mod validate;
+mod writing;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use skep_engine::Tenants;
 use skep_sys::clock;
 use skep_wire::FromWorker;
 
+use crate::alarm::BEAT;
 use crate::desk::Desk;
 use crate::link::Link;
 use crate::load::Unfit;
 use crate::orders::Orders;
 use crate::outbound::Outlet;
-
-/// How often a worker beats and looks after its idle instances.
-const BEAT: Duration = Duration::from_millis(500);
 
 /// Beats in which the counts of a handler become a turn older: a minute's.
 const TURN: u32 = 120;
@@ -105,8 +107,9 @@ async fn work() -> ExitCode {
 }
 
 async fn beat(desk: Arc<Desk>, tenants: Tenants, outlet: Arc<Outlet>) {
-    let mut interval = tokio::time::interval(BEAT);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Timers of connections fire with these.
+    let mut interval = tokio::time::interval_at(alarm::origin().into(), BEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut beats = 0_u32;
     loop {
         interval.tick().await;

@@ -2,17 +2,26 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use skep_core::Refusal;
+use skep_core::{LogLevel, Refusal};
 use skep_engine::{CutShort, GuestBody};
 
 use crate::account::Account;
+use crate::app::App;
+
+/// An answer.
+pub(crate) struct Reply {
+    pub(crate) response: Response<ReplyBody>,
+    /// The connection ends with it, where it carries nothing else.
+    pub(crate) close: bool,
+}
 
 /// The body of any response.
 #[expect(
@@ -20,10 +29,22 @@ use crate::account::Account;
     reason = "almost every response is a guest's; a box would be one allocation for each"
 )]
 pub(crate) enum ReplyBody {
-    /// What a guest says.
-    Guest(GuestBody<Account>),
+    /// What a guest says, and whose guest it is.
+    Guest(GuestBody<Account>, Arc<App>),
     /// What we say.
     Ours(Full<Bytes>),
+}
+
+impl ReplyBody {
+    /// Its client takes no trailers, which the guest's owner should know.
+    pub(crate) fn trailers_are_dropped(&self) {
+        if let Self::Guest(_, app) = self
+            && let Some(record) = app.log.record(LogLevel::Info, "response.trailers-dropped")
+        {
+            let reason = "the client did not say `te: trailers`";
+            app.log.write(record.text("reason", reason));
+        }
+    }
 }
 
 impl Body for ReplyBody {
@@ -35,7 +56,7 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         match self.get_mut() {
-            Self::Guest(body) => Pin::new(body).poll_frame(cx),
+            Self::Guest(body, _) => Pin::new(body).poll_frame(cx),
             Self::Ours(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never: Infallible| match never {}),
@@ -44,14 +65,14 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Guest(body) => body.is_end_stream(),
+            Self::Guest(body, _) => body.is_end_stream(),
             Self::Ours(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Guest(body) => body.size_hint(),
+            Self::Guest(body, _) => body.size_hint(),
             Self::Ours(body) => body.size_hint(),
         }
     }
@@ -62,17 +83,14 @@ pub(crate) const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x
 
 /// The response for an outcome without a guest's own. It says the status and
 /// the request's id, and nothing of the inside.
-pub(crate) fn refusal(
-    refusal: impl Into<Refusal>,
-    request_id: &str,
-    http1: bool,
-) -> Response<ReplyBody> {
+pub(crate) fn refusal(refusal: impl Into<Refusal>, request_id: &HeaderValue) -> Reply {
     let reply = refusal.into().reply();
     let status = StatusCode::from_u16(reply.status).expect("outcomes have valid statuses");
     let text = format!(
-        "{} {}\nrequest {request_id}\n",
+        "{} {}\nrequest {}\n",
         status.as_str(),
         status.canonical_reason().unwrap_or("Client Gone"),
+        request_id.to_str().unwrap_or_default(),
     );
     let mut response = Response::new(ReplyBody::Ours(Full::new(Bytes::from(text))));
     *response.status_mut() = status;
@@ -81,14 +99,12 @@ pub(crate) fn refusal(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, id);
-    }
+    headers.insert(REQUEST_ID, request_id.clone());
     if let Some(seconds) = reply.retry_after_seconds() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if reply.close && http1 {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    Reply {
+        response,
+        close: reply.close,
     }
-    response
 }

@@ -1,33 +1,69 @@
-//! Room for new connections when a worker has as many as it may.
+//! The connections of a worker, and which of them are asked to end.
 //!
 //! Connections are kept alive for clients who come back. A client, or all of
 //! one tenant's, may open as many as there may be and ask for nothing; then
 //! those that have been idle for the longest end, to make room for somebody who
 //! has come. None ends while it has a request, and one that gets a request in
-//! the last moment still answers it.
+//! the last moment still answers it. A worker that drains asks all of them.
 //!
-//! Here it is decided who is asked to go. How a connection goes is
-//! [`farewell`](crate::farewell)'s; that there is need of room, the acceptor's.
+//! Here it is decided who is asked. How a connection ends is its driver's; that
+//! there is need of room, the acceptor's.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
-use crate::socket::Pulse;
+use crate::alarm::origin;
 
 /// One in so many connections is asked to go at once: to look for the idlest of
 /// ten thousand takes a tenth of a millisecond, which is too much for each that
 /// comes.
 const BATCH: usize = 64;
 
+/// How long a connection that is asked to make room may stay silent before it
+/// ends: so that what was just written has gone.
+pub(crate) const LEAST: Duration = Duration::from_millis(10);
+
+/// How long those that were asked have to go before others are asked, too.
+const GOING: Duration = Duration::from_millis(100);
+
+/// How long a silent connection of a worker that drains lives on. Long enough
+/// that a client which uses its connection at all comes back; short enough for
+/// an operator who waits for a worker to go.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A connection with a request.
+const BUSY: u64 = u64::MAX;
+
+/// The linger of a worker that has so long to drain: half of it at most,
+/// because the requests that come within the linger take time, too.
+pub(crate) fn linger(drain_timeout: Duration) -> Duration {
+    LINGER.min(drain_timeout / 2).max(LEAST)
+}
+
+/// What a connection is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ask {
+    Stay,
+    /// Go, if nothing is asked of it.
+    MakeRoom,
+    /// Go, with time for a client to come back.
+    Drain,
+}
+
 /// The connections of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Rooms {
     stays: Mutex<BTreeMap<u64, Arc<Guest>>>,
     next: AtomicU64,
+    /// Microseconds at which room was asked for last.
+    asked: AtomicU64,
+    draining: AtomicBool,
 }
 
 /// One connection, until it is dropped.
@@ -40,17 +76,24 @@ pub(crate) struct Stay {
 
 #[derive(Debug)]
 struct Guest {
-    pulse: Arc<Pulse>,
-    asked: AtomicBool,
-    go: Notify,
+    ask: AtomicU8,
+    /// Microseconds since when nothing is asked of it, or [`BUSY`].
+    idle: AtomicU64,
+    task: AtomicWaker,
 }
 
 impl Rooms {
-    pub(crate) fn enter(self: &Arc<Self>, pulse: &Arc<Pulse>) -> Stay {
+    /// A connection that has come at `now`.
+    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Stay {
+        let ask = if self.draining.load(Relaxed) {
+            Ask::Drain
+        } else {
+            Ask::Stay
+        };
         let guest = Arc::new(Guest {
-            pulse: Arc::clone(pulse),
-            asked: AtomicBool::new(false),
-            go: Notify::new(),
+            ask: AtomicU8::new(ask as u8),
+            idle: AtomicU64::new(micros(now)),
+            task: AtomicWaker::new(),
         });
         let number = self.next.fetch_add(1, Relaxed);
         self.stays().insert(number, Arc::clone(&guest));
@@ -61,16 +104,17 @@ impl Rooms {
         }
     }
 
-    /// Asks those that have been idle for the longest to go, if nobody who was
-    /// asked is still on the way. Says how many.
-    pub(crate) fn make(&self) -> usize {
-        let stays = self.stays();
-        if stays.values().any(|guest| guest.is_going()) {
+    /// Asks those that have been idle for the longest to go, unless some were
+    /// asked a moment ago. Says how many.
+    pub(crate) fn make(&self, now: Instant) -> usize {
+        let asked = Duration::from_micros(self.asked.load(Relaxed));
+        if now.saturating_duration_since(origin() + asked) < GOING && !asked.is_zero() {
             return 0;
         }
-        let idle = stays.values().filter(|guest| guest.is_idle());
-        let mut idle: Vec<(Instant, &Arc<Guest>)> = idle
-            .map(|guest| (guest.pulse.idle_since(), guest))
+        let stays = self.stays();
+        let idle = stays.values().filter(|guest| guest.may_be_asked());
+        let mut idle: Vec<_> = idle
+            .map(|guest| (guest.idle.load(Relaxed), guest))
             .collect();
         let batch = (stays.len() / BATCH).max(1).min(idle.len());
         if batch == 0 {
@@ -78,10 +122,18 @@ impl Rooms {
         }
         idle.select_nth_unstable_by_key(batch - 1, |(since, _)| *since);
         for (_, guest) in &idle[..batch] {
-            guest.asked.store(true, Relaxed);
-            guest.go.notify_one();
+            guest.ask(Ask::MakeRoom);
         }
+        self.asked.store(micros(now).max(1), Relaxed);
         batch
+    }
+
+    /// Asks all to go, those too that still come.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+        for guest in self.stays().values() {
+            guest.ask(Ask::Drain);
+        }
     }
 
     fn stays(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Guest>>> {
@@ -91,9 +143,27 @@ impl Rooms {
 }
 
 impl Stay {
-    /// Ends when the connection is to make room.
-    pub(crate) async fn asked_to_go(&self) {
-        self.guest.go.notified().await;
+    pub(crate) fn asked(&self) -> Ask {
+        match self.guest.ask.load(Relaxed) {
+            0 => Ask::Stay,
+            1 => Ask::MakeRoom,
+            _ => Ask::Drain,
+        }
+    }
+
+    /// Whom to wake when it is asked something.
+    pub(crate) fn watched_by(&self, task: &Waker) {
+        self.guest.task.register(task);
+    }
+
+    /// Something is asked of it.
+    pub(crate) fn busy(&self) {
+        self.guest.idle.store(BUSY, Relaxed);
+    }
+
+    /// Nothing is asked of it any more.
+    pub(crate) fn idle(&self, since: Instant) {
+        self.guest.idle.store(micros(since), Relaxed);
     }
 }
 
@@ -104,48 +174,52 @@ impl Drop for Stay {
 }
 
 impl Guest {
-    fn is_idle(&self) -> bool {
-        !self.pulse.is_busy() && !self.pulse.is_leaving() && !self.asked.load(Relaxed)
+    fn may_be_asked(&self) -> bool {
+        self.idle.load(Relaxed) != BUSY && self.ask.load(Relaxed) == Ask::Stay as u8
     }
 
-    /// It was asked, and nothing keeps it.
-    fn is_going(&self) -> bool {
-        self.asked.load(Relaxed) && !self.pulse.is_busy() && !self.pulse.is_http2()
+    fn ask(&self, ask: Ask) {
+        self.ask.store(ask as u8, Relaxed);
+        self.task.wake();
     }
+}
+
+fn micros(at: Instant) -> u64 {
+    let since = at.saturating_duration_since(origin());
+    u64::try_from(since.as_micros()).unwrap_or(BUSY - 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn who_has_been_idle_for_the_longest_makes_room_and_nobody_who_is_busy() {
+        let at = |millis| origin() + Duration::from_millis(millis);
         let rooms = Arc::new(Rooms::default());
-        let pulses: Vec<_> = (0..3).map(|_| Pulse::new()).collect();
-        let stays: Vec<_> = pulses.iter().map(|pulse| rooms.enter(pulse)).collect();
-        for pulse in &pulses {
-            pulse.request_began();
-        }
-        assert_eq!(rooms.make(), 0);
-        pulses[2].request_ended();
-        // Times are kept in microseconds.
-        let before = pulses[1].age();
-        while pulses[1].age() - before < Duration::from_micros(10) {
-            std::hint::spin_loop();
-        }
-        pulses[1].request_ended();
-        let asked = || -> Vec<bool> {
-            let asked = stays.iter().map(|stay| stay.guest.asked.load(Relaxed));
-            asked.collect()
-        };
-        assert_eq!((rooms.make(), asked()), (1, vec![false, false, true]));
+        let stays: Vec<_> = (1..=3).map(|n| rooms.enter(at(n))).collect();
+        stays[0].busy();
+        stays[2].idle(at(0));
+        let asked = || stays.iter().map(Stay::asked).collect::<Vec<_>>();
+        assert_eq!(rooms.make(at(1000)), 1);
+        assert_eq!(asked(), [Ask::Stay, Ask::Stay, Ask::MakeRoom]);
         // It is on its way.
-        assert_eq!(rooms.make(), 0);
-        pulses[2].request_began();
-        assert_eq!((rooms.make(), asked()), (1, vec![false, true, true]));
+        assert_eq!(rooms.make(at(1099)), 0);
+        assert_eq!(rooms.make(at(1100)), 1);
+        assert_eq!(asked(), [Ask::Stay, Ask::MakeRoom, Ask::MakeRoom]);
+        assert_eq!(rooms.make(at(1200)), 0);
+        rooms.drain();
+        assert_eq!(rooms.enter(at(1300)).asked(), Ask::Drain);
+        assert_eq!(asked(), [Ask::Drain; 3]);
         drop(stays);
         assert!(rooms.stays().is_empty());
+    }
+
+    #[test]
+    fn the_linger_leaves_half_of_the_drain_to_requests() {
+        let of = |seconds| linger(Duration::from_secs_f64(seconds));
+        assert_eq!(of(30.0), LINGER);
+        assert_eq!(of(1.0), Duration::from_millis(500));
+        assert_eq!(of(0.0), LEAST);
     }
 }

@@ -2,161 +2,241 @@
 //! §8 between the head and the guest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
 use skep_core::Outcome;
-use skep_engine::RequestBody;
+use skep_engine::{CallSetup, RequestBody};
+use skep_http1::host_of;
 
 use crate::account::Account;
 use crate::app::App;
 use crate::budget::Origin;
+use crate::connection::Carrier;
 use crate::desk::Desk;
 use crate::home::Home;
-use crate::inbound::{Inbound, Interrupt};
-use crate::reply::{REQUEST_ID, ReplyBody, refusal};
-use crate::socket::Pulse;
-use crate::target::host_of;
+use crate::ids::request_id;
+use crate::inbound::{Bounds, Inbound, list_size};
+use crate::lifeline::Lifeline;
+use crate::reply::{REQUEST_ID, Reply, ReplyBody, refusal};
+
+pub(crate) use crate::inbound::ClientBody;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// The longest request id that a client may give.
-const MAX_REQUEST_ID: usize = 128;
-
 /// What the requests of one connection share.
 pub(crate) struct Service {
-    pub(crate) desk: Arc<Desk>,
-    pub(crate) pulse: Arc<Pulse>,
-    /// The client's address as a header value, where it has one.
-    pub(crate) client: Option<HeaderValue>,
+    desk: Arc<Desk>,
+    scheme: Scheme,
+    /// The client's address as a field's value, where it has one.
+    client: Option<HeaderValue>,
     /// The client as rates know it.
-    pub(crate) origin: Origin,
+    origin: Origin,
     /// Which hosts are at home here, where connections are handed out by host.
-    pub(crate) home: Option<Arc<Home>>,
+    home: Option<Arc<Home>>,
+    max_head: usize,
+    max_fields: usize,
     /// Longest pause within a request body.
-    pub(crate) body_timeout: Duration,
+    body_timeout: Duration,
+    /// Longest time for which a client may leave what it is sent.
+    write_timeout: Duration,
 }
 
 impl Service {
+    pub(crate) fn new(carrier: &Carrier, scheme: Scheme) -> Self {
+        Self {
+            desk: Arc::clone(&carrier.desk),
+            scheme,
+            client: carrier.client.clone(),
+            origin: carrier.origin,
+            home: carrier.home(),
+            max_head: carrier.limits.max_head,
+            max_fields: carrier.limits.max_headers,
+            body_timeout: carrier.limits.body_timeout,
+            write_timeout: carrier.limits.write_timeout,
+        }
+    }
+
     /// Answers one request. Never fails: what goes wrong is a response, or a
     /// body that is cut.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
-        let mut account = Account::open(&self.desk, &self.pulse);
-        let (mut head, body) = request.into_parts();
-        let http1 = head.version <= Version::HTTP_11;
-        let request_id = request_id(&head.headers);
-        let id: Arc<str> = request_id.to_str().unwrap_or_default().into();
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        head: Parts,
+        body: ClientBody,
+        lifeline: Arc<Lifeline>,
+    ) -> Reply {
+        let account = Account::open(&self.desk, &lifeline);
+        let id = request_id(&head.headers);
+        match self.admit(account, head, body, &id, &lifeline).await {
+            Ok(mut reply) => {
+                reply.response.headers_mut().insert(REQUEST_ID, id);
+                reply
+            }
+            Err(refused) => refusal(refused, &id),
+        }
+    }
 
+    async fn admit(
+        &self,
+        mut account: Account,
+        mut head: Parts,
+        body: ClientBody,
+        request_id: &HeaderValue,
+        lifeline: &Arc<Lifeline>,
+    ) -> Result<Reply, skep_core::Refusal> {
+        let refuse = |account: Account, refused: skep_core::Refusal| {
+            account.close(refused.outcome);
+            Err(refused)
+        };
+        if head.version == Version::HTTP_2
+            && let Err(outcome) = self.make_sane(&mut head.headers)
+        {
+            return refuse(account, outcome.into());
+        }
         let view = Request::from_parts(head, ());
-        let host = host_of(&view);
+        let host = host_of(&view, &self.scheme);
         head = view.into_parts().0;
         let Ok(host) = host else {
-            account.close(Outcome::BadRequest);
-            return refusal(Outcome::BadRequest, &id, http1);
+            return refuse(account, Outcome::BadRequest.into());
         };
         let host = host.as_ref().map(http::uri::Authority::as_str);
         if let Some(home) = &self.home
+            && head.version == Version::HTTP_2
             && !home.owns(host.unwrap_or_default().as_bytes())
         {
-            account.close(Outcome::Misdirected);
-            return refusal(Outcome::Misdirected, &id, http1);
+            return refuse(account, Outcome::Misdirected.into());
         }
         let found = match self.desk.route(host, head.uri.path()) {
             Ok(found) => found,
-            Err(outcome) => {
-                account.close(outcome);
-                return refusal(outcome, &id, http1);
-            }
+            Err(outcome) => return refuse(account, outcome.into()),
         };
         let (app, budget) = (found.app, found.budget);
+        let id: Arc<str> = request_id.to_str().unwrap_or_default().into();
         account.routed(&app, &id);
         let rate = app.limits.rate.as_ref();
         let sheet = &self.desk.column().sheet;
         if let Err(refused) = budget.pass(sheet, rate, self.origin, &head.headers) {
-            account.close(refused.outcome);
-            return refusal(refused, &id, http1);
+            return refuse(account, refused);
         }
-        if body.size_hint().lower() > app.limits.max_body {
-            account.close(Outcome::BodyTooLarge);
-            return refusal(Outcome::BodyTooLarge, &id, http1);
+        if body.least() > app.limits.max_body {
+            return refuse(account, Outcome::BodyTooLarge.into());
         }
-
-        self.forward(&mut head.headers, host, &request_id);
+        self.forward(&mut head.headers, host, request_id);
         if app.strip_prefix {
             head.uri = stripped(head.uri, found.prefix);
         }
-
+        let body = (!body.is_empty()).then(|| {
+            let bounds = Bounds {
+                most: app.limits.max_body,
+                pause: self.body_timeout,
+                trailers: self.max_head,
+            };
+            Inbound::new(body, bounds, lifeline)
+        });
         match app.admit(&budget, self.desk.column()).await {
             Ok(admitted) => account.admitted(admitted),
-            Err(outcome) => {
-                account.close(outcome);
-                return refusal(outcome, &id, http1);
-            }
+            Err(outcome) => return refuse(account, outcome.into()),
         }
-        match self.call(account, &app, head, body, &id).await {
-            Ok(mut response) => {
-                response.headers_mut().insert(REQUEST_ID, request_id);
-                response
-            }
-            Err(outcome) => refusal(outcome, &id, http1),
-        }
+        self.call(account, app, head, body, (id, lifeline))
+            .await
+            .map_err(Into::into)
     }
 
     async fn call(
         &self,
         mut account: Account,
-        app: &App,
-        head: http::request::Parts,
-        body: Incoming,
-        id: &Arc<str>,
-    ) -> Result<Response<ReplyBody>, Outcome> {
+        app: Arc<App>,
+        head: Parts,
+        body: Option<Inbound>,
+        (request_id, lifeline): (Arc<str>, &Lifeline),
+    ) -> Result<Reply, Outcome> {
         account.guest_begins();
-        let scheme = Scheme::HTTP;
-        if body.is_end_stream() {
-            let body: RequestBody = Empty::new().map_err(|never| match never {}).boxed_unsync();
-            let request = Request::from_parts(head, body);
-            let response = app
-                .handler
-                .call(request, scheme, Arc::clone(id), account)
-                .await?;
-            return Ok(response.map(ReplyBody::Guest));
-        }
-        let interrupt = Arc::new(Interrupt::default());
-        account.overridden_by(&interrupt.outcome);
-        let body = Inbound::new(body, app.limits.max_body, self.body_timeout, &interrupt);
-        let request = Request::from_parts(head, body.boxed_unsync());
-        let call = app.handler.call(request, scheme, Arc::clone(id), account);
-        tokio::select! {
-            biased;
-            // The guest is cancelled: its request was never whole.
-            () = interrupt.notify.notified() => {
-                Err(interrupt.outcome.get().unwrap_or(Outcome::BadRequest))
+        let setup = CallSetup {
+            scheme: self.scheme.clone(),
+            request_id,
+            patience: self.write_timeout,
+        };
+        let called = match body {
+            None => {
+                let body: RequestBody = Empty::new().map_err(|never| match never {}).boxed_unsync();
+                let request = Request::from_parts(head, body);
+                app.handler.call(request, setup, account).await
             }
-            response = call => match interrupt.outcome.get() {
-                // The request broke in the very turn in which the guest
-                // answered: what it made of the half of it is nobody's concern.
-                Some(outcome) => Err(outcome),
-                None => Ok(response?.map(ReplyBody::Guest)),
-            },
+            Some(body) => {
+                let request = Request::from_parts(head, body.boxed_unsync());
+                let call = app.handler.call(request, setup, account);
+                tokio::select! {
+                    biased;
+                    // The guest is cancelled: its request was never whole.
+                    () = lifeline.ended() => {
+                        Err(lifeline.outcome().unwrap_or(Outcome::BadRequest))
+                    }
+                    called = call => match lifeline.outcome() {
+                        // The request broke in the very turn in which the guest
+                        // answered: what it made of the half of it is nobody's
+                        // concern.
+                        Some(outcome) => Err(outcome),
+                        None => called,
+                    },
+                }
+            }
+        };
+        let response = called?;
+        lifeline.begin();
+        Ok(Reply {
+            response: response.map(|body| ReplyBody::Guest(body, app)),
+            close: false,
+        })
+    }
+
+    /// What h2 leaves open of a head (RFC 9113 §8.2).
+    fn make_sane(&self, headers: &mut HeaderMap) -> Result<(), Outcome> {
+        if headers.len() > self.max_fields || list_size(headers) > self.max_head {
+            return Err(Outcome::HeadTooLarge);
         }
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let padded = |value: &HeaderValue| {
+            let value = value.as_bytes();
+            value.first().is_some_and(is_space) || value.last().is_some_and(is_space)
+        };
+        if headers.values().any(padded) {
+            return Err(Outcome::BadRequest);
+        }
+        // Clients split cookies to compress them better (RFC 9113 §8.2.3).
+        let mut cookies = headers.get_all(header::COOKIE).iter();
+        if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+            let mut joined = Vec::from(first.as_bytes());
+            for cookie in std::iter::once(second).chain(cookies) {
+                joined.extend_from_slice(b"; ");
+                joined.extend_from_slice(cookie.as_bytes());
+            }
+            let joined = HeaderValue::from_bytes(&joined).map_err(|_| Outcome::BadRequest)?;
+            headers.insert(header::COOKIE, joined);
+        }
+        Ok(())
     }
 
     /// Tells the guest about the connection, and nothing that the client made
     /// up about it.
-    fn forward(&self, headers: &mut http::HeaderMap, host: Option<&str>, request_id: &HeaderValue) {
+    fn forward(&self, headers: &mut HeaderMap, host: Option<&str>, request_id: &HeaderValue) {
         headers.insert(REQUEST_ID, request_id.clone());
         match &self.client {
             Some(client) => headers.insert(FORWARDED_FOR, client.clone()),
             None => headers.remove(FORWARDED_FOR),
         };
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        let proto = if self.scheme == Scheme::HTTPS {
+            "https"
+        } else {
+            "http"
+        };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+        // It is looked at by whoever reads the body, which is us.
+        headers.remove(header::EXPECT);
         match headers.get(header::HOST).cloned() {
             Some(host) => {
                 headers.insert(FORWARDED_HOST, host);
@@ -172,42 +252,6 @@ impl Service {
             }
         }
     }
-}
-
-/// The client's own request id if it is one, or a new one.
-fn request_id(headers: &http::HeaderMap) -> HeaderValue {
-    if let Some(given) = headers.get(REQUEST_ID) {
-        let text = given.as_bytes();
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
-        if !text.is_empty() && text.len() <= MAX_REQUEST_ID && text.iter().all(plain) {
-            return given.clone();
-        }
-    }
-    new_request_id()
-}
-
-/// 16 hexadecimal digits, unique over workers with the odds of 64 bits, and of
-/// no use to anybody who wants to guess.
-pub(crate) fn new_request_id() -> HeaderValue {
-    use std::hash::{BuildHasher as _, RandomState};
-    use std::sync::OnceLock;
-    static SEED: OnceLock<u64> = OnceLock::new();
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let seed = *SEED.get_or_init(|| RandomState::new().hash_one(std::process::id()));
-    // SplitMix64: a counter that does not look like one.
-    let mut z = seed.wrapping_add(
-        NEXT.fetch_add(1, Relaxed)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15),
-    );
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let mut text = [0; 16];
-    for (at, digit) in text.iter_mut().enumerate() {
-        let nibble = usize::try_from((z >> (4 * at)) & 0xf).expect("four bits");
-        *digit = b"0123456789abcdef"[nibble];
-    }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
 }
 
 /// The same target without the first `prefix` bytes of its path.
@@ -227,17 +271,6 @@ fn stripped(uri: Uri, prefix: usize) -> Uri {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn request_ids_are_kept_only_if_plain() {
-        let mut headers = http::HeaderMap::new();
-        headers.insert(REQUEST_ID, HeaderValue::from_static("abc-1.2_3"));
-        assert_eq!(request_id(&headers), "abc-1.2_3");
-        headers.insert(REQUEST_ID, HeaderValue::from_static("a b\"c"));
-        let made = request_id(&headers);
-        assert_eq!(made.len(), 16);
-        assert_ne!(made, request_id(&headers));
-    }
 
     #[test]
     fn prefixes_are_cut_off_and_a_path_remains() {

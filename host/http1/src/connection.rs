@@ -1,0 +1,609 @@
+//! One connection of HTTP/1.1 as its server sees it.
+//!
+//! The driver keeps two buffers: `input`, of what was read and not taken, and
+//! `out`, of what is to be written. It calls [`head`](Connection::head) until a
+//! request has come, [`body`](Connection::body) when somebody wants more of
+//! it, [`answer`](Connection::answer), [`content`](Connection::content) and
+//! [`finish`](Connection::finish) for what is said in return, and, when all of
+//! that is written, [`next`](Connection::next).
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode};
+
+use crate::answer::{BadAnswer, Framing, Size, plan, write_head};
+use crate::body::{Body, Bounds, Piece};
+use crate::head::{Head, Manner, Violation, Waiting, parse};
+
+/// How much of a request's body is read and dropped, so that its connection can
+/// be kept, once nobody has a use for it. With more to come a connection is
+/// closed, which costs a client less than sending it.
+const DROP_ON: u64 = 256 << 10;
+
+/// How long a connection lingers whose last answer is written, so that its
+/// client gets it: what the client still sends would make the kernel reset the
+/// connection, and a reset takes unread answers away (RFC 9112 §9.6). nginx's
+/// `lingering_time`.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How long a client may send nothing while its connection lingers. nginx's
+/// `lingering_timeout`.
+const LINGER_QUIET: Duration = Duration::from_secs(5);
+
+/// The limits of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of one head, or of one body's trailers.
+    pub max_head: usize,
+    /// Fields of one head, or of one body's trailers.
+    pub max_fields: usize,
+    /// How long a head may take, and how long a connection may be silent
+    /// between two requests.
+    pub header_timeout: Duration,
+    /// The longest pause within a body that nobody has a use for.
+    pub body_timeout: Duration,
+    /// Requests that are answered before the connection ends; 0 is no limit.
+    pub max_requests: u64,
+}
+
+/// A connection. See the [module](self).
+#[derive(Debug)]
+pub struct Connection {
+    settings: Settings,
+    phase: Phase,
+    /// Requests that have come.
+    requests: u64,
+    leaving: Leaving,
+}
+
+/// Where a connection is.
+#[derive(Debug)]
+enum Phase {
+    /// Between two requests, since then.
+    Idle(Instant),
+    /// Part of a head has come, the first of it then.
+    Head(Instant, Waiting),
+    /// A request is answered.
+    Exchange(Exchange),
+    /// The last answer is written and the end of it was sent: what still comes
+    /// is dropped.
+    Linger {
+        until: Instant,
+        quiet: Instant,
+    },
+    Closed,
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+struct Exchange {
+    manner: Manner,
+    body: Body,
+    reader: Reader,
+    answer: Answer,
+    /// Another request may follow.
+    keep: bool,
+}
+
+/// Who has a use for the body of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// Whoever answers it.
+    Guest,
+    /// Nobody: so much more of it is dropped at most, waited for since then.
+    Nobody { left: u64, since: Instant },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    Begun(Framing),
+    Whole,
+}
+
+/// Whether the connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// With the next answer, or when it was silent for so long.
+    After(Duration, Instant),
+}
+
+/// What becomes of a connection when everything is written that there was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The exchange goes on.
+    Wait,
+    /// The next request may come.
+    Again,
+    /// The sending side is to be shut, and what still comes to be given to
+    /// [`dropped`](Connection::dropped).
+    Linger,
+    /// It is over.
+    Close,
+}
+
+/// What a connection does whose time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It is not.
+    No,
+    /// It is over.
+    Close,
+    /// A head has begun and not ended: 408 is owed, and the end.
+    Refuse,
+}
+
+impl Connection {
+    /// A connection that has just come.
+    #[must_use]
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            phase: Phase::Idle(now),
+            requests: 0,
+            leaving: Leaving::No,
+        }
+    }
+
+    /// Requests that have come.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Since when nothing is asked, if nothing is.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Idle(since) => Some(since),
+            Phase::Linger { .. } | Phase::Closed => None,
+            Phase::Head(..) | Phase::Exchange(_) => None,
+        }
+    }
+
+    /// Whether the last answer is written and the connection only lingers.
+    #[must_use]
+    pub fn is_lingering(&self) -> bool {
+        matches!(self.phase, Phase::Linger { .. })
+    }
+
+    /// Whether a request has begun to come or is answered.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Head(..) | Phase::Exchange(_))
+    }
+
+    /// The next request's head, once it has come.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused: an answer is owed, and the connection ends with it.
+    pub fn head(&mut self, input: &mut BytesMut, now: Instant) -> Result<Option<Head>, Violation> {
+        let (since, mut waiting) = match self.phase {
+            Phase::Idle(_) if input.is_empty() => return Ok(None),
+            Phase::Idle(_) => (now, Waiting::default()),
+            Phase::Head(since, waiting) => (since, waiting),
+            Phase::Exchange(_) | Phase::Linger { .. } | Phase::Closed => return Ok(None),
+        };
+        if waiting.skip(input) {
+            self.phase = Phase::Head(since, waiting);
+            return Ok(None);
+        }
+        let end = waiting.end(input).and_then(|end| {
+            let large = end.unwrap_or(input.len()) > self.settings.max_head;
+            if large {
+                return Err(Violation::HeadTooLarge);
+            }
+            if end.is_none() && waiting.is_hopeless(input) {
+                return Err(Violation::Malformed);
+            }
+            Ok(end)
+        });
+        let head = match end {
+            Ok(None) => {
+                self.phase = Phase::Head(since, waiting);
+                return Ok(None);
+            }
+            Ok(Some(end)) => parse(input, end, self.settings.max_fields),
+            Err(violation) => Err(violation),
+        };
+        self.requests += 1;
+        match head {
+            Ok(head) => {
+                let max = self.settings.max_requests;
+                self.phase = Phase::Exchange(Exchange {
+                    manner: head.manner,
+                    body: Body::new(head.length),
+                    reader: Reader::Guest,
+                    answer: Answer::Awaited,
+                    keep: head.manner.keep_alive && (max == 0 || self.requests < max),
+                });
+                Ok(Some(head))
+            }
+            Err(violation) => {
+                self.refuse(now);
+                Err(violation)
+            }
+        }
+    }
+
+    /// Nothing more of the connection is understood: what is owed is one answer.
+    fn refuse(&mut self, now: Instant) {
+        self.phase = Phase::Exchange(Exchange {
+            manner: Manner {
+                http10: false,
+                keep_alive: false,
+                is_head: false,
+                trailers: false,
+                expects: false,
+            },
+            body: Body::Broken,
+            reader: Reader::Nobody {
+                left: 0,
+                since: now,
+            },
+            answer: Answer::Awaited,
+            keep: false,
+        });
+    }
+
+    /// The next piece of the request's body, once it has come. To be called only
+    /// when it is wanted: what is not taken off `input` is not read either.
+    ///
+    /// # Errors
+    ///
+    /// The body makes no sense, and neither does what follows it.
+    pub fn body(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Violation> {
+        let bounds = self.bounds();
+        let Phase::Exchange(exchange) = &mut self.phase else {
+            return Ok(None);
+        };
+        if !input.is_empty() {
+            // It does not wait to be asked.
+            exchange.manner.expects = false;
+        }
+        let piece = exchange.body.next(input, bounds);
+        if piece.is_err() {
+            exchange.keep = false;
+        }
+        piece
+    }
+
+    /// Whether all of the request has come and was taken.
+    #[must_use]
+    pub fn has_whole_body(&self) -> bool {
+        match &self.phase {
+            Phase::Exchange(exchange) => exchange.body.is_whole(),
+            _ => true,
+        }
+    }
+
+    /// Whoever answers has no use for the rest of the body.
+    pub fn drop_body(&mut self, now: Instant) {
+        if let Phase::Exchange(exchange) = &mut self.phase
+            && exchange.reader == Reader::Guest
+        {
+            exchange.reader = Reader::Nobody {
+                left: DROP_ON,
+                since: now,
+            };
+        }
+    }
+
+    /// Drops what has come of a body that nobody has a use for.
+    pub fn drop_input(&mut self, input: &mut BytesMut, now: Instant) {
+        let bounds = self.bounds();
+        match &mut self.phase {
+            Phase::Exchange(exchange) => {
+                let Reader::Nobody { left, since } = &mut exchange.reader else {
+                    return;
+                };
+                while *left > 0 {
+                    match exchange.body.next(input, bounds) {
+                        Ok(Some(Piece::Bytes(bytes))) => {
+                            *left = left.saturating_sub(bytes.len() as u64);
+                            *since = now;
+                        }
+                        Ok(Some(Piece::End(_)) | None) => break,
+                        Err(_) => *left = 0,
+                    }
+                }
+            }
+            Phase::Linger { quiet, until } => {
+                if !input.is_empty() {
+                    *quiet = (now + LINGER_QUIET).min(*until);
+                }
+                input.clear();
+            }
+            Phase::Closed => input.clear(),
+            Phase::Idle(_) | Phase::Head(..) => {}
+        }
+    }
+
+    /// Whether the client waits for `100 Continue`: it is owed as soon as
+    /// somebody wants the body, and before the answer.
+    #[must_use]
+    pub fn owes_continue(&self) -> bool {
+        match &self.phase {
+            Phase::Exchange(exchange) => {
+                exchange.manner.expects
+                    && exchange.answer == Answer::Awaited
+                    && !exchange.body.is_whole()
+            }
+            _ => false,
+        }
+    }
+
+    /// Invites the body.
+    pub fn invite(&mut self, out: &mut BytesMut) {
+        if self.owes_continue()
+            && let Phase::Exchange(exchange) = &mut self.phase
+        {
+            exchange.manner.expects = false;
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Asks a client that has half-closed whether it is still there: one that
+    /// has gone resets the connection. An interim answer may come at any time
+    /// before the answer (RFC 9110 §15.2). Says whether it could be asked.
+    pub fn probe(&mut self, out: &mut BytesMut) -> bool {
+        match &self.phase {
+            Phase::Exchange(exchange)
+                if exchange.answer == Answer::Awaited && !exchange.manner.http10 =>
+            {
+                out.extend_from_slice(b"HTTP/1.1 102 Processing\r\n\r\n");
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether trailers can be sent to the client that is answered.
+    #[must_use]
+    pub fn takes_trailers(&self) -> bool {
+        match &self.phase {
+            Phase::Exchange(exchange) => {
+                exchange.manner.trailers
+                    && !matches!(exchange.answer, Answer::Begun(Framing::Exact(_)))
+            }
+            _ => false,
+        }
+    }
+
+    /// Begins the answer. `date` is the value of its `Date` field; `waiting` says
+    /// how many bytes of the client's are known to be there and are not taken.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be sent as it is; nothing was written, and another one is owed.
+    pub fn answer(
+        &mut self,
+        (status, headers): (StatusCode, &HeaderMap),
+        size: Size,
+        waiting: u64,
+        date: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), BadAnswer> {
+        let leaves = self.leaving != Leaving::No && waiting == 0;
+        let Phase::Exchange(exchange) = &mut self.phase else {
+            return Ok(());
+        };
+        debug_assert_eq!(exchange.answer, Answer::Awaited, "one answer a request");
+        let plan = plan(exchange.manner, status, headers, size)?;
+        exchange.keep &=
+            !leaves && plan.framing != Framing::UntilClose && exchange.body_allows_more(waiting);
+        let keep = exchange.keep;
+        write_head(out, (status, headers), plan, exchange.manner, keep, date);
+        exchange.answer = Answer::Begun(plan.framing);
+        Ok(())
+    }
+
+    /// Ends the connection with the answer that is about to begin.
+    pub fn close_after_answer(&mut self) {
+        if let Phase::Exchange(exchange) = &mut self.phase {
+            exchange.keep = false;
+        }
+    }
+
+    /// Says some of the answer's content.
+    ///
+    /// # Errors
+    ///
+    /// It is more than was announced: the connection is to be cut.
+    pub fn content(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<(), BadAnswer> {
+        match &mut self.phase {
+            Phase::Exchange(Exchange {
+                answer: Answer::Begun(framing),
+                ..
+            }) => framing.write(out, bytes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all content was said that was announced, where it was.
+    #[must_use]
+    pub fn has_all_content(&self) -> bool {
+        matches!(
+            &self.phase,
+            Phase::Exchange(Exchange {
+                answer: Answer::Begun(Framing::Exact(0)) | Answer::Whole,
+                ..
+            })
+        )
+    }
+
+    /// Whether the end of the answer that has begun is the connection's: cut, it
+    /// must not look as if it were whole.
+    #[must_use]
+    pub fn ends_by_closing(&self) -> bool {
+        matches!(
+            &self.phase,
+            Phase::Exchange(Exchange {
+                answer: Answer::Begun(Framing::UntilClose),
+                ..
+            })
+        )
+    }
+
+    /// Ends the answer. Trailers are left out where the client does not take
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// It is less than was announced: the connection is to be cut.
+    pub fn finish(
+        &mut self,
+        trailers: Option<&HeaderMap>,
+        out: &mut BytesMut,
+        now: Instant,
+    ) -> Result<(), BadAnswer> {
+        let Phase::Exchange(exchange) = &mut self.phase else {
+            return Ok(());
+        };
+        if let Answer::Begun(framing) = exchange.answer {
+            let trailers = trailers.filter(|_| exchange.manner.trailers);
+            framing.finish(out, trailers)?;
+            exchange.answer = Answer::Whole;
+            if let Reader::Nobody { since, .. } = &mut exchange.reader {
+                *since = now;
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows, once all that there was is written. `input` is looked at
+    /// only for whether the client has more to say.
+    pub fn next(&mut self, input: &BytesMut, now: Instant) -> Next {
+        let exchange = match &self.phase {
+            Phase::Exchange(exchange) => exchange,
+            Phase::Closed => return Next::Close,
+            Phase::Idle(_) | Phase::Head(..) | Phase::Linger { .. } => return Next::Wait,
+        };
+        if exchange.answer != Answer::Whole {
+            return Next::Wait;
+        }
+        if exchange.body.is_whole() && exchange.keep {
+            self.phase = Phase::Idle(now);
+            return Next::Again;
+        }
+        let given_up = match exchange.reader {
+            Reader::Guest => false,
+            Reader::Nobody { left, .. } => left == 0,
+        };
+        if exchange.keep && !given_up && !matches!(exchange.body, Body::Broken) {
+            return Next::Wait;
+        }
+        if exchange.reader == Reader::Guest && !exchange.body.is_whole() {
+            // Whoever answered still reads.
+            return Next::Wait;
+        }
+        if exchange.body.is_whole() && input.is_empty() {
+            self.phase = Phase::Closed;
+            return Next::Close;
+        }
+        self.phase = Phase::Linger {
+            until: now + LINGER,
+            quiet: now + LINGER_QUIET,
+        };
+        Next::Linger
+    }
+
+    /// The client has sent its last byte. What came before is answered.
+    pub fn eof(&mut self) {
+        match &mut self.phase {
+            Phase::Exchange(exchange) => {
+                if let Reader::Nobody { left, .. } = &mut exchange.reader {
+                    *left = 0;
+                }
+            }
+            Phase::Linger { .. } => self.phase = Phase::Closed,
+            Phase::Idle(_) | Phase::Head(..) | Phase::Closed => {}
+        }
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// A connection that is idle counts as idle from now on.
+    pub fn postpone(&mut self, now: Instant) {
+        if let Phase::Idle(since) = &mut self.phase {
+            *since = now;
+        }
+    }
+
+    /// The connection is to end: with the next answer, or when it was silent for
+    /// `linger`.
+    pub fn leave(&mut self, linger: Duration, now: Instant) {
+        self.leaving = Leaving::After(linger, now);
+    }
+
+    /// Whether it is to end.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    /// When [`late`](Self::late) is to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Idle(since) => {
+                let silent = *since + self.settings.header_timeout;
+                Some(match self.leaving {
+                    Leaving::No => silent,
+                    Leaving::After(linger, from) => silent.min(from.max(*since) + linger),
+                })
+            }
+            Phase::Head(since, _) => Some(*since + self.settings.header_timeout),
+            Phase::Exchange(Exchange {
+                answer: Answer::Whole,
+                reader: Reader::Nobody { since, .. },
+                ..
+            }) => Some(*since + self.settings.body_timeout),
+            Phase::Exchange(_) | Phase::Closed => None,
+            Phase::Linger { quiet, .. } => Some(*quiet),
+        }
+    }
+
+    /// What is to be done at `now`, if it is late.
+    pub fn late(&mut self, now: Instant) -> Late {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Late::No;
+        }
+        if let Phase::Head(..) = self.phase {
+            self.refuse(now);
+            return Late::Refuse;
+        }
+        self.phase = Phase::Closed;
+        Late::Close
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            max_head: self.settings.max_head,
+            max_fields: self.settings.max_fields,
+        }
+    }
+}
+
+impl Exchange {
+    /// Whether another request may follow an answer that begins now, with so
+    /// many bytes waiting to be taken.
+    fn body_allows_more(&self, waiting: u64) -> bool {
+        match (&self.body, self.reader) {
+            (Body::Whole, _) => true,
+            (Body::Broken, _) => false,
+            // It may never come: whether the next byte is of it, nobody knows.
+            _ if self.manner.expects => false,
+            (_, Reader::Guest) => true,
+            (Body::Exact(left), Reader::Nobody { .. }) => left.saturating_sub(waiting) <= DROP_ON,
+            (Body::Chunked(..), Reader::Nobody { .. }) => false,
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! A request's head: where it ends, and what it says.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use httparse::Status;
+use memchr::memchr;
+
+/// A request that is not read any further, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// RFC 9112 §2.2 lets a recipient take it for a line break; others do not.
+    #[error("a line ends without a carriage return")]
+    BareLineFeed,
+    /// A line of the head that httparse does not read: a method, target,
+    /// version, field name or value with characters that it may not have, a
+    /// folded line, white space before a colon.
+    #[error("a line of the head that is malformed")]
+    Malformed,
+    /// RFC 9112 §3.2.
+    #[error("more than one Host")]
+    RepeatedHost,
+    /// RFC 9112 §3.2.
+    #[error("no Host")]
+    NoHost,
+    /// RFC 9112 §6.1: the usual way to smuggle a request.
+    #[error("both Content-Length and Transfer-Encoding")]
+    TwoFramings,
+    /// RFC 9112 §6.3 allows equal ones; who repeats it may mean anything.
+    #[error("more than one Content-Length")]
+    RepeatedLength,
+    /// RFC 9110 §8.6.
+    #[error("a Content-Length that is not a number")]
+    BadLength,
+    /// Only `chunked`, once, is understood.
+    #[error("a Transfer-Encoding other than chunked")]
+    BadEncoding,
+    /// RFC 9112 §6.1.
+    #[error("a Transfer-Encoding in HTTP/1.0")]
+    EncodingTooEarly,
+    /// RFC 9112 §7.1.
+    #[error("a malformed chunk")]
+    BadChunk,
+    /// RFC 9110 §6.5.1: a field that would have had to come before the body.
+    #[error("a trailer field that does not belong there")]
+    BadTrailer,
+    /// RFC 9112 §3.2: a fragment is never sent.
+    #[error("a target with a fragment")]
+    Fragment,
+    /// More bytes than `max_head`, or more fields than `max_headers`.
+    #[error("a head that is too large")]
+    HeadTooLarge,
+    /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
+    #[error("an expectation that is not known")]
+    UnknownExpectation,
+}
+
+/// How a request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// There is none.
+    None,
+    /// So many bytes, at least one.
+    Exact(u64),
+    /// In chunks, trailers behind them.
+    Chunked,
+}
+
+/// A request's head.
+#[derive(Debug)]
+pub struct Head {
+    /// What it says, as it was received.
+    pub request: Request<()>,
+    /// Its bytes, for who hands the connection on unread.
+    pub raw: Bytes,
+    /// How its body is framed.
+    pub length: Length,
+    /// What of it decides how the connection goes on.
+    pub(crate) manner: Manner,
+}
+
+/// What of a request decides how its answer is written and what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// HTTP/1.0: no chunks, and no more requests unless it asks for that.
+    pub(crate) http10: bool,
+    /// The client goes on after the answer.
+    pub(crate) keep_alive: bool,
+    /// The answer has no content (RFC 9110 §9.3.2).
+    pub(crate) is_head: bool,
+    /// The client takes trailers (`te: trailers`).
+    pub(crate) trailers: bool,
+    /// It waits for `100 Continue` before it sends its body.
+    pub(crate) expects: bool,
+}
+
+/// How far the bytes of a head were looked at that is not whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes in which no head ends.
+    seen: usize,
+    /// Where the newest line begins.
+    line: usize,
+    /// An empty line came before it and was taken.
+    skipped: bool,
+    /// Its first line was looked at.
+    looked: bool,
+}
+
+impl Waiting {
+    /// Whether what has come so far cannot become a head: nobody waits for the
+    /// rest of nonsense. It is looked at while there is little of it, and when
+    /// its first line is whole.
+    pub(crate) fn is_hopeless(&mut self, bytes: &[u8]) -> bool {
+        /// Bytes that need no end of a line to be told from a method.
+        const LITTLE: usize = 64;
+        if self.looked || (self.line == 0 && bytes.len() > LITTLE) {
+            return false;
+        }
+        self.looked = self.line > 0;
+        let mut fields = [const { MaybeUninit::uninit() }; 1];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+        matches!(
+            parsed,
+            Err(httparse::Error::Token | httparse::Error::Version)
+        )
+    }
+
+    /// Takes the one empty line that a client may send before a head (RFC 9112
+    /// §2.2). Says whether that needs more bytes.
+    pub(crate) fn skip(&mut self, input: &mut BytesMut) -> bool {
+        if self.seen > 0 || self.skipped {
+            return false;
+        }
+        if input.starts_with(b"\r\n") {
+            let _ = input.split_to(2);
+            self.skipped = true;
+        }
+        input.is_empty() || **input == *b"\r"
+    }
+
+    /// Where the head ends that `bytes` begin with; `None` if more must come.
+    /// `bytes` are those of the call before, and what came after them.
+    pub(crate) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Violation> {
+        while let Some(at) = memchr(b'\n', &bytes[self.seen..]) {
+            let feed = self.seen + at;
+            if feed == 0 || bytes[feed - 1] != b'\r' {
+                return Err(Violation::BareLineFeed);
+            }
+            let empty = feed == self.line + 1;
+            self.seen = feed + 1;
+            self.line = feed + 1;
+            if empty {
+                return Ok(Some(feed + 1));
+            }
+        }
+        self.seen = bytes.len();
+        Ok(None)
+    }
+}
+
+/// Fields that are parsed without an allocation.
+const USUAL: usize = 100;
+
+/// Takes the head of `end` bytes off `input`.
+pub(crate) fn parse(
+    input: &mut BytesMut,
+    end: usize,
+    max_fields: usize,
+) -> Result<Head, Violation> {
+    let raw = input.split_to(end).freeze();
+    if max_fields <= USUAL {
+        let mut fields = [const { MaybeUninit::uninit() }; USUAL];
+        read(&raw, &mut fields[..max_fields])
+    } else {
+        let mut fields = vec![MaybeUninit::uninit(); max_fields];
+        read(&raw, &mut fields)
+    }
+}
+
+fn read<'a>(
+    raw: &'a Bytes,
+    fields: &mut [MaybeUninit<httparse::Header<'a>>],
+) -> Result<Head, Violation> {
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(raw, fields) {
+        Ok(Status::Complete(used)) if used == raw.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Violation::HeadTooLarge),
+        // It ends where we say, or has two ends.
+        Ok(_) | Err(_) => return Err(Violation::Malformed),
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(Violation::Malformed);
+    };
+    if memchr(b'#', target.as_bytes()).is_some() {
+        return Err(Violation::Fragment);
+    }
+    let malformed = |_| Violation::Malformed;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Violation::Malformed)?;
+    let uri = Uri::from_maybe_shared(raw.slice_ref(target.as_bytes()))
+        .map_err(|_| Violation::Malformed)?;
+    let mut facts = Facts::new(version == 0);
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    for field in &*parsed.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(malformed_name)?;
+        let value =
+            HeaderValue::from_maybe_shared(raw.slice_ref(field.value)).map_err(malformed)?;
+        facts.note(&name, value.as_bytes())?;
+        headers.append(name, value);
+    }
+    let is_head = method == Method::HEAD;
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.version_mut() = if version == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
+    *request.headers_mut() = headers;
+    let (length, manner) = facts.decide(is_head)?;
+    Ok(Head {
+        request,
+        raw: raw.clone(),
+        length,
+        manner,
+    })
+}
+
+fn malformed_name(_: http::header::InvalidHeaderName) -> Violation {
+    Violation::Malformed
+}
+
+/// What the fields say that decide about the connection.
+struct Facts {
+    http10: bool,
+    hosts: u32,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    trailers: bool,
+    expects: bool,
+}
+
+impl Facts {
+    fn new(http10: bool) -> Self {
+        Self {
+            http10,
+            hosts: 0,
+            length: None,
+            chunked: false,
+            close: false,
+            keep_alive: false,
+            trailers: false,
+            expects: false,
+        }
+    }
+
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Violation> {
+        // Names are told apart by a number, not by their text.
+        if *name == HOST {
+            self.hosts += 1;
+        } else if *name == CONTENT_LENGTH {
+            if self.length.is_some() {
+                return Err(Violation::RepeatedLength);
+            }
+            self.length = Some(decimal(value)?);
+        } else if *name == TRANSFER_ENCODING {
+            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Violation::BadEncoding);
+            }
+            self.chunked = true;
+        } else if *name == CONNECTION {
+            self.close |= has_token(value, b"close");
+            self.keep_alive |= has_token(value, b"keep-alive");
+        } else if *name == TE {
+            self.trailers |= has_token(value, b"trailers");
+        } else if *name == EXPECT {
+            if !value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(Violation::UnknownExpectation);
+            }
+            self.expects = true;
+        }
+        Ok(())
+    }
+
+    fn decide(&self, is_head: bool) -> Result<(Length, Manner), Violation> {
+        match self.hosts {
+            0 if !self.http10 => return Err(Violation::NoHost),
+            0 | 1 => {}
+            _ => return Err(Violation::RepeatedHost),
+        }
+        let length = match (self.length, self.chunked) {
+            (Some(_), true) => return Err(Violation::TwoFramings),
+            (None, true) if self.http10 => return Err(Violation::EncodingTooEarly),
+            (None, true) => Length::Chunked,
+            (None | Some(0), false) => Length::None,
+            (Some(length), false) => Length::Exact(length),
+        };
+        let manner = Manner {
+            http10: self.http10,
+            keep_alive: !self.close && (!self.http10 || self.keep_alive),
+            is_head,
+            trailers: self.trailers && !self.http10,
+            // Of HTTP/1.0 it is ignored (RFC 9110 §10.1.1).
+            expects: self.expects && !self.http10 && length != Length::None,
+        };
+        Ok((length, manner))
+    }
+}
+
+/// Whether a comma-separated list has this token, whatever its case.
+fn has_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+pub(crate) fn decimal(text: &[u8]) -> Result<u64, Violation> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return Err(Violation::BadLength);
+    }
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(Violation::BadLength)
+}

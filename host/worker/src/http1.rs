@@ -1,0 +1,588 @@
+//! A connection of HTTP/1.1: between its socket, the machine that understands
+//! it ([`skep_http1`]), and the service that answers.
+//!
+//! One task drives it. What it does when it is woken is always the same: write
+//! what there is, say more if there is room, read what is wanted, and decide
+//! what follows once everything is written.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http_body::Body as _;
+use skep_core::Outcome;
+use skep_http1::{BadAnswer, Head, Late, Length, Next, Piece, Preface, Size, Violation, preface};
+
+use crate::alarm::Alarm;
+use crate::connection::{Carrier, End};
+use crate::date;
+use crate::ids::new_request_id;
+use crate::lifeline::Lifeline;
+use crate::pipe::{BodyFault, PipeIn, pipe};
+use crate::reply::{Reply, ReplyBody, refusal};
+use crate::service::{ClientBody, Service};
+use crate::transport::{Transport, poll_read};
+use crate::writing::Writing;
+
+/// Bytes of answers that wait for the client; with more, no more is asked of the
+/// guest. One piece of a guest's is 64 KiB at most and may come on top.
+const ENOUGH: usize = 64 << 10;
+
+/// Bytes that are read of what a client says while it is answered: nobody needs
+/// them yet, but whether it is still there shows by reading.
+const AHEAD: usize = 16 << 10;
+
+/// When a client that has half-closed its connection is asked for the first time
+/// whether it is there: most answers are whole by then.
+const PROBE_FIRST: Duration = Duration::from_secs(1);
+
+/// How long the answer to that takes at most on its way.
+const PROBE_LOOK: Duration = Duration::from_millis(100);
+
+/// How often it is asked again.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
+
+/// The request that is answered.
+struct Exchange {
+    saying: Saying,
+    body: Option<PipeIn>,
+    lifeline: Arc<Lifeline>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// How far its answer is.
+enum Saying {
+    /// It is being made.
+    Awaiting(Answering),
+    /// Its head is said, and some of this.
+    Content(ReplyBody),
+    /// All of it.
+    All,
+}
+
+/// Whether the client says anything more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listening {
+    Open,
+    /// It has sent its last byte and waits; it is to be asked then whether it is
+    /// there, or, if it was asked, to be looked at.
+    HalfClosed(Instant, Probe),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    Ask,
+    Look,
+}
+
+/// The connection's task.
+pub(crate) struct Http1<'a, T> {
+    carrier: &'a Carrier,
+    service: Arc<Service>,
+    transport: T,
+    machine: skep_http1::Connection,
+    input: BytesMut,
+    writing: Writing,
+    exchange: Option<Exchange>,
+    listening: Listening,
+    /// Nothing has come, so that it may turn out to be one of HTTP/2.
+    may_switch: bool,
+    alarm: Alarm,
+}
+
+impl<'a, T: Transport> Http1<'a, T> {
+    /// Goes on with a connection of which `input` was read. `may_switch` says
+    /// whether it may turn out to be one of HTTP/2.
+    pub(crate) fn new(
+        carrier: &'a Carrier,
+        transport: T,
+        input: BytesMut,
+        may_switch: bool,
+    ) -> Self {
+        let service = Service::new(carrier, transport.scheme());
+        Self {
+            machine: skep_http1::Connection::new(carrier.settings(), carrier.since),
+            writing: Writing::new(carrier.limits.write_timeout),
+            service: Arc::new(service),
+            carrier,
+            transport,
+            input,
+            exchange: None,
+            listening: Listening::Open,
+            may_switch,
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// Serves it to its end.
+    pub(crate) async fn run(mut self) -> End<T> {
+        match std::future::poll_fn(|cx| self.poll(cx)).await {
+            Finish::Closed => End::Closed,
+            Finish::GivenBack(read) => End::GivenBack(self.transport, read),
+            Finish::Http2 => End::Http2(self.transport, self.input),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
+        self.carrier.stay.watched_by(cx.waker());
+        loop {
+            match self.turn(cx) {
+                Ok(Turn::Again) => {}
+                Ok(Turn::Rest) => match self.watch(cx) {
+                    Ok(Turn::Again) => {}
+                    Ok(Turn::Rest) => return Poll::Pending,
+                    Err(finish) => return Poll::Ready(finish),
+                },
+                Err(finish) => return Poll::Ready(finish),
+            }
+        }
+    }
+
+    /// Does what can be done now.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
+        self.heed();
+        let mut turn = self.read(cx)?;
+        turn |= self.take_head()?;
+        turn |= self.feed(cx);
+        turn |= self.say(cx)?;
+        turn |= self.write(cx)?;
+        if self.writing.is_empty() {
+            turn |= self.follow(cx)?;
+        }
+        Ok(turn)
+    }
+
+    /// Does what the worker wants of the connection.
+    fn heed(&mut self) {
+        if self.machine.is_leaving() || self.carrier.is_wanted_back() {
+            // It is given back as it is, between two requests.
+            return;
+        }
+        let now = Instant::now();
+        if let Some(linger) = self.carrier.asked_to_end(now) {
+            self.machine.leave(linger, now);
+        }
+    }
+
+    /// Reads, if anything is wanted.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
+        if self.listening != Listening::Open || !self.wants_input(cx) {
+            return Ok(Turn::Rest);
+        }
+        match poll_read(&mut self.transport, cx, &mut self.input) {
+            Poll::Pending => Ok(Turn::Rest),
+            Poll::Ready(Ok(0)) => self.at_eof(),
+            Poll::Ready(Ok(_)) => {
+                self.machine.drop_input(&mut self.input, Instant::now());
+                Ok(Turn::Again)
+            }
+            Poll::Ready(Err(_)) => Err(self.gone()),
+        }
+    }
+
+    fn wants_input(&self, cx: &Context<'_>) -> bool {
+        let body = self.exchange.as_ref().map(|exchange| &exchange.body);
+        match body {
+            None => true,
+            Some(Some(body)) => body.is_wanted(cx) || body.is_closed(),
+            Some(None) => self.input.len() < AHEAD,
+        }
+    }
+
+    /// The client has sent its last byte, and may still want to hear.
+    fn at_eof(&mut self) -> Result<Turn, Finish> {
+        self.machine.eof();
+        if self.machine.is_closed() {
+            return Err(Finish::Closed);
+        }
+        let then = Instant::now() + PROBE_FIRST;
+        self.listening = Listening::HalfClosed(then, Probe::Ask);
+        Ok(Turn::Again)
+    }
+
+    /// The client has gone: whatever is done for it ends.
+    fn gone(&mut self) -> Finish {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.lifeline.end(Outcome::ClientGone);
+        }
+        Finish::Closed
+    }
+
+    /// Takes a request that has come.
+    fn take_head(&mut self) -> Result<Turn, Finish> {
+        if self.exchange.is_some() || self.machine.is_lingering() {
+            return Ok(Turn::Rest);
+        }
+        if self.may_switch && !self.input.is_empty() {
+            match preface(&self.input) {
+                Preface::Http2 => return Err(Finish::Http2),
+                Preface::Part if self.listening == Listening::Open => return Ok(Turn::Rest),
+                Preface::Part | Preface::Other => self.may_switch = false,
+            }
+        }
+        let now = Instant::now();
+        match self.machine.head(&mut self.input, now) {
+            Ok(None) if self.listening != Listening::Open && self.writing.is_empty() => {
+                Err(Finish::Closed)
+            }
+            Ok(None) => Ok(Turn::Rest),
+            Ok(Some(head)) => self.begin(head),
+            Err(violation) => {
+                self.refuse(outcome_of(violation), now);
+                Ok(Turn::Again)
+            }
+        }
+    }
+
+    fn begin(&mut self, head: Head) -> Result<Turn, Finish> {
+        self.carrier.stay.busy();
+        if !self.carrier.owns(&head.request) {
+            // Not one byte of it is taken.
+            let mut read = Vec::from(head.raw);
+            read.extend_from_slice(&self.input);
+            return Err(Finish::GivenBack(read));
+        }
+        let lifeline = Arc::new(Lifeline::default());
+        let (body, pipe) = self.client_body(head.length);
+        let (parts, ()) = head.request.into_parts();
+        let answering = Arc::clone(&self.service).answer(parts, body, Arc::clone(&lifeline));
+        self.exchange = Some(Exchange {
+            saying: Saying::Awaiting(Box::pin(answering)),
+            body: pipe,
+            lifeline,
+        });
+        Ok(Turn::Again)
+    }
+
+    /// The body of the request that has just come. One that is there already
+    /// needs no pipe.
+    fn client_body(&mut self, length: Length) -> (ClientBody, Option<PipeIn>) {
+        let exact = match length {
+            Length::None => return (ClientBody::Empty, None),
+            Length::Exact(length) => Some(length),
+            Length::Chunked => None,
+        };
+        if exact.is_some_and(|length| self.input.len() as u64 >= length)
+            && let Ok(Some(Piece::Bytes(bytes))) = self.machine.body(&mut self.input)
+            && let Ok(Some(Piece::End(_))) = self.machine.body(&mut self.input)
+        {
+            return (ClientBody::Whole(Some(bytes)), None);
+        }
+        let (into, out) = pipe(exact);
+        (ClientBody::Piped(out), Some(into))
+    }
+
+    /// Gives the guest more of the request's body.
+    fn feed(&mut self, cx: &Context<'_>) -> Turn {
+        let Some(exchange) = &mut self.exchange else {
+            return Turn::Rest;
+        };
+        let Some(body) = &exchange.body else {
+            return Turn::Rest;
+        };
+        if body.is_closed() {
+            exchange.body = None;
+            let now = Instant::now();
+            self.machine.drop_body(now);
+            self.machine.drop_input(&mut self.input, now);
+            return Turn::Again;
+        }
+        if !body.is_wanted(cx) {
+            return Turn::Rest;
+        }
+        if self.input.is_empty() {
+            self.machine.invite(self.writing.out());
+        }
+        match self.machine.body(&mut self.input) {
+            Ok(None) if self.listening != Listening::Open => {
+                body.fail(BodyFault::Gone);
+                exchange.body = None;
+                Turn::Again
+            }
+            Ok(None) => Turn::Rest,
+            Ok(Some(Piece::Bytes(bytes))) => {
+                body.put(bytes);
+                Turn::Again
+            }
+            Ok(Some(Piece::End(trailers))) => {
+                body.end(trailers);
+                exchange.body = None;
+                Turn::Again
+            }
+            Err(violation) => {
+                body.fail(match violation {
+                    Violation::HeadTooLarge => BodyFault::TrailersTooLarge,
+                    _ => BodyFault::Malformed,
+                });
+                exchange.body = None;
+                self.machine.drop_body(Instant::now());
+                Turn::Again
+            }
+        }
+    }
+
+    /// Says what the service has to say.
+    fn say(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
+        let Some(exchange) = &mut self.exchange else {
+            return Ok(Turn::Rest);
+        };
+        match &mut exchange.saying {
+            Saying::Awaiting(answering) => match answering.as_mut().poll(cx) {
+                Poll::Pending => Ok(Turn::Rest),
+                Poll::Ready(reply) => self.answer(reply),
+            },
+            Saying::Content(_) if self.writing.len() >= ENOUGH => {
+                exchange.lifeline.carried_by(cx.waker());
+                if exchange.lifeline.is_cut() {
+                    return Err(self.cut());
+                }
+                Ok(Turn::Rest)
+            }
+            Saying::Content(body) => match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Pending => Ok(Turn::Rest),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        if self.machine.content(bytes, self.writing.out()).is_err() {
+                            return Err(self.cut());
+                        }
+                        // What is announced is all; the guest may go on.
+                        if self.machine.has_all_content() {
+                            return self.finish(None);
+                        }
+                        return Ok(Turn::Again);
+                    }
+                    let trailers = frame.trailers_ref();
+                    if trailers.is_some() && !self.machine.takes_trailers() {
+                        body.trailers_are_dropped();
+                    }
+                    self.finish(trailers.cloned().as_ref())
+                }
+                Poll::Ready(Some(Err(_cut))) => Err(self.cut()),
+                Poll::Ready(None) => self.finish(None),
+            },
+            Saying::All => Ok(Turn::Rest),
+        }
+    }
+
+    /// Says the head of an answer.
+    fn answer(&mut self, reply: Reply) -> Result<Turn, Finish> {
+        let Some(exchange) = &mut self.exchange else {
+            return Ok(Turn::Rest);
+        };
+        match &exchange.body {
+            // Its guest may still want it, which cannot be said later.
+            Some(body) if !body.is_closed() => self.machine.invite(self.writing.out()),
+            Some(_) => {
+                exchange.body = None;
+                self.machine.drop_body(Instant::now());
+            }
+            None => {}
+        }
+        if reply.close {
+            self.machine.close_after_answer();
+        }
+        let mut waiting = self.input.len() as u64;
+        if waiting == 0 && self.machine.is_leaving() && self.transport.has_more() {
+            // What has come is answered, too: the event loop will tell of it.
+            waiting = 1;
+        }
+        let (head, body) = reply.response.into_parts();
+        let size = match body.size_hint().exact() {
+            _ if body.is_end_stream() => Size::Exact(0),
+            Some(length) => Size::Exact(length),
+            None => Size::Unknown,
+        };
+        let answered = self.machine.answer(
+            (head.status, &head.headers),
+            size,
+            waiting,
+            &date::now(),
+            self.writing.out(),
+        );
+        match answered {
+            Ok(()) if self.machine.has_all_content() => self.finish(None),
+            Ok(()) => {
+                exchange.saying = Saying::Content(body);
+                Ok(Turn::Again)
+            }
+            Err(BadAnswer::Interim | BadAnswer::BadLength | BadAnswer::OtherLength) => {
+                drop(body);
+                self.answer(refusal(Outcome::Trap, &new_request_id()))
+            }
+        }
+    }
+
+    /// All is said.
+    fn finish(&mut self, trailers: Option<&http::HeaderMap>) -> Result<Turn, Finish> {
+        let now = Instant::now();
+        let finished = self.machine.finish(trailers, self.writing.out(), now);
+        if finished.is_err() {
+            return Err(self.cut());
+        }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.saying = Saying::All;
+        }
+        Ok(Turn::Again)
+    }
+
+    /// An answer that has begun has no end: nobody may take it for whole.
+    fn cut(&mut self) -> Finish {
+        self.writing.try_once(&mut self.transport);
+        if self.machine.ends_by_closing() {
+            self.transport.reset_on_close();
+        }
+        self.exchange = None;
+        Finish::Closed
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
+        if self.writing.is_empty() {
+            return Ok(Turn::Rest);
+        }
+        // What waits for more to say goes out with it.
+        match self.writing.poll(&mut self.transport, cx) {
+            Poll::Pending => Ok(Turn::Rest),
+            Poll::Ready(Ok(())) => Ok(Turn::Again),
+            Poll::Ready(Err(_)) => Err(self.gone()),
+        }
+    }
+
+    /// Everything is written: decides what follows.
+    fn follow(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
+        let now = Instant::now();
+        match self.machine.next(&self.input, now) {
+            Next::Wait => {}
+            Next::Again => {
+                self.exchange = None;
+                self.carrier.stay.idle(now);
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
+                if self.carrier.is_once() {
+                    return Err(self.give_back());
+                }
+                return Ok(Turn::Again);
+            }
+            Next::Close => return Err(Finish::Closed),
+            Next::Linger => {
+                self.exchange = None;
+                self.carrier.stay.idle(now);
+                self.input.clear();
+                // It may have closed already.
+                let _ = Pin::new(&mut self.transport).poll_shutdown(cx);
+                return Ok(Turn::Again);
+            }
+        }
+        if self.carrier.is_wanted_back() && self.exchange.is_none() && !self.machine.is_lingering()
+        {
+            return Err(self.give_back());
+        }
+        Ok(Turn::Rest)
+    }
+
+    fn give_back(&mut self) -> Finish {
+        Finish::GivenBack(self.input.to_vec())
+    }
+
+    /// Waits, and ends what has taken too long.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
+        let probe = match self.listening {
+            Listening::HalfClosed(then, _) if self.exchange.is_some() => Some(then),
+            Listening::HalfClosed(..) | Listening::Open => None,
+        };
+        let old = self.carrier.old_at().filter(|_| !self.machine.is_leaving());
+        let blocked = self.writing.deadline();
+        let all = [self.machine.deadline(), blocked, probe, old];
+        let first = all.into_iter().flatten().min();
+        if self.alarm.watch(first, cx).is_pending() {
+            return Ok(Turn::Rest);
+        }
+        let now = Instant::now();
+        if blocked.is_some_and(|blocked| blocked <= now) {
+            if let Some(exchange) = self.exchange.take() {
+                exchange.lifeline.end(Outcome::TooSlow);
+            }
+            return Err(Finish::Closed);
+        }
+        if probe.is_some_and(|probe| probe <= now) {
+            self.probe(now)?;
+        }
+        if self.machine.idle_since().is_some() && self.transport.has_more() {
+            // A request came in the last moment.
+            self.machine.postpone(now);
+            return Ok(Turn::Again);
+        }
+        match self.machine.late(now) {
+            Late::No => Ok(Turn::Again),
+            Late::Close => Err(Finish::Closed),
+            Late::Refuse => {
+                self.refuse(Outcome::TooSlow, now);
+                Ok(Turn::Again)
+            }
+        }
+    }
+
+    fn probe(&mut self, now: Instant) -> Result<(), Finish> {
+        if self.transport.is_broken() {
+            return Err(self.gone());
+        }
+        let Listening::HalfClosed(_, probe) = self.listening else {
+            return Ok(());
+        };
+        let next = match probe {
+            Probe::Ask if self.writing.is_empty() && self.machine.probe(self.writing.out()) => {
+                (now + PROBE_LOOK, Probe::Look)
+            }
+            Probe::Ask | Probe::Look => (now + PROBE_AGAIN, Probe::Ask),
+        };
+        self.listening = Listening::HalfClosed(next.0, next.1);
+        Ok(())
+    }
+
+    /// A request that could not be read is answered without the service.
+    fn refuse(&mut self, outcome: Outcome, now: Instant) {
+        self.carrier.stay.busy();
+        self.carrier.refused_unread(outcome);
+        let reply = refusal(outcome, &new_request_id());
+        self.exchange = Some(Exchange {
+            saying: Saying::Awaiting(Box::pin(std::future::ready(reply))),
+            body: None,
+            lifeline: Arc::default(),
+        });
+        self.machine.drop_input(&mut self.input, now);
+    }
+}
+
+/// How the task ends.
+enum Finish {
+    Closed,
+    /// With what was read of the next request.
+    GivenBack(Vec<u8>),
+    /// It is one of HTTP/2.
+    Http2,
+}
+
+/// Whether something was done, so that more may be possible now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Again,
+    Rest,
+}
+
+impl std::ops::BitOrAssign for Turn {
+    fn bitor_assign(&mut self, other: Self) {
+        if other == Self::Again {
+            *self = Self::Again;
+        }
+    }
+}
+
+fn outcome_of(violation: Violation) -> Outcome {
+    match violation {
+        Violation::HeadTooLarge => Outcome::HeadTooLarge,
+        _ => Outcome::BadRequest,
+    }
+}
