@@ -74,6 +74,7 @@ const UNFIT: u8 = 78;
 /// binary, never by people.
 #[must_use]
 pub fn run() -> ExitCode {
+    let _ = alarm::origin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
