@@ -135,12 +135,10 @@ impl Handler {
     pub async fn call<W: Witness>(
         &self,
         request: Request<RequestBody>,
-        setup: crate::CallSetup,
+        scheme: http::uri::Scheme,
+        request_id: Arc<str>,
         witness: W,
     ) -> Result<Response<GuestBody<W>>, Outcome> {
-        let crate::CallSetup {
-            scheme, request_id, ..
-        } = setup;
         let (answer, answered) = oneshot::channel();
         // A guest that does much in one turn uses up what tokio lets a task do
         // before it yields, and its answer would seem not to be there.

@@ -52,17 +52,6 @@ pub use startup::{Phase, ValidateFault, Validation};
 pub use stdio::{GuestLog, Stream};
 pub use tenants::{ShareLimits, TenantShare, Tenants};
 
-/// TEMP
-#[derive(Debug)]
-pub struct CallSetup {
-    /// s
-    pub scheme: http::uri::Scheme,
-    /// r
-    pub request_id: std::sync::Arc<str>,
-    /// p
-    pub patience: std::time::Duration,
-}
-
 /// The body of a request on its way into a guest.
 pub type RequestBody = wasmtime_wasi_http::WasiBody;
 
