@@ -18,12 +18,14 @@ use hyper_util::server::conn::auto;
 use skep_core::{ConnectionLimits, Outcome};
 use skep_engine::CutShort;
 use skep_sys::Peer;
-use tokio::sync::mpsc;
+use skep_wire::Spoken;
 
 use crate::budget::Origin;
 use crate::desk::Desk;
 use crate::farewell::{self, Farewell, Step};
+use crate::greeted::Greeted;
 use crate::home::Home;
+use crate::intake::GiveBack;
 use crate::reply::ReplyBody;
 use crate::service::Service;
 use crate::socket::{Answering, Gate, Left, Pulse, Socket, WatchedSocket};
@@ -60,11 +62,10 @@ pub(crate) struct HandedOut {
     pub(crate) once: bool,
     /// What was read of it already.
     pub(crate) read: Vec<u8>,
+    /// What it has spoken.
+    pub(crate) spoken: Spoken,
     pub(crate) back: GiveBack,
 }
-
-/// Where connections go that are given back.
-pub(crate) type GiveBack = mpsc::UnboundedSender<Returned>;
 
 /// A connection that is given back. It counts as open until this is dropped.
 pub(crate) struct Returned {
@@ -85,20 +86,21 @@ pub(crate) async fn serve(
     let open = Open(Arc::clone(&desk));
     let pulse = Pulse::new();
     let stay = desk.rooms.enter(&pulse);
-    let (gate, home, back) = match handed_out {
+    let (gate, home, back, spoken) = match handed_out {
         Some(HandedOut {
             home,
             once,
             read,
+            spoken,
             back,
         }) => {
-            let gate = Gate::new(Arc::clone(&home), once, read);
-            (Some(gate), Some(home), Some(back))
+            let gate = Gate::new(Arc::clone(&home), once, read, spoken);
+            (Some(gate), Some(home), Some(back), spoken)
         }
-        None => (None, None, None),
+        None => (None, None, None, Spoken::Nothing),
     };
     let watched = WatchedSocket::new(socket, &limits, Arc::clone(&pulse), gate);
-    let io = TokioIo::new(watched);
+    let io = TokioIo::new(Greeted::new(watched, spoken));
     let client = match peer {
         Peer::Tcp(address) => HeaderValue::from_str(&address.ip().to_string()).ok(),
         Peer::Unix => None,
@@ -178,8 +180,7 @@ pub(crate) async fn serve(
 
 fn give_back(pulse: &Pulse, back: Option<GiveBack>, open: Open) {
     if let (Some(back), Some(left)) = (back, pulse.take_left()) {
-        // If nobody is there any more, it is closed.
-        let _ = back.send(Returned { left, open });
+        back.send(Returned { left, open });
     }
 }
 

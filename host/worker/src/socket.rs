@@ -204,9 +204,13 @@ impl WatchedSocket {
     ) -> Self {
         let now = Instant::now();
         let first = now + limits.header_timeout.min(limits.write_timeout);
+        let mut framing = Framing::new(limits.max_head.saturating_mul(2));
+        if gate.as_ref().is_some_and(Gate::is_http1) {
+            framing.begin();
+        }
         Self {
             socket,
-            framing: Framing::new(limits.max_head.saturating_mul(2)),
+            framing,
             pulse,
             head_timeout: limits.header_timeout,
             write_timeout: limits.write_timeout,

@@ -105,6 +105,11 @@ impl Framing {
         }
     }
 
+    /// A message was seen elsewhere: the HTTP/2 preface is not taken any more.
+    pub(crate) fn begin(&mut self) {
+        self.begun = true;
+    }
+
     /// Whether the next byte begins a message: the time until then is idle
     /// time, and not the client's slowness.
     pub(crate) fn is_between(&self) -> bool {

@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use skep_wire::Spoken;
 use tokio::io::{Interest, ReadBuf};
 
 use super::{Pulse, Socket, WatchedSocket};
@@ -38,6 +39,8 @@ pub(crate) struct Gate {
     once: bool,
     /// What was read and has not passed to the HTTP library.
     unread: Vec<u8>,
+    /// What it had spoken when it came.
+    spoken: Spoken,
     /// Of the first bytes of `unread` it is known that no head ends there.
     known: usize,
     /// The next head is not ours.
@@ -52,6 +55,8 @@ pub(crate) struct Left {
     pub(crate) socket: OwnedFd,
     /// What was read of the next request.
     pub(crate) read: Vec<u8>,
+    /// What it has spoken.
+    pub(crate) spoken: Spoken,
 }
 
 /// A response that is not yet all in the HTTP library's buffer.
@@ -60,15 +65,21 @@ pub(crate) struct Answering(Arc<Pulse>);
 
 impl Gate {
     /// `read` is what was read of the connection already.
-    pub(crate) fn new(home: Arc<Home>, once: bool, read: Vec<u8>) -> Self {
+    pub(crate) fn new(home: Arc<Home>, once: bool, read: Vec<u8>, spoken: Spoken) -> Self {
         Self {
             home,
             once,
             unread: read,
+            spoken,
             known: 0,
             foreign: false,
             written: 0,
         }
+    }
+
+    /// Whether it may not become HTTP/2 any more.
+    pub(super) fn is_http1(&self) -> bool {
+        self.spoken == Spoken::Http1
     }
 }
 
@@ -189,6 +200,10 @@ impl WatchedSocket {
     }
 
     fn leave(&mut self) {
+        let spoken = match self.framing.heads() {
+            0 => self.gate().spoken,
+            _ => Spoken::Http1,
+        };
         let read = std::mem::take(&mut self.gate().unread);
         let socket = match std::mem::replace(&mut self.socket, Socket::Gone) {
             Socket::Tcp(tcp) => tcp.into_std().map(OwnedFd::from),
@@ -199,7 +214,11 @@ impl WatchedSocket {
         if let Ok(socket) = socket {
             let left = self.pulse.left.lock();
             let mut left = left.unwrap_or_else(PoisonError::into_inner);
-            *left = Some(Left { socket, read });
+            *left = Some(Left {
+                socket,
+                read,
+                spoken,
+            });
         }
     }
 
