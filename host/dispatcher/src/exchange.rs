@@ -261,8 +261,12 @@ impl Exchange {
         if let Some(index) = choose(pool.dispatch, &loads, &mut pool.turn)
             && let Some(taker) = self.takers.get_mut(&pool.workers[index])
         {
-            taker.take(self.next, connection);
-            self.next += 1;
+            // Whoever had a copy may have changed that, and whoever gets it may
+            // not.
+            if skep_sys::make_nonblocking(connection.socket.as_fd()).is_ok() {
+                taker.take(self.next, connection);
+                self.next += 1;
+            }
             return;
         }
         connection

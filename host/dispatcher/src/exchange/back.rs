@@ -58,23 +58,24 @@ impl Exchange {
             Err(_) => return Err(Offence::NoConnection(back.id)),
         };
         let cookie = skep_sys::cookie_of(socket).map_err(|_| Offence::NoConnection(back.id))?;
+        // What it had before this process began cannot be known, but that it is
+        // of this listener.
         let is_it = match back.out {
             Out::Known(known) => known == cookie,
-            // What it had before this process began cannot be known, but that it
-            // is of this listener and nobody else's now.
-            Out::Kept => self.is_of_listener(socket) && !self.has(cookie),
+            Out::Kept => self.is_of_listener(socket),
         };
         if !is_it {
             return Err(Offence::AnotherSocket(back.id));
+        }
+        // Of two workers that kept one connection, as they may where a dispatcher
+        // died between the two, the first has given it back.
+        if back.out == Out::Kept && self.has(cookie) {
+            return Ok(None);
         }
         // The client has gone, or what was read is more than any worker reads.
         let Some(peer) = peer.filter(|_| back.read.len() < self.buffer.len()) else {
             return Ok(None);
         };
-        // Whoever has a copy may have changed this.
-        if skep_sys::make_nonblocking(socket).is_err() {
-            return Ok(None);
-        }
         Ok(Some(Connection {
             socket: back.socket,
             cookie,
