@@ -14,6 +14,7 @@ mod chaos;
 mod cli;
 mod deploys;
 mod dispatch;
+mod dispatchers;
 mod egress;
 mod foreign;
 mod hostile;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt::SockType as SockTypeOf,
 };
@@ -60,16 +60,19 @@ impl Channel {
     }
 
     /// Takes a connected unix stream socket, and makes it non-blocking and
-    /// close-on-exec.
+    /// close-on-exec where it is not yet. Who passes one to a process that may
+    /// not change flags has made it so.
     ///
     /// # Errors
     ///
     /// `InvalidInput` when the descriptor is no unix stream socket.
     pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
         check_unix_stream(socket.as_fd())?;
-        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
-        fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let flags = FdFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFD)?);
+        if !flags.contains(FdFlag::FD_CLOEXEC) {
+            fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
+        crate::connection::make_nonblocking(socket.as_fd())?;
         Ok(Self { socket })
     }
 
@@ -218,6 +221,12 @@ impl Channel {
             return Err(io::Error::other("descriptors were lost on the channel"));
         }
         Ok(received)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.socket
     }
 }
 

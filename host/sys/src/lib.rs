@@ -36,7 +36,10 @@ pub mod process;
 pub mod ticker;
 
 pub use channel::Channel;
-pub use connection::{peek, peer_of, reset_on_close};
+pub use connection::{
+    connected_peer, cookie_of, end_writing, is_nonblocking, local_of, make_nonblocking, peek,
+    peer_of, read_now, reset_on_close, write_now,
+};
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
 pub use identity::Identity;

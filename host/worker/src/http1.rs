@@ -15,6 +15,8 @@ use http_body::Body as _;
 use skep_core::Outcome;
 use skep_http1::{BadAnswer, Head, Late, Length, Next, Piece, Preface, Size, Violation, preface};
 
+use skep_wire::Spoken;
+
 use crate::alarm::Alarm;
 use crate::connection::{Carrier, End};
 use crate::date;
@@ -121,7 +123,14 @@ impl<'a, T: Transport> Http1<'a, T> {
     pub(crate) async fn run(mut self) -> End<T> {
         match std::future::poll_fn(|cx| self.poll(cx)).await {
             Finish::Closed => End::Closed,
-            Finish::GivenBack(read) => End::GivenBack(self.transport, read),
+            Finish::GivenBack(read) => {
+                let spoken = if self.may_switch {
+                    Spoken::Nothing
+                } else {
+                    Spoken::Http1
+                };
+                End::GivenBack(self.transport, read, spoken)
+            }
             Finish::Http2 => End::Http2(self.transport, self.input),
         }
     }

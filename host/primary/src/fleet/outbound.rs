@@ -105,14 +105,14 @@ impl Fleet {
     }
 
     pub(super) fn step_connector(&mut self, event: Event) {
-        let start = || {
+        let start = |board| {
             let begin = ToConnector::Begin {
                 sandbox: self.spec.server.sandbox,
             };
             let birth = Birth {
                 id: (),
                 title: "skep: connector".to_owned(),
-                messages: vec![(begin, Vec::new())],
+                messages: vec![(begin, vec![board])],
                 grace: GRACE,
                 wall: Walls::around(Role::Connector),
             };

@@ -194,6 +194,16 @@ impl Fleet {
         for worker in workers {
             self.read_beat(worker);
         }
+        let dispatchers = self.dispatchers.iter();
+        let beats: Vec<_> = dispatchers
+            .filter_map(|(name, dispatcher)| Some((name.clone(), dispatcher.single.beat()?)))
+            .collect();
+        for (name, beat) in beats {
+            self.step_dispatcher(&name, beat);
+        }
+        if let Some(beat) = self.connector.single.beat() {
+            self.step_connector(beat);
+        }
     }
 
     fn read_beat(&mut self, id: WorkerId) {
