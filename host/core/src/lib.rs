@@ -19,6 +19,8 @@ mod limits;
 mod moment;
 mod name;
 mod outcome;
+pub mod pace;
+pub mod permits;
 mod plan;
 mod rate;
 mod record;
