@@ -186,8 +186,6 @@ const STATIC: [(&str, &str); 61] = [
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "this is a test as a whole")]
-
     use super::*;
 
     fn bytes(hex: &str) -> Vec<u8> {

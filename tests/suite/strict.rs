@@ -37,7 +37,7 @@ const SMUGGLED: &str = "GET /status/299 HTTP/1.1\r\nhost: a\r\n\r\n";
 fn table() -> Vec<(String, Vec<u8>, Want)> {
     let mut table: Vec<(String, Vec<u8>, Want)> = Vec::new();
     let mut add = |name: &str, text: &str, want| {
-        table.push((name.to_owned(), text.as_bytes().to_vec(), want))
+        table.push((name.to_owned(), text.as_bytes().to_vec(), want));
     };
     let framed =
         |fields: &str, rest: &str| format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n{rest}");
