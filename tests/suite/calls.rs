@@ -241,6 +241,12 @@ fn work_after_the_response_goes_on_whatever_idle_and_reuse_say() {
         );
         outcomes_are(&skep, &[("ok", 2)]);
     }
+    // Within the limits of the call.
+    let skep = unruly("timeout = \"500ms\"\ninstance = { reuse = 100, concurrent = 8 }");
+    let response = skep.client().get("/3/after?ms=2000").unwrap();
+    assert_eq!(response.status(), 200);
+    outcomes_are(&skep, &[("deadline", 1)]);
+    assert_eq!(skep.logged("text=finished"), 0);
 }
 
 #[test]

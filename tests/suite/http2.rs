@@ -280,6 +280,38 @@ fn an_early_answer_arrives_and_its_connection_goes_on() {
     }
 }
 
+#[test]
+fn a_small_block_that_unfolds_to_a_large_head_is_refused() {
+    let skep = echo("", "");
+    let address = skep.address();
+    let worker = skep.worker().pid;
+    let before = process::anonymous(worker);
+    let mut frames = Frames::open(&address, &[]).unwrap();
+    let target = ["GET", "a", "/status/200"];
+    // One field that the server is asked to remember, and then a byte for each
+    // of its repetitions: 60 MB of fields a stream.
+    let mut remember = literal(b"x", &[b'v'; 4000]);
+    remember[0] = 0x40;
+    let seed = [head(target, &[]), remember].concat();
+    frames.block(1, &seed, true).unwrap();
+    assert_eq!(frames.answer(1).status, 200);
+    let bomb = [head(target, &[]), vec![0xbe; 15_000]].concat();
+    for number in 1..20 {
+        if frames.block(1 + 2 * number, &bomb, true).is_err() {
+            break;
+        }
+    }
+    for number in 1..20 {
+        let answer = frames.answer_within(1 + 2 * number, SOON);
+        assert!(answer.is_refused(), "{answer:?}");
+        if frames.closed(Duration::from_millis(1)).is_some() {
+            break;
+        }
+    }
+    let grown = process::anonymous(worker).saturating_sub(before);
+    assert!(grown < 24 * MIB, "it grew by {} KiB", grown / 1024);
+}
+
 /// The bytes of one more of something.
 type Cheap<'a> = &'a dyn Fn(u32) -> Vec<u8>;
 
@@ -306,6 +338,8 @@ fn floods_of_cheap_frames_end_their_connection_and_nothing_else() {
     let skep = echo("", "");
     let address = skep.address();
     let worker = skep.worker().pid;
+    assert_eq!(skep.client().get("/status/200").unwrap().status(), 200);
+    let before = process::anonymous(worker);
     let post = head(["POST", "a", "/upload"], &[]);
     let get = head(["GET", "a", "/slow?ms=100"], &[]);
     let whole = flag::END_HEADERS | flag::END_STREAM;
@@ -345,6 +379,10 @@ fn floods_of_cheap_frames_end_their_connection_and_nothing_else() {
         }
         let neighbour = skep.client().get("/status/200");
         assert_eq!(neighbour.map(|answer| answer.status()), Ok(200), "{name}");
+    }
+    let grown = process::anonymous(worker).saturating_sub(before);
+    if grown >= 24 * MIB {
+        let _ = writeln!(wrong, "the worker grew by {} KiB", grown / 1024);
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     assert!(process::is_alive(worker));

@@ -105,6 +105,24 @@ fn a_client_with_slow_uploads_does_not_take_an_app() {
 }
 
 #[test]
+fn a_client_with_open_uploads_over_http_2_does_not_take_an_app() {
+    let skep = echo("", "concurrency = 10\nqueue = 10");
+    let address = skep.address();
+    let mut greedy = Frames::from_peer(&address, GREEDY).unwrap();
+    greedy.begin(&[]).unwrap();
+    for number in 0..60 {
+        let stream = 1 + 2 * number;
+        greedy
+            .request(stream, ["POST", "a", "/upload"], &[], false)
+            .unwrap();
+        greedy.data(stream, b"x", false).unwrap();
+    }
+    assert!(greedy.is_alive(SOON));
+    let served = served(&address, "/status/200", 40);
+    assert!(served >= 38, "{served} of 40 were served");
+}
+
+#[test]
 fn a_rate_per_header_counts_what_the_guest_reads() {
     const TIMES: usize = 12;
     let rated = "rate = \"5/h per header X-Api-Key\"";
