@@ -176,12 +176,14 @@ fn a_large_upload_that_is_answered_early_always_gets_its_answer() {
         for _ in 0..15 {
             // Everything first, as most libraries do.
             let mut client = Client::connect(&address).unwrap();
+            client.patience(Duration::from_secs(3)).unwrap();
             let answer = client.post(target, &body).map(|response| response.status());
             if answer != Ok(status) {
                 let _ = writeln!(wrong, "{target}, read at last: {answer:?}");
             }
             // And who looks meanwhile, as curl does.
             let mut client = Client::connect(&address).unwrap();
+            client.patience(Duration::from_secs(3)).unwrap();
             let head = "POST {} HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n";
             client.send(head.replace("{}", target)).unwrap();
             let mut sender = client.sender().unwrap();
@@ -275,7 +277,10 @@ fn behind_nginx_no_upload_that_is_answered_early_is_a_bad_gateway() {
     let body = vec![b'x'; 900_000];
     let post = |(target, status): (&str, u16)| {
         let answer = Client::connect(&nginx.address)
-            .and_then(|mut client| client.post(target, &body))
+            .and_then(|mut client| {
+                client.patience(Duration::from_secs(3))?;
+                client.post(target, &body)
+            })
             .map(|response| response.status());
         (answer != Ok(status)).then(|| format!("{target}: {answer:?}\n"))
     };
