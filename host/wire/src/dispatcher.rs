@@ -132,22 +132,6 @@ pub struct DispatchCounts {
     pub waiting: u32,
 }
 
-/// What a connection has spoken so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Spoken {
-    /// Nothing: it may be of any protocol.
-    #[default]
-    Nothing,
-    /// HTTP/1.1, and nothing else from now on.
-    Http1,
-    /// The preface of HTTP/2.
-    Http2 {
-        /// It was sent SETTINGS, which it will acknowledge.
-        greeted: bool,
-    },
-}
-
 /// What a dispatcher tells a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

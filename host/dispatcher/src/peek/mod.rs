@@ -1,18 +1,16 @@
 //! Which host a connection is for, by the first bytes that came over it.
 //!
 //! Pure: bytes in, an answer out; nothing is consumed and nothing is kept
-//! between two calls. The parsers are those that the workers use (httparse
-//! under hyper, h2) or will use (rustls), so that both read a head alike.
+//! between two calls. The parsers are those that the workers use (skep-http1,
+//! h2) or will use (rustls), so that both read a head alike.
 //!
-//! The answer is given as soon as it is certain: behind the first `Host` line
-//! the rest of a head is the worker's to judge. So what was said of some bytes
-//! holds for all that come after them.
+//! The answer is given when it is certain, and holds whatever bytes follow.
 
-mod http1;
 mod http2;
 mod tls;
 
 use skep_core::ConnectionLimits;
+use skep_http1::{Peek, Settings, peek_host};
 use skep_wire::Spoken;
 
 /// What a prefix of a connection's bytes says.
@@ -57,17 +55,34 @@ pub fn hear(bytes: &[u8], limits: &ConnectionLimits, spoken: Spoken) -> Heard {
     let preface = http2::PREFACE.len().min(bytes.len());
     let heard = match (bytes.first(), spoken) {
         (None, _) => Heard::NeedMore,
-        (Some(_), Spoken::Http1) => http1::hear(bytes, limits.max_headers),
+        (Some(_), Spoken::Http1) => http1(bytes, limits),
         (Some(_), Spoken::Http2 { greeted }) => http2::hear(bytes, limits, greeted),
         (Some(&tls::HANDSHAKE), Spoken::Nothing) => tls::hear(bytes),
         (Some(_), Spoken::Nothing) if bytes[..preface] == http2::PREFACE[..preface] => {
             http2::hear(bytes, limits, false)
         }
-        (Some(_), Spoken::Nothing) => http1::hear(bytes, limits.max_headers),
+        (Some(_), Spoken::Nothing) => http1(bytes, limits),
     };
     match heard {
         Heard::NeedMore if bytes.len() == most => Heard::TooLarge,
         heard => heard,
+    }
+}
+
+/// The host of a request of HTTP/1.1.
+fn http1(bytes: &[u8], limits: &ConnectionLimits) -> Heard {
+    let settings = Settings {
+        max_head: limits.max_head,
+        max_fields: limits.max_headers,
+        header_timeout: limits.header_timeout,
+        body_timeout: limits.body_timeout,
+        max_requests: limits.max_requests_per_connection,
+    };
+    match peek_host(bytes, &settings) {
+        Peek::More => Heard::NeedMore,
+        Peek::Host(host) => Heard::Host(host),
+        Peek::Bad => Heard::Bad,
+        Peek::TooLarge => Heard::TooLarge,
     }
 }
 

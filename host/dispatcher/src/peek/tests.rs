@@ -39,10 +39,11 @@ fn requests_of_http1_say_their_host() {
     for (request, expected) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", host("a")),
         (
-            "\r\nGET / HTTP/1.1\r\nX: y\r\nhOST:  a:80 \r\n",
+            "\r\nGET / HTTP/1.1\r\nX: y\r\nhOST:  a:80 \r\n\r\n",
             host("a:80"),
         ),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", host("a")),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Heard::Bad),
+        ("GET / HTTP/1.1\nHost: a\n\n", Heard::Bad),
         ("GET http://b:1/x HTTP/1.1\r\nHost: a\r\n\r\n", host("b:1")),
         ("GET http://b?x HTTP/1.0\r\n\r\n", host("b")),
         ("GET /http://b HTTP/1.1\r\nHost: a\r\n\r\n", host("a")),
