@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderName;
+use http_body_util::BodyExt as _;
 use skep_core::{LogLevel, Outcome};
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
@@ -17,8 +18,9 @@ use crate::blueprint::Blueprint;
 use crate::fault::Verdict;
 use crate::ledger::{HostMemory, Ledger};
 use crate::meter;
+use crate::origin::{Origin, Outside};
 use crate::outbound::OutboundTimeouts;
-use crate::stdio::{LineStream, Stream};
+use crate::stdio::{LineStream, RequestId, Stream};
 use crate::tenants::Seat;
 use crate::weigh::{self, BODY_CHUNK, MAX_FIELDS};
 
@@ -78,7 +80,8 @@ impl Guest {
             http,
             hooks: Hooks {
                 blueprint: Arc::clone(blueprint),
-                request,
+                request: RequestId::new(request),
+                headless: false,
             },
             table,
             ledger: Ledger::new(blueprint.setup.memory, tenant),
@@ -107,7 +110,7 @@ impl Guest {
     fn make_wasi(&self) -> WasiCtx {
         let setup = &self.hooks.blueprint.setup;
         let request = &self.hooks.request;
-        let stream = |stream| LineStream::new(stream, Arc::clone(request), Arc::clone(&setup.log));
+        let stream = |stream| LineStream::new(stream, request.clone(), Arc::clone(&setup.log));
         let mut builder = WasiCtxBuilder::new();
         builder
             .envs(&setup.env)
@@ -126,7 +129,34 @@ impl Guest {
     pub(crate) fn log_record(&self, level: LogLevel, context: &str, message: &str) {
         let longest = message.floor_char_boundary(MAX_RECORD);
         let log = &self.hooks.blueprint.setup.log;
-        log.record(level, &self.hooks.request, context, &message[..longest]);
+        log.record(
+            level,
+            &self.hooks.request.get(),
+            context,
+            &message[..longest],
+        );
+    }
+
+    /// What the guest writes and sends from now on is for this request, or for
+    /// nobody knows which if it is empty.
+    pub(crate) fn set_request(&mut self, request: Arc<str>) {
+        self.hooks.request.set(request);
+    }
+
+    /// Says whether the current request is a HEAD, whose answer has no content.
+    pub(crate) fn set_headless(&mut self, headless: bool) {
+        self.hooks.headless = headless;
+    }
+
+    pub(crate) fn is_headless(&self) -> bool {
+        self.hooks.headless
+    }
+
+    /// Handles, streams, tasks and the like that the host has for the guest.
+    pub(crate) fn resources(store: &mut Store<Self>) -> usize {
+        let concurrent = store.concurrent_resource_table();
+        let concurrent = concurrent.map_or(0, |table| table.iter_mut().count());
+        store.data_mut().table.iter_mut().count() + concurrent
     }
 
     pub(crate) fn config(&mut self) -> WasiConfig<'_> {
@@ -159,8 +189,10 @@ impl WasiHttpView for Guest {
 /// skep's answers to `wasi:http`, and what they are made of.
 struct Hooks {
     blueprint: Arc<Blueprint>,
-    /// The request that the instance was made for.
-    request: Arc<str>,
+    /// The request that the instance works on.
+    request: RequestId,
+    /// Whether that is a HEAD.
+    headless: bool,
 }
 
 type Sent = Result<
@@ -201,9 +233,10 @@ impl WasiHttpHooks for Hooks {
             first_byte: options.first_byte_timeout,
             between_bytes: options.between_bytes_timeout,
         };
-        let reply = outbound.send(request, timeouts, &self.request);
+        let reply = outbound.send(request, timeouts, &self.request.get());
         Box::new(async move {
             let response = reply.await?;
+            let response = response.map(|body| Outside::new(body, Origin::Upstream).boxed_unsync());
             // Connections are driven by whoever made them: nothing is left to
             // be done here.
             let io: Box<dyn Future<Output = Result<(), Error>> + Send> =

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ pub enum Stream {
 /// Where a guest's lines go. Must not block: it is called from within calls.
 pub trait GuestLog: Send + Sync {
     /// Takes one line without its newline. `request` is the request that the
-    /// instance was made for, or empty.
+    /// instance works on, or empty where it works on several.
     fn line(&self, stream: Stream, request: &str, line: &[u8]);
 
     /// Takes one record of `wasi:logging`.
@@ -34,16 +34,35 @@ pub trait GuestLog: Send + Sync {
 /// much longer ones.
 pub(crate) const MAX_LINE: usize = 8 << 10;
 
+/// Names the request that an instance works on: set with each call, read with
+/// each line.
+#[derive(Clone)]
+pub(crate) struct RequestId(Arc<Mutex<Arc<str>>>);
+
+impl RequestId {
+    pub(crate) fn new(request: Arc<str>) -> Self {
+        Self(Arc::new(Mutex::new(request)))
+    }
+
+    pub(crate) fn set(&self, request: Arc<str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    }
+
+    pub(crate) fn get(&self) -> Arc<str> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// One stream of one instance.
 #[derive(Clone)]
 pub(crate) struct LineStream {
     stream: Stream,
-    request: Arc<str>,
+    request: RequestId,
     log: Arc<dyn GuestLog>,
 }
 
 impl LineStream {
-    pub(crate) fn new(stream: Stream, request: Arc<str>, log: Arc<dyn GuestLog>) -> Self {
+    pub(crate) fn new(stream: Stream, request: RequestId, log: Arc<dyn GuestLog>) -> Self {
         Self {
             stream,
             request,
@@ -106,7 +125,7 @@ impl Lines {
     fn give(&mut self) {
         self.to
             .log
-            .line(self.to.stream, &self.to.request, &self.partial);
+            .line(self.to.stream, &self.to.request.get(), &self.partial);
         self.partial.clear();
     }
 }
@@ -181,7 +200,8 @@ mod tests {
     #[test]
     fn writes_become_lines() {
         let kept = Arc::new(Kept::default());
-        let mut lines = Lines::new(LineStream::new(Stream::Stdout, "".into(), kept.clone()));
+        let request = RequestId::new("".into());
+        let mut lines = Lines::new(LineStream::new(Stream::Stdout, request, kept.clone()));
         lines.take(b"one\ntw");
         lines.take(b"o\n\nthree");
         lines.take(&vec![b'x'; MAX_LINE]);

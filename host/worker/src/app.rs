@@ -127,10 +127,11 @@ impl App {
 
     /// Ends everything that is in flight; says how much that is.
     pub(crate) fn cut(&self) -> u32 {
+        let in_flight = self.in_flight.load(Relaxed);
         self.cut.store(true, Relaxed);
         self.told.notify_waiters();
         self.handler.cut();
-        self.in_flight.load(Relaxed)
+        in_flight
     }
 }
 

@@ -112,6 +112,7 @@ pub(crate) async fn serve(
         origin: Origin::of(&peer),
         home,
         body_timeout: limits.body_timeout,
+        write_timeout: limits.write_timeout,
     });
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);

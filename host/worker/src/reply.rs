@@ -15,10 +15,6 @@ use skep_engine::{CutShort, GuestBody};
 use crate::account::Account;
 
 /// The body of any response.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "almost every response is a guest's; a box would be one allocation for each"
-)]
 pub(crate) enum ReplyBody {
     /// What a guest says.
     Guest(GuestBody<Account>),

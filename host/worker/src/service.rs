@@ -11,7 +11,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use skep_core::Outcome;
-use skep_engine::RequestBody;
+use skep_engine::{CallSetup, RequestBody};
 
 use crate::account::Account;
 use crate::app::App;
@@ -42,6 +42,8 @@ pub(crate) struct Service {
     pub(crate) home: Option<Arc<Home>>,
     /// Longest pause within a request body.
     pub(crate) body_timeout: Duration,
+    /// Longest pause of a client that takes its response.
+    pub(crate) write_timeout: Duration,
 }
 
 impl Service {
@@ -118,21 +120,22 @@ impl Service {
         id: &Arc<str>,
     ) -> Result<Response<ReplyBody>, Outcome> {
         account.guest_begins();
-        let scheme = Scheme::HTTP;
+        let setup = CallSetup {
+            scheme: Scheme::HTTP,
+            request_id: Arc::clone(id),
+            patience: self.write_timeout,
+        };
         if body.is_end_stream() {
             let body: RequestBody = Empty::new().map_err(|never| match never {}).boxed_unsync();
             let request = Request::from_parts(head, body);
-            let response = app
-                .handler
-                .call(request, scheme, Arc::clone(id), account)
-                .await?;
+            let response = app.handler.call(request, setup, account).await?;
             return Ok(response.map(ReplyBody::Guest));
         }
         let interrupt = Arc::new(Interrupt::default());
         account.overridden_by(&interrupt.outcome);
         let body = Inbound::new(body, app.limits.max_body, self.body_timeout, &interrupt);
         let request = Request::from_parts(head, body.boxed_unsync());
-        let call = app.handler.call(request, scheme, Arc::clone(id), account);
+        let call = app.handler.call(request, setup, account);
         tokio::select! {
             biased;
             // The guest is cancelled: its request was never whole.

@@ -9,7 +9,7 @@ use http::uri::Scheme;
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{HttpCheck, Outcome};
-use skep_engine::{Ended, RequestBody, Witness};
+use skep_engine::{CallSetup, Ended, RequestBody, Witness};
 use skep_sys::Ticker;
 
 use crate::app::App;
@@ -103,8 +103,12 @@ fn answers<'a>(
         .body(body);
     async move {
         let request = request.map_err(|error| format!("cannot be made: {error}"))?;
-        let id = id.to_str().unwrap_or_default().into();
-        let call = app.handler.call(request, Scheme::HTTP, id, told.clone());
+        let setup = CallSetup {
+            scheme: Scheme::HTTP,
+            request_id: id.to_str().unwrap_or_default().into(),
+            patience: check.timeout,
+        };
+        let call = app.handler.call(request, setup, told.clone());
         let response = call.await.map_err(|outcome| told.failure(outcome))?;
         let status = response.status().as_u16();
         if status != check.status {
