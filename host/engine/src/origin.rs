@@ -27,11 +27,11 @@ thread_local! {
     static ASKED: Cell<Option<Origin>> = const { Cell::new(None) };
 }
 
+/// What a body answers to a poll.
+type Polled = Poll<Option<Result<Frame<Bytes>, Error>>>;
+
 /// Polls the body of a response; says who was asked, if not the guest.
-pub(crate) fn poll_frame(
-    body: &mut WasiBody,
-    cx: &mut Context<'_>,
-) -> (Poll<Option<Result<Frame<Bytes>, Error>>>, Option<Origin>) {
+pub(crate) fn poll_frame(body: &mut WasiBody, cx: &mut Context<'_>) -> (Polled, Option<Origin>) {
     ASKED.set(None);
     let polled = Pin::new(body).poll_frame(cx);
     (polled, ASKED.take())
@@ -53,10 +53,7 @@ impl Body for Outside {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         ASKED.set(Some(self.origin));
         polled

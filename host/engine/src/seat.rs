@@ -53,21 +53,24 @@ impl Seat {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a call, or gives it back.
-    pub(crate) fn take(self: &Arc<Self>, job: Job, policy: &InstancePolicy) -> Result<(), Job> {
-        let mut occupancy = self.occupancy();
+    /// Whether it takes another call.
+    pub(crate) fn has_room(&self, policy: &InstancePolicy) -> bool {
+        let occupancy = self.occupancy();
         let now = occupancy.queue.len() + occupancy.calls.len();
         let room = usize::try_from(policy.concurrent).unwrap_or(usize::MAX);
-        if !occupancy.open || now >= room || occupancy.taken >= policy.reuse {
-            return Err(job);
-        }
+        occupancy.open && now < room && occupancy.taken < policy.reuse
+    }
+
+    /// Takes a call.
+    pub(crate) fn take(self: &Arc<Self>, job: Job) {
         let reception = Arc::clone(&job.reception);
+        let mut occupancy = self.occupancy();
         occupancy.taken += 1;
         occupancy.queue.push_back(job);
         occupancy.wake();
+        // What the call does with its place may lead back here.
         drop(occupancy);
         reception.seated(Place(Some(Arc::clone(self))));
-        Ok(())
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -172,10 +172,6 @@ impl<W: Witness> Slot<W> {
     }
 
     /// Ends the call.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the lock must be given up before the guest is dropped"
-    )]
     fn end(&self, mut state: MutexGuard<'_, State<W>>, verdict: Verdict) {
         let before = std::mem::replace(&mut *state, State::Over(verdict.outcome));
         drop(state);

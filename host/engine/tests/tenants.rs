@@ -287,7 +287,7 @@ fn who_waits_in_line_ends_at_the_deadline_and_leaves_it_when_dropped() {
             call.abort();
         }
         until("16 gone", || {
-            calls[..16].iter().all(|call| call.is_finished())
+            calls[..16].iter().all(tokio::task::JoinHandle::is_finished)
         })
         .await;
         hog.handler.cut();

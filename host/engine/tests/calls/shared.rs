@@ -87,6 +87,29 @@ fn a_call_that_is_given_up_closes_its_instance_and_takes_no_other_with_it() {
 }
 
 #[test]
+fn each_call_ends_with_its_own_task() {
+    on_a_worker(async {
+        let app = Setup::new(Kind::Shared).load();
+        let (stalled, told) = app.ask("/stall").send().await;
+        let mut after = Vec::new();
+        for round in 0..16 {
+            let (_, ended) = app.ask("/").whole().await;
+            assert_eq!(ended.outcome, Outcome::Ok);
+            if round % 4 == 0 {
+                after.extend(all(&app, "/after?ms=100", 1));
+            }
+        }
+        for call in after {
+            assert_eq!(call.await.unwrap(), Outcome::Ok);
+        }
+        assert_eq!(app.said.lines().len(), 4, "each finished");
+        assert!(!told.is_over());
+        assert_eq!(app.handler.instances().made, 1);
+        drop(stalled);
+    });
+}
+
+#[test]
 fn one_that_was_not_begun_leaves_its_instance_open() {
     on_a_worker(async {
         let app = Setup::new(Kind::Shared).load();
