@@ -43,6 +43,8 @@ mod strict;
 mod target;
 mod tenants;
 mod ticker;
+#[allow(dead_code, reason = "bodies are not watched yet")]
+mod upload;
 mod validate;
 
 use std::process::ExitCode;

@@ -93,7 +93,7 @@ impl Service {
             head.uri = stripped(head.uri, found.prefix);
         }
 
-        match app.admit(&budget, self.desk.column()).await {
+        match app.admit(&budget, self.desk.column(), self.origin).await {
             Ok(admitted) => account.admitted(admitted),
             Err(outcome) => {
                 account.close(outcome);
