@@ -45,7 +45,7 @@ pub use holder::Holder;
 pub use identity::Identity;
 pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix};
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
-pub use sheet::{Count, Counting, Full, Sheet};
+pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};
 pub use ticker::Ticker;
 pub use watch::{Watched, keep_event_loop, watch};

@@ -46,6 +46,7 @@ mod shelf;
 mod tenants;
 mod ticker;
 mod transport;
+mod upload;
 mod validate;
 mod writing;
 
