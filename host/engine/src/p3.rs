@@ -1,19 +1,20 @@
 //! Calls of `wasi:http/handler@0.3`.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use http::Request;
 use http::uri::Scheme;
-use wasmtime::Store;
 use wasmtime::component::{Accessor, InstancePre};
+use wasmtime::{AsContextMut as _, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p3;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 
 use crate::RequestBody;
 use crate::fault::Verdict;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
+use crate::head;
 use crate::world::{Job, World};
 
 impl World for ServicePre<Guest> {
@@ -37,13 +38,31 @@ impl World for ServicePre<Guest> {
     ) -> wasmtime::Result<Verdict> {
         store
             .run_concurrent(async move |accessor| {
-                let verdict = answer(accessor, proxy, job).await?;
-                // The guest's tasks write the body after the handler returned.
-                std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                Ok(verdict)
+                let work = async {
+                    let verdict = answer(accessor, proxy, job).await?;
+                    // The guest's tasks write the body after the handler returned.
+                    std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                    Ok(verdict)
+                };
+                weighed(accessor, work).await
             })
             .await?
     }
+}
+
+/// Does some work for a guest that is driven by `accessor`, and looks before
+/// each wait, and at the end, whether the host holds too much for that guest:
+/// wasmtime polls this after whatever the guest did.
+pub(crate) async fn weighed<R>(
+    accessor: &Accessor<Guest>,
+    work: impl Future<Output = wasmtime::Result<R>>,
+) -> wasmtime::Result<R> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        accessor.with(|mut access| guest::weigh(&mut access.as_context_mut()))?;
+        work.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Calls the guest's handler and sends its answer on.
@@ -68,10 +87,11 @@ pub(crate) async fn answer(
             )));
         }
     };
-    let response = accessor.with(|mut access| {
+    let mut response = accessor.with(|mut access| {
         let response = access.get().http().table.delete(response)?;
         response.into_http_with_getter(&mut access, sent, Guest::http)
     })?;
+    head::leaving(response.headers_mut());
     drop(job.answer.send(response));
     Ok(Verdict::OK)
 }
@@ -93,5 +113,6 @@ fn absolute(
     }
     parts.scheme = Some(scheme);
     head.uri = http::Uri::from_parts(parts)?;
+    head::arriving(&mut head);
     Ok(Request::from_parts(head, body))
 }

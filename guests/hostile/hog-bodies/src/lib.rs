@@ -1,8 +1,7 @@
 //! The attack: thousands of responses that are never sent, each with as much
 //! of a body as the host takes into its buffers.
 //!
-//! The outcome: a budget ends it: `memory-budget`, `cpu-budget` or `trap` at
-//! 10,000 resources, never 200; the memory comes back with the instance.
+//! The outcome: `memory-budget`, 500; the memory comes back with the instance.
 
 use skep_guest::wasip2::http::types::{Fields, OutgoingResponse};
 use skep_guest::{Request, Response};
