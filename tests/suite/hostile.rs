@@ -258,7 +258,7 @@ const ATTACKS: [Attack; 94] = [
         "hoard-resources",
         "/requests",
         Sees::Status(500),
-        Some("memory-budget"),
+        Some("trap"),
     ),
     attack(
         "hoard-resources",

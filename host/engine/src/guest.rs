@@ -126,6 +126,11 @@ impl Guest {
     /// Counts what the host holds for this guest, and takes what the guest has
     /// written to bodies that nobody reads yet.
     fn weigh(&mut self) -> Result<(), Excess> {
+        // What was once too much stays so: the call must not depend on when it
+        // was looked at.
+        if let Some(excess) = self.excess.get() {
+            return Err(*excess);
+        }
         let Weighed { bytes, early } = weigh::held(&mut self.table, &self.held);
         let bytes = bytes + self.concurrent * weigh::CONCURRENT;
         // An early body may grow by the next call that deals with its stream.
@@ -137,7 +142,6 @@ impl Guest {
             Err(memory) => Err(memory.into()),
         };
         if let Err(excess) = counted {
-            // The first one tells why.
             let _ = self.excess.set(excess);
         }
         counted

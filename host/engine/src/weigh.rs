@@ -56,7 +56,7 @@ const ENTRY: usize = 256;
 
 /// Bytes of a task, a stream, a future of WASI 0.3 or an end of one: its entry
 /// in the table, and the host's future and timer behind it.
-pub(crate) const CONCURRENT: usize = 512;
+pub(crate) const CONCURRENT: usize = 1024;
 
 /// Header fields that are looked at one by one; the text of a larger set counts
 /// as the most that there may be.
