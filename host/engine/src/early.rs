@@ -31,7 +31,7 @@ pub(crate) fn gather(body: &mut Option<WasiBody>, held: &Held) -> bool {
     let Some(stream) = body.as_mut() else {
         return true;
     };
-    let first = match Pin::new(stream).poll_frame(&mut cx) {
+    let first = match next(stream, &mut cx) {
         // There is nothing, or it is an early body, which has taken it.
         Poll::Pending => return true,
         // An early body that is full says so in this way.
@@ -48,6 +48,13 @@ pub(crate) fn gather(body: &mut Option<WasiBody>, held: &Held) -> bool {
     let fits = early.gather(&mut cx);
     *body = Some(early.boxed_unsync());
     fits
+}
+
+/// The next piece, if it is there. By itself tokio would let a guest that has
+/// done much in its turn wait for the next one, although only this makes room.
+fn next(body: &mut WasiBody, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+    Pin::new(&mut tokio::task::unconstrained(frame)).poll(cx)
 }
 
 /// The size in the error by which a full body is known. No guest writes that
@@ -95,7 +102,7 @@ impl EarlyBody {
             let Some(rest) = self.rest.as_mut() else {
                 return true;
             };
-            match Pin::new(rest).poll_frame(cx) {
+            match next(rest, cx) {
                 Poll::Pending => return true,
                 Poll::Ready(next) => self.put(next),
             }

@@ -154,12 +154,12 @@ async fn get(loaded: &Loaded, target: &str) -> (Result<Response<Vec<u8>>, Outcom
 async fn no_guest_sleeps_with_more_than_it_may_have() {
     for (name, target) in [
         ("hostile-hog-requests", "/method?count=40"),
-        ("hostile-hog-requests", "/path?count=40"),
-        ("hostile-hog-requests", "/authority?count=40"),
+        ("hostile-hog-requests", "/path?count=400"),
+        ("hostile-hog-requests", "/authority?count=400"),
         ("hostile-hog-requests", "/fields?count=200"),
         ("hostile-hog-requests", "/sent?count=200"),
         ("hostile-hog-requests-p3", "/method?count=40"),
-        ("hostile-hog-requests-p3", "/path?count=40"),
+        ("hostile-hog-requests-p3", "/path?count=400"),
         ("hostile-hog-requests-p3", "/fields?count=200"),
         ("hostile-hog-requests-p3", "/responses?count=200"),
         ("hostile-hog-requests-p3", "/sent?count=200"),

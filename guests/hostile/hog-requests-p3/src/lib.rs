@@ -27,6 +27,9 @@ struct Hog;
 /// A little less than one call of the host may take.
 const TEXT: usize = 900 << 10;
 
+/// A little less than any URI may be.
+const URI: usize = 60_000;
+
 /// A little less than a host lets one set of fields hold.
 const FIELDS: usize = 120 << 10;
 
@@ -48,7 +51,7 @@ impl wasip3::exports::http::handler::Guest for Hog {
                 .await
             }
             "/path" => {
-                let path = format!("/{}", "x".repeat(TEXT));
+                let path = format!("/{}", "x".repeat(URI));
                 hoard(count, || {
                     let request = made(Fields::new());
                     let _ = request.set_path_with_query(Some(&path));

@@ -24,6 +24,9 @@ skep_guest::handler!(handle);
 /// A little less than one call of the host may take.
 const TEXT: usize = 900 << 10;
 
+/// A little less than any URI may be.
+const URI: usize = 60_000;
+
 /// A little less than a host lets one set of fields hold.
 const FIELDS: usize = 120 << 10;
 
@@ -35,13 +38,13 @@ fn handle(request: Request) -> Response {
             hoard(count, || with(|request| request.set_method(&method)))
         }
         "/path" => {
-            let path = format!("/{}", "x".repeat(TEXT));
+            let path = format!("/{}", "x".repeat(URI));
             hoard(count, || {
                 with(|request| request.set_path_with_query(Some(&path)))
             })
         }
         "/authority" => {
-            let authority = "x".repeat(TEXT);
+            let authority = "x".repeat(URI);
             hoard(count, || {
                 with(|request| request.set_authority(Some(&authority)))
             })
