@@ -1,12 +1,12 @@
-//! What the host holds for a guest is counted before the guest waits, without
-//! any tick: nobody makes one here. And what guests of the host's find in heads
-//! and may do with bodies.
+//! What the host holds for a guest is counted at every tick, and before the
+//! guest waits; what guests find in heads, and what they may do with bodies.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -24,9 +24,20 @@ use skep_engine::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one instance may have.
-const MEMORY: u64 = 16 << 20;
+const MEMORY: u64 = 8 << 20;
 
-const GUESTS: [&str; 5] = [
+/// What a guest may gather in a turn, beyond what it may have: what SECURITY.md
+/// says, and what this process does besides.
+const IN_A_TURN: u64 = 32 << 20;
+
+/// One test at a time: memory is measured, and one of them wants no ticks.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+const GUESTS: [&str; 9] = [
+    "hostile-hog-fields",
+    "hostile-hog-bodies",
+    "hostile-hog-lines",
+    "hostile-hog-lines-p3",
     "hostile-hog-requests",
     "hostile-hog-requests-p3",
     "hostile-write-early",
@@ -150,8 +161,89 @@ async fn get(loaded: &Loaded, target: &str) -> (Result<Response<Vec<u8>>, Outcom
     (seen, told)
 }
 
+/// Ticks while it lives.
+struct Ticks(Arc<AtomicBool>);
+
+impl Ticks {
+    fn start() -> Self {
+        let on = Arc::new(AtomicBool::new(true));
+        let still = Arc::clone(&on);
+        std::thread::spawn(move || {
+            while still.load(Relaxed) {
+                skep_engine::tick();
+                // Nobody unparks it.
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        Self(on)
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
+}
+
+/// The most memory that this process has had since it was asked last, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = peak
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    kib << 10
+}
+
+#[tokio::test]
+async fn what_the_host_holds_is_bounded_by_the_memory_of_the_instance() {
+    let _alone = ALONE.lock().await;
+    let _ticks = Ticks::start();
+    for (name, target) in [
+        ("hostile-hog-fields", "/"),
+        ("hostile-hog-bodies", "/"),
+        ("hostile-hog-lines", "/"),
+        ("hostile-hog-lines-p3", "/"),
+        ("hostile-hog-requests", "/method"),
+        ("hostile-hog-requests", "/path"),
+        ("hostile-hog-requests", "/authority"),
+        ("hostile-hog-requests", "/fields"),
+        ("hostile-hog-requests", "/sent"),
+        ("hostile-hog-requests-p3", "/method"),
+        ("hostile-hog-requests-p3", "/path"),
+        ("hostile-hog-requests-p3", "/fields"),
+        ("hostile-hog-requests-p3", "/responses"),
+        ("hostile-hog-requests-p3", "/sent"),
+    ] {
+        let loaded = load(name, Some(Arc::new(Silent::default())));
+        // The first call of a handler touches what stays.
+        let _ = get(&loaded, target).await;
+        peak();
+        let before = peak();
+        let (seen, told) = get(&loaded, target).await;
+        let grown = peak().saturating_sub(before);
+        assert_eq!(
+            seen.map(|_| ()).unwrap_err(),
+            Outcome::MemoryBudget,
+            "{name} {target}: {told:?}"
+        );
+        assert!(
+            grown < MEMORY + IN_A_TURN,
+            "{name} {target}: {} MiB",
+            grown >> 20
+        );
+        assert_eq!(loaded.tenant.memory_used(), 0, "{name} {target}");
+    }
+}
+
 #[tokio::test]
 async fn no_guest_sleeps_with_more_than_it_may_have() {
+    // Without any tick.
+    let _alone = ALONE.lock().await;
     for (name, target) in [
         ("hostile-hog-requests", "/method?count=40"),
         ("hostile-hog-requests", "/path?count=400"),
@@ -179,6 +271,7 @@ async fn no_guest_sleeps_with_more_than_it_may_have() {
 
 #[tokio::test]
 async fn a_body_may_be_written_before_its_head_up_to_a_bound_that_is_told() {
+    let _alone = ALONE.lock().await;
     let loaded = load("hostile-write-early", None);
     for target in ["/", "/pieces", "/request"] {
         let (seen, told) = get(&loaded, target).await;
@@ -195,6 +288,7 @@ async fn a_body_may_be_written_before_its_head_up_to_a_bound_that_is_told() {
 
 #[tokio::test]
 async fn what_a_guest_writes_at_once_may_be_large() {
+    let _alone = ALONE.lock().await;
     let loaded = load("echo", None);
     let (seen, _) = get(&loaded, "/download?bytes=10485760").await;
     assert_eq!(seen.unwrap().body().len(), 10 << 20);
@@ -202,6 +296,7 @@ async fn what_a_guest_writes_at_once_may_be_large() {
 
 #[tokio::test]
 async fn guests_find_their_authority_as_the_host_field() {
+    let _alone = ALONE.lock().await;
     let loaded = load("echo", None);
     let (seen, _) = get(&loaded, "/info").await;
     let seen = String::from_utf8(seen.unwrap().into_body()).unwrap();
@@ -211,6 +306,7 @@ async fn guests_find_their_authority_as_the_host_field() {
 
 #[tokio::test]
 async fn responses_leave_without_host_and_without_white_space_around_values() {
+    let _alone = ALONE.lock().await;
     let loaded = load("hostile-bad-response", None);
     let (seen, _) = get(&loaded, "/space").await;
     let head = seen.unwrap().into_parts().0;
