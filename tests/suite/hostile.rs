@@ -573,10 +573,6 @@ const LIMIT: u64 = 8 << 20;
 const ATTACKERS: usize = 4;
 
 #[test]
-#[expect(
-    clippy::print_stdout,
-    reason = "the figures belong to the test's output"
-)]
 fn what_the_host_holds_for_guests_is_bounded_by_their_memory() {
     turn::alone();
     let attacks = [
