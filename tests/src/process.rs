@@ -73,6 +73,22 @@ pub fn rss(pid: u32) -> u64 {
     status_field(pid, "VmRSS:").map_or(0, |kib| kib * 1024)
 }
 
+/// The most that was resident since the last [`reset_peak`], in bytes.
+#[must_use]
+pub fn peak(pid: u32) -> u64 {
+    status_field(pid, "VmHWM:").map_or(0, |kib| kib * 1024)
+}
+
+/// Makes [`peak`] start from what is resident now, and says how much that is.
+///
+/// # Panics
+///
+/// If the process is not the caller's to look at.
+pub fn reset_peak(pid: u32) -> u64 {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("own processes may be looked at");
+    peak(pid)
+}
+
 /// Resident memory that is its own and no file's, in bytes.
 #[must_use]
 pub fn anonymous(pid: u32) -> u64 {

@@ -1,12 +1,14 @@
 //! Calls of `wasi:http/incoming-handler@0.2`.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use http::Method;
 use http::uri::Scheme;
+use http::{Method, Request};
 use wasmtime::component::{InstancePre, Linker, Resource};
-use wasmtime::{Store, StoreContextMut};
+use wasmtime::{AsContextMut as _, Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -14,7 +16,8 @@ use wasmtime_wasi_http::p2::types::HostOutgoingResponse;
 
 use crate::fault::Verdict;
 use crate::flow;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
+use crate::head;
 use crate::world::{Job, World};
 
 impl World for ProxyPre<Guest> {
@@ -39,19 +42,35 @@ impl World for ProxyPre<Guest> {
         };
         let headless = job.request.method() == Method::HEAD;
         store.data_mut().set_headless(headless);
+        let (mut head, body) = job.request.into_parts();
+        head::arriving(&mut head);
+        let excess = store.data().excess();
         let mut view = store.data_mut().http();
-        let incoming = view.new_incoming_request(scheme, job.request)?;
+        let incoming = view.new_incoming_request(scheme, Request::from_parts(head, body))?;
         let reception = Arc::clone(&job.reception);
         let outparam = view.new_response_outparam_from_callback(move |set| match set {
-            Ok(response) => reception.answer(response),
+            Ok(mut response) => {
+                head::leaving(response.headers_mut());
+                reception.answer(response);
+            }
             Err(code) => reception.refuse(Verdict::no_response(format!(
                 "the guest answered with an error: {code:?}"
             ))),
         })?;
-        proxy
-            .wasi_http_incoming_handler()
-            .call_handle(&mut *store, incoming, outparam)
+        let handler = proxy.wasi_http_incoming_handler();
+        {
+            let mut handled = pin!(handler.call_handle(&mut *store, incoming, outparam));
+            std::future::poll_fn(|cx| match handled.as_mut().poll(cx) {
+                // It must not wait with what it holds.
+                Poll::Pending => excess
+                    .get()
+                    .map_or(Poll::Pending, |excess| Poll::Ready(Err((*excess).into()))),
+                done => done,
+            })
             .await?;
+        }
+        // Nor may an instance that waits for its next call.
+        guest::weigh(&mut store.as_context_mut())?;
         Ok(job.reception.returned())
     }
 }

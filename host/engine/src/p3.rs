@@ -10,14 +10,15 @@ use http::Request;
 use http::uri::Scheme;
 use skep_core::Outcome;
 use tokio::task::coop;
-use wasmtime::Store;
 use wasmtime::component::{Accessor, GuestTaskId, InstancePre};
+use wasmtime::{AsContextMut as _, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p3;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 
 use crate::fault::Verdict;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
+use crate::head;
 use crate::origin::Outside;
 use crate::world::{Job, World};
 
@@ -43,12 +44,15 @@ impl World for ServicePre<Guest> {
         let reception = Arc::clone(&job.reception);
         let quiet = Quiet::default();
         let event_loop = store.run_concurrent(async |accessor| {
-            let verdict = answer(accessor, proxy, job).await?.verdict;
-            // The guest's tasks write the body after the handler returned.
-            std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-            // The host's own pass it on.
-            std::future::poll_fn(|_| quiet.poll()).await;
-            wasmtime::error::Ok(verdict)
+            let work = async {
+                let verdict = answer(accessor, proxy, job).await?.verdict;
+                // The guest's tasks write the body after the handler returned.
+                std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                // The host's own pass it on.
+                std::future::poll_fn(|_| quiet.poll()).await;
+                wasmtime::error::Ok(verdict)
+            };
+            weighed(accessor, work).await
         });
         let mut event_loop = pin!(event_loop);
         let polled = std::future::poll_fn(|cx| quiet.poll_loop(event_loop.as_mut(), cx)).await;
@@ -58,6 +62,21 @@ impl World for ServicePre<Guest> {
             _ => verdict,
         })
     }
+}
+
+/// Does some work for a guest that is driven by `accessor`, and looks before
+/// each wait, and at the end, whether the host holds too much for that guest:
+/// wasmtime polls this after whatever the guest did.
+async fn weighed<R>(
+    accessor: &Accessor<Guest>,
+    work: impl Future<Output = wasmtime::Result<R>>,
+) -> wasmtime::Result<R> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        accessor.with(|mut access| guest::weigh(&mut access.as_context_mut()))?;
+        work.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// What a handler's call came to, while its task goes on.
@@ -100,6 +119,7 @@ pub(crate) async fn answer(
         let headers = std::mem::take(&mut response.headers);
         let mut response = response.into_http_with_getter(&mut access, sent, Guest::http)?;
         *response.headers_mut() = headers.into();
+        head::leaving(response.headers_mut());
         wasmtime::error::Ok(response)
     })?;
     job.reception.answer(response);
@@ -164,5 +184,6 @@ fn absolute(request: Request<Outside>, scheme: Scheme) -> wasmtime::Result<Reque
     }
     parts.scheme = Some(scheme);
     head.uri = http::Uri::from_parts(parts)?;
+    head::arriving(&mut head);
     Ok(Request::from_parts(head, body))
 }

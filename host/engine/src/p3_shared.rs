@@ -37,7 +37,7 @@ use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 
 use crate::blueprint::Blueprint;
 use crate::fault::verdict;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
 use crate::instances::InstanceCounts;
 use crate::meter::Meter;
 use crate::p3::{self, Answered, Quiet};
@@ -232,6 +232,8 @@ struct Instance<'a> {
 impl Instance<'_> {
     /// Polled again after whatever the guest did. Ends when the instance does.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<wasmtime::Result<()>> {
+        self.accessor
+            .with(|mut access| guest::weigh(&mut access.as_context_mut()))?;
         while let Poll::Ready(Some(left)) = self.answering.poll_next_unpin(cx) {
             self.leaving.push(left?);
         }

@@ -11,6 +11,8 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
+use crate::held::{Held, Load};
+
 /// Which of a guest's streams a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -32,7 +34,7 @@ pub trait GuestLog: Send + Sync {
 
 /// The longest line; a longer one is cut into several. Log collectors reject
 /// much longer ones.
-pub(crate) const MAX_LINE: usize = 8 << 10;
+const MAX_LINE: usize = 8 << 10;
 
 /// Names the request that an instance works on: set with each call, read with
 /// each line.
@@ -59,14 +61,21 @@ pub(crate) struct LineStream {
     stream: Stream,
     request: RequestId,
     log: Arc<dyn GuestLog>,
+    held: Held,
 }
 
 impl LineStream {
-    pub(crate) fn new(stream: Stream, request: RequestId, log: Arc<dyn GuestLog>) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        request: RequestId,
+        log: Arc<dyn GuestLog>,
+        held: Held,
+    ) -> Self {
         Self {
             stream,
             request,
             log,
+            held,
         }
     }
 }
@@ -92,13 +101,17 @@ impl StdoutStream for LineStream {
 struct Lines {
     to: LineStream,
     partial: Vec<u8>,
+    /// A guest may have many streams, each with a line that has no end yet.
+    load: Load,
 }
 
 impl Lines {
     fn new(to: LineStream) -> Self {
+        let load = to.held.load(size_of::<Self>());
         Self {
             to,
             partial: Vec::new(),
+            load,
         }
     }
 
@@ -120,6 +133,7 @@ impl Lines {
             bytes = later;
         }
         self.partial.extend_from_slice(bytes);
+        self.load.set(size_of::<Self>() + self.partial.capacity());
     }
 
     fn give(&mut self) {
@@ -200,12 +214,17 @@ mod tests {
     #[test]
     fn writes_become_lines() {
         let kept = Arc::new(Kept::default());
+        let held = Held::default();
         let request = RequestId::new("".into());
-        let mut lines = Lines::new(LineStream::new(Stream::Stdout, request, kept.clone()));
+        let to = LineStream::new(Stream::Stdout, request, kept.clone(), held.clone());
+        let mut lines = Lines::new(to);
         lines.take(b"one\ntw");
         lines.take(b"o\n\nthree");
         lines.take(&vec![b'x'; MAX_LINE]);
+        let least = lines.partial.len();
+        assert!(held.bytes() >= least && held.bytes() <= 2 * MAX_LINE);
         drop(lines);
+        assert_eq!(held.bytes(), 0);
         let kept = kept.0.lock().unwrap();
         assert_eq!(kept[..3], ["one", "two", ""]);
         assert_eq!(kept[3].len(), MAX_LINE);
