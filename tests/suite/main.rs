@@ -19,6 +19,7 @@ mod foreign;
 mod hostile;
 mod jail;
 mod limits;
+mod logs;
 mod operations;
 mod serving;
 mod streaming;

@@ -20,6 +20,7 @@ use skep_wire::{DispatchCounts, FromDispatcher, ListenerRole, Peer, ToDispatcher
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, DispatcherRole, Link, News, Order, Words};
 use crate::listeners::Bound;
+use crate::log::Speaker;
 use crate::pool::Pool;
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
@@ -220,6 +221,10 @@ impl Fleet {
                 messages: vec![(begin, vec![socket])],
                 grace: GRACE,
                 wall: Walls::around(Role::Dispatcher),
+                log: (
+                    self.journal.log().clone(),
+                    Speaker::role("dispatcher", Some(("listener", name.to_string()))),
+                ),
             };
             Link::<DispatcherRole>::start(birth, self.news.clone())
         };
@@ -317,7 +322,13 @@ impl Fleet {
     /// A channel between a worker and another process: that one's end, and the
     /// message that brings the worker its own.
     fn pair(&self, what: &str, peer: Peer) -> Option<(Arc<OwnedFd>, Words)> {
-        match UnixStream::pair() {
+        // Neither may make its end so itself.
+        let pair = UnixStream::pair().and_then(|pair| {
+            pair.0.set_nonblocking(true)?;
+            pair.1.set_nonblocking(true)?;
+            Ok(pair)
+        });
+        match pair {
             Ok((theirs, workers)) => {
                 let workers = Arc::new(OwnedFd::from(workers));
                 let meet = (ToWorker::Meet(peer), vec![workers]);
