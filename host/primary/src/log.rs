@@ -121,6 +121,7 @@ impl Log {
     }
 
     /// Swallows everything.
+    #[cfg(test)]
     pub(crate) fn discard() -> Self {
         let spec = LogSpec {
             format: LogFormat::Text,
@@ -422,7 +423,7 @@ mod tests {
         let flood = std::thread::spawn(move || {
             let mut taken = 0;
             let (piece, until) = (b"flood\n".repeat(1000), Instant::now() + DEADLINE);
-            while taken < 8 << 20 && Instant::now() < until {
+            while taken < 1 << 20 && Instant::now() < until {
                 match theirs.write(&piece) {
                     Ok(count) => taken += count,
                     Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
@@ -447,7 +448,7 @@ mod tests {
                 std::thread::yield_now();
             }
         }
-        assert!(flood.join().unwrap() > 4 << 20);
+        assert!(flood.join().unwrap() >= 1 << 20);
         drop((flooding, quiet, log));
         writer.finish();
         let text = sink.text();
