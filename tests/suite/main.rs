@@ -24,6 +24,7 @@ mod hostile;
 mod http2;
 mod jail;
 mod limits;
+mod logs;
 mod messages;
 mod operations;
 mod segments;

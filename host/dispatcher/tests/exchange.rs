@@ -246,6 +246,7 @@ impl Primary {
             role: ROLE,
             title: "skep dispatcher of a test",
             channel: theirs,
+            output: None,
             identity: None,
         });
         let bound = skep_sys::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt::SockType as SockTypeOf,
 };
@@ -59,20 +59,23 @@ impl Channel {
         Ok((Self { socket: ours }, theirs))
     }
 
-    /// Takes a connected unix stream socket, and makes it non-blocking and
-    /// close-on-exec where it is not yet. Who passes one to a process that may
-    /// not change flags has made it so.
+    /// Takes a connected unix stream socket that whoever passed it has made
+    /// non-blocking. It is not changed here: a confined process cannot, because
+    /// the flags of an open file are those of everybody who has it open.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` when the descriptor is no unix stream socket.
+    /// `InvalidInput` when the descriptor is no unix stream socket, or one that
+    /// blocks.
     pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
         check_unix_stream(socket.as_fd())?;
-        let flags = FdFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFD)?);
-        if !flags.contains(FdFlag::FD_CLOEXEC) {
-            fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
+        if !flags.contains(OFlag::O_NONBLOCK) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the descriptor blocks, and a channel's may not",
+            ));
         }
-        crate::connection::make_nonblocking(socket.as_fd())?;
         Ok(Self { socket })
     }
 
@@ -114,6 +117,7 @@ impl Channel {
             let _ = std::os::fd::IntoRawFd::into_raw_fd(socket);
             return Err(not_inherited());
         }
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         Self::from_fd(socket)
     }
 

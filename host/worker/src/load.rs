@@ -113,6 +113,7 @@ pub(crate) async fn load(link: &mut Primary) -> Result<Fit, Unfit> {
 
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
+    log.keep_writing().context("cannot watch stderr")?;
     let (sender, news) = mpsc::unbounded_channel();
     let clock = Clock {
         thread_cpu: skep_sys::clock::thread_cpu,

@@ -20,6 +20,7 @@ use skep_wire::{DispatchCounts, FromDispatcher, ListenerRole, Peer, ToDispatcher
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, DispatcherRole, Link, News, Order, Words};
 use crate::listeners::Bound;
+use crate::log::Speaker;
 use crate::pool::Pool;
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
@@ -228,6 +229,10 @@ impl Fleet {
                 messages: vec![(begin, vec![socket, board])],
                 grace: GRACE,
                 wall: Walls::around(Role::Dispatcher),
+                log: (
+                    self.journal.log().clone(),
+                    Speaker::role("dispatcher", Some(("listener", name.to_string()))),
+                ),
             };
             Link::<DispatcherRole>::start(birth, self.news.clone())
         };

@@ -15,6 +15,7 @@ use super::operation::Operation;
 use super::reload::Stage;
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, ConnectorRole, Link, News};
+use crate::log::Speaker;
 use crate::single::{GRACE, Single};
 use crate::told::{GrantWord, ToldGrants, WantedGrants};
 use crate::walls::Walls;
@@ -115,6 +116,7 @@ impl Fleet {
                 messages: vec![(begin, vec![board])],
                 grace: GRACE,
                 wall: Walls::around(Role::Connector),
+                log: (self.journal.log().clone(), Speaker::role("connector", None)),
             };
             Link::<ConnectorRole>::start(birth, self.news.clone())
         };
