@@ -225,6 +225,10 @@ impl<'a, T: Transport> Http1<'a, T> {
         if self.exchange.is_some() || self.machine.is_lingering() {
             return Ok(Turn::Rest);
         }
+        if self.carrier.is_once() && self.machine.requests() > 0 && !self.input.is_empty() {
+            // It rests here until then: whoever hands it out may die meanwhile.
+            return Err(self.give_back());
+        }
         if self.may_switch && !self.input.is_empty() {
             match preface(&self.input) {
                 Preface::Http2 => return Err(Finish::Http2),
@@ -469,9 +473,6 @@ impl<'a, T: Transport> Http1<'a, T> {
                 self.carrier.stay.idle(now);
                 if self.input.is_empty() {
                     self.input = BytesMut::new();
-                }
-                if self.carrier.is_once() {
-                    return Err(self.give_back());
                 }
                 return Ok(Turn::Again);
             }

@@ -24,6 +24,10 @@ use crate::alarm::origin;
 /// comes.
 const BATCH: usize = 64;
 
+/// At least so many are asked at once: each goes within some ten milliseconds,
+/// and who waits may have others before it.
+const LEAST_BATCH: usize = 4;
+
 /// How long a connection that is asked to make room may stay silent before it
 /// ends: so that what was just written has gone.
 pub(crate) const LEAST: Duration = Duration::from_millis(10);
@@ -119,7 +123,7 @@ impl Rooms {
         let mut idle: Vec<_> = idle
             .map(|guest| (guest.idle.load(Relaxed), guest))
             .collect();
-        let batch = (stays.len() / BATCH).max(1).min(idle.len());
+        let batch = (stays.len() / BATCH).max(LEAST_BATCH).min(idle.len());
         if batch == 0 {
             return 0;
         }
@@ -206,25 +210,28 @@ mod tests {
     fn who_has_been_idle_for_the_longest_makes_room_and_nobody_who_is_busy() {
         let at = |millis| origin() + Duration::from_millis(millis);
         let rooms = Arc::new(Rooms::default());
-        let mut stays: Vec<_> = (1..=3).map(|n| rooms.enter(at(n))).collect();
+        let mut stays: Vec<_> = (1..=9).map(|n| rooms.enter(at(n))).collect();
         stays[0].busy();
-        stays[2].idle(at(0));
-        let asked = |stays: &[Stay]| stays.iter().map(Stay::asked).collect::<Vec<_>>();
-        assert_eq!(rooms.make(at(1000)), 1);
-        assert_eq!(asked(&stays), [Ask::Stay, Ask::Stay, Ask::MakeRoom]);
-        // It is on its way.
+        stays[8].idle(at(0));
+        let asked = |stays: &[Stay]| -> Vec<usize> {
+            let asked = (0..stays.len()).filter(|n| stays[*n].asked() == Ask::MakeRoom);
+            asked.collect()
+        };
+        assert_eq!(rooms.make(at(1000)), LEAST_BATCH);
+        assert_eq!(asked(&stays), [1, 2, 3, 8]);
+        // They are on their way.
         assert_eq!(rooms.make(at(1099)), 0);
-        assert_eq!(rooms.make(at(1100)), 1);
-        assert_eq!(asked(&stays), [Ask::Stay, Ask::MakeRoom, Ask::MakeRoom]);
+        assert_eq!(rooms.make(at(1100)), LEAST_BATCH);
+        assert_eq!(asked(&stays), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(rooms.make(at(1200)), 0);
-        // Both have gone, and somebody has come.
+        // All that were asked have gone, and somebody has come.
         drop(stays.drain(1..));
         stays.push(rooms.enter(at(1201)));
         assert_eq!(rooms.make(at(1201)), 1);
-        assert_eq!(asked(&stays), [Ask::Stay, Ask::MakeRoom]);
+        assert_eq!(asked(&stays), [1]);
         rooms.drain();
         assert_eq!(rooms.enter(at(1300)).asked(), Ask::Drain);
-        assert_eq!(asked(&stays), [Ask::Drain; 2]);
+        assert!(stays.iter().all(|stay| stay.asked() == Ask::Drain));
         drop(stays);
         assert!(rooms.stays().is_empty());
     }
