@@ -41,7 +41,7 @@ const MAX_HANDLES: usize = 10_000;
 /// over at once is larger: bodies of WASI 0.2 go by permits of [`BODY_CHUNK`],
 /// those of 0.3 are read where the guest has them. A call that waits holds what
 /// it took, unweighed.
-const MAX_HOSTCALL: usize = 1 << 20;
+const MAX_HOSTCALL: usize = 2 << 20;
 
 /// Bytes of one log record; the rest of a longer one is dropped.
 const MAX_RECORD: usize = 8 << 10;
