@@ -4,6 +4,7 @@ use bytes::{BufMut as _, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
+use crate::body::is_early;
 use crate::head::{Manner, decimal};
 
 /// What is known of an answer's content before it is sent.
@@ -210,7 +211,8 @@ impl Framing {
         Ok(())
     }
 
-    /// Writes the end, with trailers where they can be sent.
+    /// Writes the end, with trailers where they can be sent, but for those
+    /// which would change what was said before them.
     pub(crate) fn finish(
         self,
         out: &mut BytesMut,
@@ -222,7 +224,9 @@ impl Framing {
             Self::Chunked => {
                 out.put_slice(b"0\r\n");
                 for (name, value) in trailers.into_iter().flatten() {
-                    put_field(out, name.as_str().as_bytes(), value.as_bytes());
+                    if !is_early(name) {
+                        put_field(out, name.as_str().as_bytes(), value.as_bytes());
+                    }
                 }
                 out.put_slice(b"\r\n");
                 Ok(())

@@ -2,15 +2,15 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memchr;
 
 use crate::head::{Length, Violation, Waiting};
 
-/// The longest line that begins a chunk, its extensions included. Nobody sends
+/// The longest line that begins a chunk, its extensions and its end included. Nobody sends
 /// extensions but to confuse.
 const MAX_CHUNK_LINE: usize = 4096;
 
@@ -116,8 +116,9 @@ impl Body {
                     *place = Place::Size;
                 }
                 Place::Size => {
-                    let Some(feed) = memchr(b'\n', input) else {
-                        if input.len() > MAX_CHUNK_LINE {
+                    let near = &input[..input.len().min(MAX_CHUNK_LINE)];
+                    let Some(feed) = memchr(b'\n', near) else {
+                        if near.len() == MAX_CHUNK_LINE {
                             return Err(Violation::BadChunk);
                         }
                         return Ok(None);
@@ -135,11 +136,9 @@ impl Body {
                     };
                 }
                 Place::Trailers(waiting) => {
-                    let end = waiting.end(input)?;
-                    if end.unwrap_or(input.len()) > bounds.max_head {
-                        return Err(Violation::HeadTooLarge);
-                    }
-                    let Some(end) = end else { return Ok(None) };
+                    let Some(end) = waiting.end(input, bounds.max_head)? else {
+                        return Ok(None);
+                    };
                     let trailers = input.split_to(end).freeze();
                     let trailers = parse_trailers(&trailers, bounds.max_fields)?;
                     *self = Self::Whole;
@@ -174,7 +173,7 @@ fn chunk_size(line: &[u8]) -> Result<(u64, usize), Violation> {
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
     // 15 digits cannot overflow.
-    if digits == 0 || digits > 15 || text.len() > MAX_CHUNK_LINE {
+    if digits == 0 || digits > 15 {
         return Err(Violation::BadChunk);
     }
     let (size, extension) = text.split_at(digits);
@@ -218,7 +217,15 @@ fn parse_trailers(bytes: &Bytes, max_fields: usize) -> Result<Option<HeaderMap>,
 ///
 /// [`Violation::BadTrailer`].
 pub fn check_trailers(trailers: &HeaderMap) -> Result<(), Violation> {
-    const EARLY: [HeaderName; 12] = [
+    if trailers.keys().any(is_early) {
+        return Err(Violation::BadTrailer);
+    }
+    Ok(())
+}
+
+/// Whether this must be known before a body is read.
+pub(crate) fn is_early(name: &HeaderName) -> bool {
+    const EARLY: [HeaderName; 18] = [
         CONTENT_LENGTH,
         TRANSFER_ENCODING,
         HOST,
@@ -230,12 +237,13 @@ pub fn check_trailers(trailers: &HeaderMap) -> Result<(), Violation> {
         AUTHORIZATION,
         COOKIE,
         FORWARDED,
+        PROXY_AUTHORIZATION,
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+        CONTENT_RANGE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
         HeaderName::from_static("x-request-id"),
     ];
-    let is_early =
-        |name: &HeaderName| EARLY.contains(name) || name.as_str().starts_with("x-forwarded-");
-    if trailers.keys().any(is_early) {
-        return Err(Violation::BadTrailer);
-    }
-    Ok(())
+    EARLY.contains(name) || name.as_str().starts_with("x-forwarded-")
 }

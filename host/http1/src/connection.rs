@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::answer::{BadAnswer, Framing, Size, plan, write_head};
 use crate::body::{Body, Bounds, Piece};
-use crate::head::{Head, Manner, Violation, Waiting, parse};
+use crate::head::{Head, Manner, Violation, Waiting};
 
 /// How much of a request's body is read and dropped, so that its connection can
 /// be kept, once nobody has a use for it. With more to come a connection is
@@ -55,13 +55,15 @@ pub struct Connection {
     /// Requests that have come.
     requests: u64,
     leaving: Leaving,
+    /// The client has sent its last byte.
+    ended: bool,
 }
 
 /// Where a connection is.
 #[derive(Debug)]
 enum Phase {
-    /// Between two requests, since then.
-    Idle(Instant),
+    /// Between two requests, since then. An empty line is none yet.
+    Idle { since: Instant, skipped: Waiting },
     /// Part of a head has come, the first of it then.
     Head(Instant, Waiting),
     /// A request is answered.
@@ -91,8 +93,13 @@ struct Exchange {
 enum Reader {
     /// Whoever answers it.
     Guest,
-    /// Nobody: so much more of it is dropped at most, waited for since then.
-    Nobody { left: u64, since: Instant },
+    /// Nobody: so much more of it is dropped at most, begun and last heard of
+    /// then.
+    Nobody {
+        left: u64,
+        begun: Instant,
+        since: Instant,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +148,10 @@ impl Connection {
     pub fn new(settings: Settings, now: Instant) -> Self {
         Self {
             settings,
-            phase: Phase::Idle(now),
+            phase: idle(now),
             requests: 0,
             leaving: Leaving::No,
+            ended: false,
         }
     }
 
@@ -157,7 +165,7 @@ impl Connection {
     #[must_use]
     pub fn idle_since(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Idle(since) => Some(since),
+            Phase::Idle { since, .. } => Some(since),
             Phase::Linger { .. } | Phase::Closed => None,
             Phase::Head(..) | Phase::Exchange(_) => None,
         }
@@ -182,36 +190,30 @@ impl Connection {
     /// Why it is refused: an answer is owed, and the connection ends with it.
     pub fn head(&mut self, input: &mut BytesMut, now: Instant) -> Result<Option<Head>, Violation> {
         let (since, mut waiting) = match self.phase {
-            Phase::Idle(_) if input.is_empty() => return Ok(None),
-            Phase::Idle(_) => (now, Waiting::default()),
+            Phase::Idle { since, mut skipped } => {
+                if !skipped.skip(input) {
+                    self.phase = Phase::Idle { since, skipped };
+                    return Ok(None);
+                }
+                (now, skipped)
+            }
             Phase::Head(since, waiting) => (since, waiting),
             Phase::Exchange(_) | Phase::Linger { .. } | Phase::Closed => return Ok(None),
         };
-        if waiting.skip(input) {
+        let Settings {
+            max_head,
+            max_fields,
+            ..
+        } = self.settings;
+        let head = waiting.head(input, max_head, max_fields);
+        if let Ok(None) = head {
             self.phase = Phase::Head(since, waiting);
             return Ok(None);
         }
-        let end = waiting.end(input).and_then(|end| {
-            let large = end.unwrap_or(input.len()) > self.settings.max_head;
-            if large {
-                return Err(Violation::HeadTooLarge);
-            }
-            if end.is_none() && waiting.is_hopeless(input) {
-                return Err(Violation::Malformed);
-            }
-            Ok(end)
-        });
-        let head = match end {
-            Ok(None) => {
-                self.phase = Phase::Head(since, waiting);
-                return Ok(None);
-            }
-            Ok(Some(end)) => parse(input, end, self.settings.max_fields),
-            Err(violation) => Err(violation),
-        };
         self.requests += 1;
         match head {
-            Ok(head) => {
+            Ok(None) => Ok(None),
+            Ok(Some(head)) => {
                 let max = self.settings.max_requests;
                 self.phase = Phase::Exchange(Exchange {
                     manner: head.manner,
@@ -240,10 +242,7 @@ impl Connection {
                 expects: false,
             },
             body: Body::Broken,
-            reader: Reader::Nobody {
-                left: 0,
-                since: now,
-            },
+            reader: Reader::nobody(0, now),
             answer: Answer::Awaited,
             keep: false,
         });
@@ -265,7 +264,11 @@ impl Connection {
             exchange.manner.expects = false;
         }
         let piece = exchange.body.next(input, bounds);
-        if piece.is_err() {
+        let never = self.ended && matches!(piece, Ok(None)) && !exchange.body.is_whole();
+        if never {
+            exchange.body = Body::Broken;
+        }
+        if piece.is_err() || never {
             exchange.keep = false;
         }
         piece
@@ -285,10 +288,7 @@ impl Connection {
         if let Phase::Exchange(exchange) = &mut self.phase
             && exchange.reader == Reader::Guest
         {
-            exchange.reader = Reader::Nobody {
-                left: DROP_ON,
-                since: now,
-            };
+            exchange.reader = Reader::nobody(DROP_ON, now);
         }
     }
 
@@ -297,7 +297,7 @@ impl Connection {
         let bounds = self.bounds();
         match &mut self.phase {
             Phase::Exchange(exchange) => {
-                let Reader::Nobody { left, since } = &mut exchange.reader else {
+                let Reader::Nobody { left, since, .. } = &mut exchange.reader else {
                     return;
                 };
                 while *left > 0 {
@@ -318,7 +318,7 @@ impl Connection {
                 input.clear();
             }
             Phase::Closed => input.clear(),
-            Phase::Idle(_) | Phase::Head(..) => {}
+            Phase::Idle { .. } | Phase::Head(..) => {}
         }
     }
 
@@ -396,6 +396,13 @@ impl Connection {
         exchange.keep &=
             !leaves && plan.framing != Framing::UntilClose && exchange.body_allows_more(waiting);
         let keep = exchange.keep;
+        if let (true, Reader::Nobody { left, .. }, Body::Exact(rest)) =
+            (keep, &mut exchange.reader, &exchange.body)
+        {
+            // The client was told that the connection goes on, so all of it is
+            // dropped, its end included.
+            *left = (*left).max(rest.saturating_add(1));
+        }
         write_head(out, (status, headers), plan, exchange.manner, keep, date);
         exchange.answer = Answer::Begun(plan.framing);
         Ok(())
@@ -467,8 +474,8 @@ impl Connection {
             let trailers = trailers.filter(|_| exchange.manner.trailers);
             framing.finish(out, trailers)?;
             exchange.answer = Answer::Whole;
-            if let Reader::Nobody { since, .. } = &mut exchange.reader {
-                *since = now;
+            if let Reader::Nobody { left, .. } = exchange.reader {
+                exchange.reader = Reader::nobody(left, now);
             }
         }
         Ok(())
@@ -480,27 +487,28 @@ impl Connection {
         let exchange = match &self.phase {
             Phase::Exchange(exchange) => exchange,
             Phase::Closed => return Next::Close,
-            Phase::Idle(_) | Phase::Head(..) | Phase::Linger { .. } => return Next::Wait,
+            Phase::Idle { .. } | Phase::Head(..) | Phase::Linger { .. } => return Next::Wait,
         };
         if exchange.answer != Answer::Whole {
             return Next::Wait;
         }
         if exchange.body.is_whole() && exchange.keep {
-            self.phase = Phase::Idle(now);
+            self.phase = idle(now);
             return Next::Again;
         }
         let given_up = match exchange.reader {
             Reader::Guest => false,
-            Reader::Nobody { left, .. } => left == 0,
+            Reader::Nobody { left, .. } => left == 0 || self.ended,
         };
         if exchange.keep && !given_up && !matches!(exchange.body, Body::Broken) {
             return Next::Wait;
         }
-        if exchange.reader == Reader::Guest && !exchange.body.is_whole() {
+        let never = self.ended && matches!(exchange.body, Body::Broken);
+        if exchange.reader == Reader::Guest && !exchange.body.is_whole() && !never {
             // Whoever answered still reads.
             return Next::Wait;
         }
-        if exchange.body.is_whole() && input.is_empty() {
+        if self.ended || (exchange.body.is_whole() && input.is_empty()) {
             self.phase = Phase::Closed;
             return Next::Close;
         }
@@ -513,14 +521,9 @@ impl Connection {
 
     /// The client has sent its last byte. What came before is answered.
     pub fn eof(&mut self) {
-        match &mut self.phase {
-            Phase::Exchange(exchange) => {
-                if let Reader::Nobody { left, .. } = &mut exchange.reader {
-                    *left = 0;
-                }
-            }
-            Phase::Linger { .. } => self.phase = Phase::Closed,
-            Phase::Idle(_) | Phase::Head(..) | Phase::Closed => {}
+        self.ended = true;
+        if let Phase::Linger { .. } = self.phase {
+            self.phase = Phase::Closed;
         }
     }
 
@@ -532,7 +535,7 @@ impl Connection {
 
     /// A connection that is idle counts as idle from now on.
     pub fn postpone(&mut self, now: Instant) {
-        if let Phase::Idle(since) = &mut self.phase {
+        if let Phase::Idle { since, .. } = &mut self.phase {
             *since = now;
         }
     }
@@ -553,7 +556,7 @@ impl Connection {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Idle(since) => {
+            Phase::Idle { since, .. } => {
                 let silent = *since + self.settings.header_timeout;
                 Some(match self.leaving {
                     Leaving::No => silent,
@@ -563,9 +566,9 @@ impl Connection {
             Phase::Head(since, _) => Some(*since + self.settings.header_timeout),
             Phase::Exchange(Exchange {
                 answer: Answer::Whole,
-                reader: Reader::Nobody { since, .. },
+                reader: Reader::Nobody { begun, since, .. },
                 ..
-            }) => Some(*since + self.settings.body_timeout),
+            }) => Some((*since + self.settings.body_timeout).min(*begun + LINGER)),
             Phase::Exchange(_) | Phase::Closed => None,
             Phase::Linger { quiet, .. } => Some(*quiet),
         }
@@ -588,6 +591,24 @@ impl Connection {
         Bounds {
             max_head: self.settings.max_head,
             max_fields: self.settings.max_fields,
+        }
+    }
+}
+
+/// Nothing of the next request has come.
+fn idle(since: Instant) -> Phase {
+    Phase::Idle {
+        since,
+        skipped: Waiting::default(),
+    }
+}
+
+impl Reader {
+    fn nobody(left: u64, now: Instant) -> Self {
+        Self::Nobody {
+            left,
+            begun: now,
+            since: now,
         }
     }
 }

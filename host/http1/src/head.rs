@@ -1,12 +1,18 @@
 //! A request's head: where it ends, and what it says.
 
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION,
+    CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, ORIGIN, REFERER, TE, TRANSFER_ENCODING,
+    USER_AGENT,
+};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use httparse::Status;
 use memchr::memchr;
+use memchr::memmem::Finder;
 
 /// A request that is not read any further, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,24 +111,65 @@ pub struct Waiting {
     line: usize,
     /// An empty line came before it and was taken.
     skipped: bool,
-    /// Its first line was looked at.
-    looked: bool,
+    /// How much of its first line was looked at; with the line whole, all.
+    looked: usize,
 }
 
+/// What a head ends with.
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+
 impl Waiting {
+    /// Takes the head that `input` begins with and reads it; `None` if more must
+    /// come. `input` is that of the call before, and what came after it.
+    pub(crate) fn head(
+        &mut self,
+        input: &mut BytesMut,
+        max: usize,
+        max_fields: usize,
+    ) -> Result<Option<Head>, Violation> {
+        let near = &input[self.seen.saturating_sub(3)..input.len().min(max)];
+        let Some(at) = END.find(near) else {
+            return match self.end(input, max) {
+                Ok(None) | Err(Violation::HeadTooLarge) if self.is_hopeless(input) => {
+                    Err(Violation::Malformed)
+                }
+                Ok(Some(_)) => Err(Violation::Malformed),
+                Ok(None) => Ok(None),
+                Err(violation) => Err(violation),
+            };
+        };
+        let raw = input.split_to(self.seen.saturating_sub(3) + at + 4).freeze();
+        match parse(&raw, max_fields) {
+            Ok(head) => Ok(Some(head)),
+            // It is refused for what is wrong first, as if it came in pieces.
+            Err(violation) => match self.end(&raw, max) {
+                Err(first) => Err(first),
+                // A second empty line, where a head should begin.
+                Ok(Some(end)) if end < raw.len() => Err(Violation::Malformed),
+                Ok(_) => Err(violation),
+            },
+        }
+    }
+
     /// Whether what has come so far cannot become a head: nobody waits for the
     /// rest of nonsense. It is looked at while there is little of it, and when
     /// its first line is whole.
-    pub(crate) fn is_hopeless(&mut self, bytes: &[u8]) -> bool {
+    fn is_hopeless(&mut self, bytes: &[u8]) -> bool {
         /// Bytes that need no end of a line to be told from a method.
         const LITTLE: usize = 64;
-        if self.looked || (self.line == 0 && bytes.len() > LITTLE) {
+        let (part, looked) = if self.line > 0 {
+            (bytes, usize::MAX)
+        } else {
+            let part = &bytes[..bytes.len().min(LITTLE)];
+            (part, part.len())
+        };
+        if self.looked >= looked {
             return false;
         }
-        self.looked = self.line > 0;
+        self.looked = looked;
         let mut fields = [const { MaybeUninit::uninit() }; 1];
         let mut request = httparse::Request::new(&mut []);
-        let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+        let parsed = request.parse_with_uninit_headers(part, &mut fields);
         matches!(
             parsed,
             Err(httparse::Error::Token | httparse::Error::Version)
@@ -130,22 +177,22 @@ impl Waiting {
     }
 
     /// Takes the one empty line that a client may send before a head (RFC 9112
-    /// §2.2). Says whether that needs more bytes.
+    /// §2.2). Says whether a head begins behind it.
     pub(crate) fn skip(&mut self, input: &mut BytesMut) -> bool {
-        if self.seen > 0 || self.skipped {
-            return false;
-        }
-        if input.starts_with(b"\r\n") {
+        if !self.skipped && input.starts_with(b"\r\n") {
             let _ = input.split_to(2);
             self.skipped = true;
         }
-        input.is_empty() || **input == *b"\r"
+        !input.is_empty() && **input != *b"\r"
     }
 
     /// Where the head ends that `bytes` begin with; `None` if more must come.
-    /// `bytes` are those of the call before, and what came after them.
-    pub(crate) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Violation> {
-        while let Some(at) = memchr(b'\n', &bytes[self.seen..]) {
+    /// `bytes` are those of the call before, and what came after them. What is
+    /// behind `max` bytes is not looked at, so that it makes no difference
+    /// whether it has come.
+    pub(crate) fn end(&mut self, bytes: &[u8], max: usize) -> Result<Option<usize>, Violation> {
+        let near = &bytes[..bytes.len().min(max)];
+        while let Some(at) = memchr(b'\n', &near[self.seen..]) {
             let feed = self.seen + at;
             if feed == 0 || bytes[feed - 1] != b'\r' {
                 return Err(Violation::BareLineFeed);
@@ -157,7 +204,10 @@ impl Waiting {
                 return Ok(Some(feed + 1));
             }
         }
-        self.seen = bytes.len();
+        self.seen = near.len();
+        if bytes.len() > max {
+            return Err(Violation::HeadTooLarge);
+        }
         Ok(None)
     }
 }
@@ -165,19 +215,14 @@ impl Waiting {
 /// Fields that are parsed without an allocation.
 const USUAL: usize = 100;
 
-/// Takes the head of `end` bytes off `input`.
-pub(crate) fn parse(
-    input: &mut BytesMut,
-    end: usize,
-    max_fields: usize,
-) -> Result<Head, Violation> {
-    let raw = input.split_to(end).freeze();
+/// Reads a head that ends with an empty line.
+fn parse(raw: &Bytes, max_fields: usize) -> Result<Head, Violation> {
     if max_fields <= USUAL {
         let mut fields = [const { MaybeUninit::uninit() }; USUAL];
-        read(&raw, &mut fields[..max_fields])
+        read(raw, &mut fields[..max_fields])
     } else {
         let mut fields = vec![MaybeUninit::uninit(); max_fields];
-        read(&raw, &mut fields)
+        read(raw, &mut fields)
     }
 }
 
@@ -196,6 +241,16 @@ fn read<'a>(
     else {
         return Err(Violation::Malformed);
     };
+    // httparse skips empty lines before a head, and takes bare line feeds for
+    // ends of lines.
+    let begins = |text: &str| text.as_ptr().addr() - raw.as_ptr().addr();
+    let is_bare = |field: &httparse::Header<'_>| raw[begins(field.name) - 2] != b'\r';
+    if begins(method) != 0 {
+        return Err(Violation::Malformed);
+    }
+    if parsed.headers.iter().any(is_bare) {
+        return Err(Violation::BareLineFeed);
+    }
     if memchr(b'#', target.as_bytes()).is_some() {
         return Err(Violation::Fragment);
     }
@@ -204,14 +259,6 @@ fn read<'a>(
     let uri = Uri::from_maybe_shared(raw.slice_ref(target.as_bytes()))
         .map_err(|_| Violation::Malformed)?;
     let mut facts = Facts::new(version == 0);
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-    for field in &*parsed.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(malformed_name)?;
-        let value =
-            HeaderValue::from_maybe_shared(raw.slice_ref(field.value)).map_err(malformed)?;
-        facts.note(&name, value.as_bytes())?;
-        headers.append(name, value);
-    }
     let is_head = method == Method::HEAD;
     let mut request = Request::new(());
     *request.method_mut() = method;
@@ -221,13 +268,48 @@ fn read<'a>(
     } else {
         Version::HTTP_11
     };
-    *request.headers_mut() = headers;
+    let headers = request.headers_mut();
+    headers.reserve(parsed.headers.len());
+    for field in &*parsed.headers {
+        let name = match usual(field.name) {
+            Some(name) => name,
+            None => HeaderName::from_bytes(field.name.as_bytes()).map_err(malformed_name)?,
+        };
+        let from = field.value.as_ptr().addr() - raw.as_ptr().addr();
+        let value = raw.slice(from..from + field.value.len());
+        let value = HeaderValue::from_maybe_shared(value).map_err(malformed)?;
+        facts.note(&name, field.name, field.value)?;
+        headers.append(name, value);
+    }
     let (length, manner) = facts.decide(is_head)?;
     Ok(Head {
         request,
         raw: raw.clone(),
         length,
         manner,
+    })
+}
+
+/// A field's name as most clients spell it, which saves looking at each letter.
+fn usual(name: &str) -> Option<HeaderName> {
+    // Ordered by how often they come.
+    Some(match name.len() {
+        4 if name == "Host" => HOST,
+        4 if name == "host" => HOST,
+        10 if name == "User-Agent" => USER_AGENT,
+        10 if name == "Connection" => CONNECTION,
+        6 if name == "Accept" => ACCEPT,
+        6 if name == "Cookie" => COOKIE,
+        15 if name == "Accept-Encoding" => ACCEPT_ENCODING,
+        15 if name == "Accept-Language" => ACCEPT_LANGUAGE,
+        14 if name == "Content-Length" => CONTENT_LENGTH,
+        12 if name == "Content-Type" => CONTENT_TYPE,
+        7 if name == "Referer" => REFERER,
+        6 if name == "Origin" => ORIGIN,
+        13 if name == "Authorization" => AUTHORIZATION,
+        13 if name == "Cache-Control" => CACHE_CONTROL,
+        17 if name == "Transfer-Encoding" => TRANSFER_ENCODING,
+        _ => return None,
     })
 }
 
@@ -261,8 +343,13 @@ impl Facts {
         }
     }
 
-    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Violation> {
-        // Names are told apart by a number, not by their text.
+    fn note(&mut self, name: &HeaderName, text: &str, value: &[u8]) -> Result<(), Violation> {
+        // Names are told apart by a number, not by their text. Most are none of
+        // these, which their first letters say.
+        let first = text.as_bytes().first().map(u8::to_ascii_lowercase);
+        if !matches!(first, Some(b'h' | b'c' | b't' | b'e')) {
+            return Ok(());
+        }
         if *name == HOST {
             self.hosts += 1;
         } else if *name == CONTENT_LENGTH {
@@ -277,7 +364,8 @@ impl Facts {
             self.chunked = true;
         } else if *name == CONNECTION {
             self.close |= has_token(value, b"close");
-            self.keep_alive |= has_token(value, b"keep-alive");
+            // Who cannot read all of the list closes.
+            self.keep_alive |= value.is_ascii() && has_token(value, b"keep-alive");
         } else if *name == TE {
             self.trailers |= has_token(value, b"trailers");
         } else if *name == EXPECT {
@@ -320,12 +408,22 @@ fn has_token(list: &[u8], token: &[u8]) -> bool {
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 
+/// A length in decimal digits. With more than 63 bits it is refused: others
+/// count with a sign, or keep the last numbers for themselves.
 pub(crate) fn decimal(text: &[u8]) -> Result<u64, Violation> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+    let mut number = 0_i64;
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(Violation::BadLength);
+        }
+        number = number
+            .checked_mul(10)
+            .and_then(|number| number.checked_add(digit.into()))
+            .ok_or(Violation::BadLength)?;
+    }
+    if text.is_empty() {
         return Err(Violation::BadLength);
     }
-    std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(Violation::BadLength)
+    Ok(number.unsigned_abs())
 }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use crate::connection::Settings;
-use crate::head::{Violation, Waiting, parse};
+use crate::head::{Violation, Waiting};
 
 /// What connections of HTTP/2 begin with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -54,23 +54,13 @@ pub enum Peek {
 #[must_use]
 pub fn peek_host(bytes: &[u8], settings: &Settings) -> Peek {
     let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    let mut waiting = Waiting::default();
-    let end = match waiting.end(bytes) {
-        Ok(Some(end)) if end <= settings.max_head => end,
-        Ok(None) if bytes.len() < settings.max_head => {
-            return if waiting.is_hopeless(bytes) {
-                Peek::Bad
-            } else {
-                Peek::More
-            };
-        }
-        Ok(_) => return Peek::TooLarge,
-        Err(_) => return Peek::Bad,
-    };
-    let mut head = BytesMut::from(&bytes[..end]);
-    let parsed = match parse(&mut head, end, settings.max_fields) {
-        Ok(parsed) => parsed,
-        Err(Violation::HeadTooLarge) => return Peek::TooLarge,
+    let known = bytes.len().min(settings.max_head.saturating_add(1));
+    let mut input = BytesMut::from(&bytes[..known]);
+    let head = Waiting::default().head(&mut input, settings.max_head, settings.max_fields);
+    let parsed = match head {
+        Ok(Some(parsed)) => parsed,
+        Ok(None) if bytes.len() < settings.max_head => return Peek::More,
+        Ok(None) | Err(Violation::HeadTooLarge) => return Peek::TooLarge,
         Err(_) => return Peek::Bad,
     };
     let request = parsed.request;

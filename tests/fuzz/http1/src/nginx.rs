@@ -1,0 +1,2 @@
+//! nginx
+pub fn behind(_: u64, _: u64) {}
