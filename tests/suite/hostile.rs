@@ -796,7 +796,7 @@ fn a_request_that_is_sipped_ends_at_the_deadline() {
         client.send(head).unwrap();
         let mut sender = client.sender().unwrap();
         let sent = body.clone();
-        // The worker takes no more than its buffers hold, so this fails.
+        // What nobody has a use for is dropped, so that the answer arrives.
         let writer = std::thread::spawn(move || sender.write_all(&sent).is_ok());
         let got = client.response();
         match target {
@@ -805,13 +805,12 @@ fn a_request_that_is_sipped_ends_at_the_deadline() {
                 "{got:?}"
             ),
             _ => assert!(
-                matches!(&got, Ok(response) if response.status() == 504)
-                    || matches!(&got, Err(Failed::Reset)),
+                matches!(&got, Ok(response) if response.status() == 504),
                 "{got:?}"
             ),
         }
         drop(client);
-        assert!(!writer.join().unwrap(), "8 MiB were taken in");
+        let _taken = writer.join().unwrap();
         hello_is_well(&skep);
     }
     skep_tests::wait::wait_for(
