@@ -19,7 +19,15 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("capabilities", &["core"]),
     (
         "worker",
-        &["core", "wire", "sys", "link", "http1", "engine", "capabilities"],
+        &[
+            "core",
+            "wire",
+            "sys",
+            "link",
+            "http1",
+            "engine",
+            "capabilities",
+        ],
     ),
     ("dispatcher", &["core", "wire", "sys", "link", "http1"]),
     ("connector", &["core", "wire", "sys", "link"]),

@@ -14,8 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::SockType as SockTypeOf;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockType, SockaddrLike as _, SockaddrStorage, getpeername,
-    getsockname, getsockopt, recv, send, setsockopt, shutdown,
-    sockopt,
+    getsockname, getsockopt, recv, send, setsockopt, shutdown, sockopt,
 };
 
 use crate::exclusive::Peer;

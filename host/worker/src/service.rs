@@ -123,6 +123,10 @@ impl Service {
         let (app, budget) = (found.app, found.budget);
         let id: Arc<str> = request_id.to_str().unwrap_or_default().into();
         account.routed(&app, &id);
+        let expects = head.headers.contains_key(header::EXPECT);
+        // Before anything is counted by a field: the guest reads what is there
+        // afterwards.
+        self.forward(&mut head.headers, host, request_id);
         let rate = app.limits.rate.as_ref();
         let sheet = &self.desk.column().sheet;
         if let Err(refused) = budget.pass(sheet, rate, self.origin, &head.headers) {
@@ -134,8 +138,6 @@ impl Service {
         if app.strip_prefix {
             head.uri = stripped(head.uri, found.prefix);
         }
-        let expects = head.headers.contains_key(header::EXPECT);
-        self.forward(&mut head.headers, host, request_id);
         let mut body = (!body.is_empty()).then(|| {
             let bounds = Bounds {
                 most: app.limits.max_body,

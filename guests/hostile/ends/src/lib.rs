@@ -142,7 +142,11 @@ fn answer(out: ResponseOutparam, text: &str) {
     finish(body, stream);
 }
 
-fn begin(out: ResponseOutparam, status: u16, length: Option<usize>) -> (OutgoingBody, OutputStream) {
+fn begin(
+    out: ResponseOutparam,
+    status: u16,
+    length: Option<usize>,
+) -> (OutgoingBody, OutputStream) {
     let headers = Fields::new();
     if let Some(length) = length {
         let length = length.to_string().into_bytes();

@@ -230,7 +230,10 @@ pub(crate) fn wild(now: Instant, bytes: &[u8], script: &[u8], honest: &Reading) 
             _ => {}
         }
         if over {
-            assert!(matches!(server.machine.head(&mut server.input, server.now), Ok(None)));
+            assert!(matches!(
+                server.machine.head(&mut server.input, server.now),
+                Ok(None)
+            ));
         } else if !open {
             match server.machine.head(&mut server.input, server.now) {
                 Ok(None) => {}
