@@ -4,9 +4,14 @@ use super::*;
 
 type Id = u8;
 
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap()
+}
+
 fn alone(concurrency: u32) -> u32 {
     let mut permits = Permits::new(concurrency, 0);
-    (0..=concurrency).take_while(|_| permits.admit(1)).count() as u32
+    let got = (0..=concurrency).take_while(|_| permits.admit(1));
+    number(got.count())
 }
 
 #[test]
@@ -27,12 +32,11 @@ fn who_comes_while_others_hold_all_they_may_is_served_at_once() {
     // Up to seven clients that hold on to whatever they can have.
     for greedy in 1..=7 {
         let mut permits = Permits::new(50, 1000);
-        for round in 0..50 {
+        for _ in 0..50 {
             for client in 0..greedy {
                 if !permits.admit(client) {
                     permits.wait(client).unwrap();
                 }
-                let _ = round;
             }
         }
         assert_eq!(permits.grant(), None);
@@ -155,7 +159,7 @@ impl Model {
     }
 
     fn held_by(&self, client: Id) -> u32 {
-        self.held.iter().filter(|one| **one == client).count() as u32
+        number(self.held.iter().filter(|one| **one == client).count())
     }
 
     fn waits(&self, client: Id) -> bool {
@@ -223,8 +227,8 @@ impl Model {
         }
     }
 
-    fn apply(&mut self, event: Event) {
-        match event {
+    fn apply(&mut self, event: &Event) {
+        match *event {
             Event::Arrive(client) => {
                 let order = self.waits(client);
                 if self.permits.admit(client) {
@@ -290,7 +294,7 @@ impl Model {
                 self.passed.entry(client).or_default();
             }
             // A permit that is free is kept from nobody but who holds many.
-            let free = self.concurrency.saturating_sub(self.held.len() as u32);
+            let free = self.concurrency.saturating_sub(number(self.held.len()));
             if self.waits(client) {
                 assert!(free <= reserve(self.held_by(client)));
             }
@@ -331,13 +335,13 @@ proptest! {
             passed: BTreeMap::new(),
         };
         for event in events {
-            model.apply(event);
+            model.apply(&event);
         }
         // All of it comes to an end.
         while !model.held.is_empty() || !model.places.is_empty() {
-            model.apply(Event::End(0));
+            model.apply(&Event::End(0));
             if model.held.is_empty() {
-                model.apply(Event::Leave(0));
+                model.apply(&Event::Leave(0));
             }
         }
         prop_assert!(model.permits.clients.is_empty());
