@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use skep_core::Outcome;
-use skep_http1::{BadAnswer, Head, Late, Length, Next, Piece, Preface, Size, Violation, preface};
+use skep_http1::{Head, Late, Length, Next, Piece, Preface, Violation, preface};
 
 use skep_wire::Spoken;
 
