@@ -127,11 +127,14 @@ async fn next(
             Appetite::Sated => {
                 // Woken by connections, but as one beside those whose turn it is.
                 listener.get_ref().look_on()?;
+                // An end that comes with a connection is not to be missed.
                 tokio::select! {
+                    biased;
                     () = desk.next_end() => continue,
                     ready = listener.readable() => ready?.clear_ready(),
                 }
                 tokio::select! {
+                    biased;
                     () = desk.next_end() => {}
                     () = tokio::time::sleep(POLITENESS) => {
                         // The others had their chance.

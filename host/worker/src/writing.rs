@@ -52,7 +52,7 @@ impl Writing {
     pub(crate) fn new(timeout: Duration) -> Self {
         Self {
             out: BytesMut::new(),
-            turns: Turns::Others,
+            turns: Turns::Now,
             timeout,
             blocked: None,
         }

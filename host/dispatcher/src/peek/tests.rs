@@ -118,6 +118,7 @@ fn heads_are_bounded() {
     for _ in 0..=ConnectionLimits::default().max_headers {
         many.extend_from_slice(b"X: y\r\n");
     }
+    many.extend_from_slice(b"\r\n");
     assert_eq!(heard(&many), Heard::TooLarge);
 }
 

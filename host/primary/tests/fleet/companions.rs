@@ -235,7 +235,8 @@ pub(crate) fn the_connector_is_there_for_those_who_have_grants() {
     spec.apps.values_mut().next().unwrap().outbound = vec![grant];
     write(&dir, &spec);
     client(&dir).reload(|_| ()).unwrap();
-    primary.wait_for("pretend connector grants a app-0:[\"https://api.example\"]:100");
+    // Within the text of a record, quoted.
+    primary.wait_for(r#"pretend connector grants a app-0:[\"https://api.example\"]:100"#);
     primary.saw("pretend connector has worker 3 of a");
     primary.saw("config.reloaded");
     for text in [
