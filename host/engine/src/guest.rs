@@ -150,6 +150,11 @@ impl Guest {
         counted
     }
 
+    /// Whether the instance may answer another call.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.hooks.blueprint.setup.instance.reuse > 1
+    }
+
     /// Where it is said that the instance must end, while its store is lent out.
     pub(crate) fn excess(&self) -> Arc<OnceLock<Excess>> {
         Arc::clone(&self.excess)

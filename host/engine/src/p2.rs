@@ -69,8 +69,10 @@ impl World for ProxyPre<Guest> {
             })
             .await?;
         }
-        // Nor may an instance that waits for its next call.
-        guest::weigh(&mut store.as_context_mut())?;
+        if store.data().is_reused() {
+            // Nor may an instance that waits for its next call.
+            guest::weigh(&mut store.as_context_mut())?;
+        }
         Ok(job.reception.returned())
     }
 }

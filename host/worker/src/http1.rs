@@ -25,7 +25,7 @@ use crate::lifeline::Lifeline;
 use crate::pipe::{BodyFault, PipeIn, pipe};
 use crate::reply::{Reply, ReplyBody, refusal};
 use crate::service::{ClientBody, Service};
-use crate::transport::{Transport, poll_read};
+use crate::transport::{READ, Transport, poll_read};
 use crate::writing::Writing;
 
 /// Bytes of answers that wait for the client; with more, no more is asked of the
@@ -35,6 +35,9 @@ const ENOUGH: usize = 64 << 10;
 /// Bytes that are read of what a client says while it is answered: nobody needs
 /// them yet, but whether it is still there shows by reading.
 const AHEAD: usize = 16 << 10;
+
+/// Bytes that are read at a time where a head is expected: most requests whole.
+const READ_HEAD: usize = 4 << 10;
 
 /// When a client that has half-closed its connection is asked for the first time
 /// whether it is there: most answers are whole by then.
@@ -93,6 +96,9 @@ pub(crate) struct Http1<'a, T> {
     /// Nothing has come, so that it may turn out to be one of HTTP/2.
     may_switch: bool,
     alarm: Alarm,
+    /// When the task was woken: exact enough for whatever is timed here.
+    now: Instant,
+    watched: bool,
 }
 
 impl<'a, T: Transport> Http1<'a, T> {
@@ -116,6 +122,8 @@ impl<'a, T: Transport> Http1<'a, T> {
             listening: Listening::Open,
             may_switch,
             alarm: Alarm::default(),
+            now: carrier.since,
+            watched: false,
         }
     }
 
@@ -136,7 +144,12 @@ impl<'a, T: Transport> Http1<'a, T> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
-        self.carrier.stay.watched_by(cx.waker());
+        if !self.watched {
+            // A task has one waker for life.
+            self.carrier.stay.watched_by(cx.waker());
+            self.watched = true;
+        }
+        self.now = Instant::now();
         loop {
             match self.turn(cx) {
                 Ok(Turn::Again) => {}
@@ -170,9 +183,8 @@ impl<'a, T: Transport> Http1<'a, T> {
             // It is given back as it is, between two requests.
             return;
         }
-        let now = Instant::now();
-        if let Some(linger) = self.carrier.asked_to_end(now) {
-            self.machine.leave(linger, now);
+        if let Some(linger) = self.carrier.asked_to_end(self.now) {
+            self.machine.leave(linger, self.now);
         }
     }
 
@@ -181,11 +193,16 @@ impl<'a, T: Transport> Http1<'a, T> {
         if self.listening != Listening::Open || !self.wants_input(cx) {
             return Ok(Turn::Rest);
         }
-        match poll_read(&mut self.transport, cx, &mut self.input) {
+        let most = if self.exchange.is_some() {
+            READ
+        } else {
+            READ_HEAD
+        };
+        match poll_read(&mut self.transport, cx, &mut self.input, most) {
             Poll::Pending => Ok(Turn::Rest),
             Poll::Ready(Ok(0)) => self.at_eof(),
             Poll::Ready(Ok(_)) => {
-                self.machine.drop_input(&mut self.input, Instant::now());
+                self.machine.drop_input(&mut self.input, self.now);
                 Ok(Turn::Again)
             }
             Poll::Ready(Err(_)) => Err(self.gone()),
@@ -207,7 +224,7 @@ impl<'a, T: Transport> Http1<'a, T> {
         if self.machine.is_closed() {
             return Err(Finish::Closed);
         }
-        let then = Instant::now() + PROBE_FIRST;
+        let then = self.now + PROBE_FIRST;
         self.listening = Listening::HalfClosed(then, Probe::Ask);
         Ok(Turn::Again)
     }
@@ -225,6 +242,9 @@ impl<'a, T: Transport> Http1<'a, T> {
         if self.exchange.is_some() || self.machine.is_lingering() {
             return Ok(Turn::Rest);
         }
+        if self.input.is_empty() && self.listening == Listening::Open {
+            return Ok(Turn::Rest);
+        }
         if self.carrier.is_once() && self.machine.requests() > 0 && !self.input.is_empty() {
             // It rests here until then: whoever hands it out may die meanwhile.
             return Err(self.give_back());
@@ -236,7 +256,7 @@ impl<'a, T: Transport> Http1<'a, T> {
                 Preface::Part | Preface::Other => self.may_switch = false,
             }
         }
-        let now = Instant::now();
+        let now = self.now;
         match self.machine.head(&mut self.input, now) {
             Ok(None) if self.listening != Listening::Open && self.writing.is_empty() => {
                 Err(Finish::Closed)
@@ -298,9 +318,8 @@ impl<'a, T: Transport> Http1<'a, T> {
         };
         if body.is_closed() {
             exchange.body = None;
-            let now = Instant::now();
-            self.machine.drop_body(now);
-            self.machine.drop_input(&mut self.input, now);
+            self.machine.drop_body(self.now);
+            self.machine.drop_input(&mut self.input, self.now);
             return Turn::Again;
         }
         if !body.is_wanted(cx) {
@@ -331,7 +350,7 @@ impl<'a, T: Transport> Http1<'a, T> {
                     _ => BodyFault::Malformed,
                 });
                 exchange.body = None;
-                self.machine.drop_body(Instant::now());
+                self.machine.drop_body(self.now);
                 Turn::Again
             }
         }
@@ -351,7 +370,7 @@ impl<'a, T: Transport> Http1<'a, T> {
 
     /// Everything is written: decides what follows.
     fn follow(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
-        let now = Instant::now();
+        let now = self.now;
         match self.machine.next(&self.input, now) {
             Next::Wait => {}
             Next::Again => {

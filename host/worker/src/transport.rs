@@ -12,9 +12,8 @@ use skep_sys::{Accepted, Peer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Bytes that are read at a time: most requests whole, and large bodies in few
-/// pieces.
-const READ: usize = 16 << 10;
+/// Bytes of a body that are read at a time.
+pub(crate) const READ: usize = 16 << 10;
 
 /// A stream of bytes both ways.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -38,15 +37,17 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn into_socket(self) -> Option<OwnedFd>;
 }
 
-/// Reads what has come to the end of `input`; 0 at the end of the stream.
+/// Reads what has come to the end of `input`, about `most` bytes of it; 0 at the
+/// end of the stream.
 pub(crate) fn poll_read<T: Transport>(
     transport: &mut T,
     cx: &mut Context<'_>,
     input: &mut BytesMut,
+    most: usize,
 ) -> Poll<io::Result<usize>> {
     // An idle connection has no buffer.
     ready!(transport.poll_readable(cx))?;
-    input.reserve(READ);
+    input.reserve(most);
     let read = tokio_util::io::poll_read_buf(Pin::new(transport), cx, input);
     if read.is_pending() && input.is_empty() {
         *input = BytesMut::new();

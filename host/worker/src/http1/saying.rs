@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use http_body::Body as _;
 use skep_core::Outcome;
@@ -68,7 +67,7 @@ impl<T: Transport> Http1<'_, T> {
             Some(body) if !body.is_closed() => self.machine.invite(self.writing.out()),
             Some(_) => {
                 exchange.body = None;
-                self.machine.drop_body(Instant::now());
+                self.machine.drop_body(self.now);
             }
             None => {}
         }
@@ -108,7 +107,7 @@ impl<T: Transport> Http1<'_, T> {
 
     /// All is said.
     fn finish(&mut self, trailers: Option<&http::HeaderMap>) -> Result<Turn, Finish> {
-        let now = Instant::now();
+        let now = self.now;
         let finished = self.machine.finish(trailers, self.writing.out(), now);
         if finished.is_err() {
             return Err(self.cut());

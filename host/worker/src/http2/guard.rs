@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http2::Pulse;
 use crate::http2::frames::{FrameHead, HEADER, Judged, Verdict, Watch, begins_with_pseudo};
-use crate::transport::{Transport, poll_read};
+use crate::transport::{READ, Transport, poll_read};
 use crate::writing::Turns;
 
 /// What a connection begins with; a dispatcher or the first reader has seen it.
@@ -146,7 +146,7 @@ impl<T: Transport> AsyncRead for Guarded<T> {
             if this.input.is_empty() {
                 this.input = BytesMut::new();
             }
-            let read = ready!(poll_read(&mut this.transport, cx, &mut this.input))?;
+            let read = ready!(poll_read(&mut this.transport, cx, &mut this.input, READ))?;
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
