@@ -63,7 +63,10 @@ pub struct Connection {
 #[derive(Debug)]
 enum Phase {
     /// Between two requests, since then. An empty line is none yet.
-    Idle { since: Instant, skipped: Waiting },
+    Idle {
+        since: Instant,
+        skipped: Waiting,
+    },
     /// Part of a head has come, the first of it then.
     Head(Instant, Waiting),
     /// A request is answered.

@@ -138,7 +138,9 @@ impl Waiting {
                 Err(violation) => Err(violation),
             };
         };
-        let raw = input.split_to(self.seen.saturating_sub(3) + at + 4).freeze();
+        let raw = input
+            .split_to(self.seen.saturating_sub(3) + at + 4)
+            .freeze();
         match parse(&raw, max_fields) {
             Ok(head) => Ok(Some(head)),
             // It is refused for what is wrong first, as if it came in pieces.

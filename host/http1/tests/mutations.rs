@@ -45,7 +45,11 @@ fn what_is_answered_is_heard_the_same_by_hyper() {
         let ours = Server::hear(now, [inputs.text()]);
         let theirs = in_step::hyper::hear(inputs.text());
         if let Err(fault) = compare(inputs.text(), &ours, &theirs) {
-            panic!("{fault}: {}\n{:?}\n{theirs:?}", shown(inputs.text()), ours.reading);
+            panic!(
+                "{fault}: {}\n{:?}\n{theirs:?}",
+                shown(inputs.text()),
+                ours.reading
+            );
         }
     }
 }

@@ -138,7 +138,9 @@ fn excused(
 ) -> Result<Verdict, String> {
     match other.and_then(|other| reason(bytes, ours, violation, other)) {
         Some(reason) => Ok(Verdict::Stricter(reason)),
-        None => Err(format!("hyper accepts what the machine refuses as {violation:?}")),
+        None => Err(format!(
+            "hyper accepts what the machine refuses as {violation:?}"
+        )),
     }
 }
 
@@ -175,9 +177,8 @@ fn reason(bytes: &[u8], ours: &Server, violation: Violation, other: &Heard) -> O
             (Reason::RepeatedLength, repeated)
         }
         Violation::BadEncoding => {
-            let is_other = |value: &http::HeaderValue| {
-                !value.as_bytes().eq_ignore_ascii_case(b"chunked")
-            };
+            let is_other =
+                |value: &http::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"chunked");
             let others = all(TRANSFER_ENCODING).count() > 1 || all(TRANSFER_ENCODING).any(is_other);
             (Reason::OtherEncodings, others)
         }
@@ -206,7 +207,10 @@ fn times(bytes: &[u8], name: &[u8]) -> usize {
 /// Whether these bytes begin with a line that begins a chunk as everybody
 /// writes it.
 fn is_plain_chunk_line(bytes: &[u8]) -> bool {
-    let digits = bytes.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let digits = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_hexdigit())
+        .count();
     let rest = &bytes[digits..];
     let is_plain = |byte: &u8| matches!(*byte, b'\t' | b' '..=b'~');
     let extension = match rest.first() {

@@ -34,10 +34,48 @@ impl Rng {
 
 /// What a mutation puts anywhere.
 const BITS: &[&[u8]] = &[
-    b"\n", b"\r", b"\r\n", b"\n\r\n", b"\r\r\n", b"\r\n\r\n", b" ", b"\t", b"\0", b":", b",", b";",
-    b"0", b"1", b"9", b"a", b"f", b"\x7f", b"\x0b", b"\x01", b"\x80", b"#", b"?", b"/", b"*",
-    b"\"", b"\\", b"=", b"+", b"-", b"@", b"[", b"]", b"%", b"HTTP/1.0", b"HTTP/1.1", b"http://a",
-    b"0\r\n\r\n", b"5\r\nhello\r\n", b"0x", b"00000000000000000", b"ffffffffffffffff",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\r\n",
+    b"\r\r\n",
+    b"\r\n\r\n",
+    b" ",
+    b"\t",
+    b"\0",
+    b":",
+    b",",
+    b";",
+    b"0",
+    b"1",
+    b"9",
+    b"a",
+    b"f",
+    b"\x7f",
+    b"\x0b",
+    b"\x01",
+    b"\x80",
+    b"#",
+    b"?",
+    b"/",
+    b"*",
+    b"\"",
+    b"\\",
+    b"=",
+    b"+",
+    b"-",
+    b"@",
+    b"[",
+    b"]",
+    b"%",
+    b"HTTP/1.0",
+    b"HTTP/1.1",
+    b"http://a",
+    b"0\r\n\r\n",
+    b"5\r\nhello\r\n",
+    b"0x",
+    b"00000000000000000",
+    b"ffffffffffffffff",
     b"18446744073709551615",
 ];
 
@@ -176,7 +214,9 @@ impl Mutator {
         if self.rng.below(2) == 0 {
             return somewhere;
         }
-        let feed = self.text[somewhere..].iter().position(|byte| *byte == b'\n');
+        let feed = self.text[somewhere..]
+            .iter()
+            .position(|byte| *byte == b'\n');
         feed.map_or(somewhere, |feed| somewhere + feed + 1)
     }
 
@@ -211,7 +251,11 @@ impl Mutator {
                 let rest = &self.text[at..];
                 let feed = rest.iter().position(|byte| *byte == b'\n');
                 let part = rest[..feed.map_or(rest.len(), |feed| feed + 1)].to_vec();
-                let to = if self.rng.below(2) == 0 { at } else { self.place() };
+                let to = if self.rng.below(2) == 0 {
+                    at
+                } else {
+                    self.place()
+                };
                 let times = self.rng.one_of(&[1, 1, 1, 2, 45]);
                 if part.len() * times < MAX_LEN {
                     self.text.splice(to..to, part.repeat(times));
