@@ -19,8 +19,8 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime, ShareLimits,
-    Stream, Tenants, Witness, compile,
+    CallSetup, Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime,
+    ShareLimits, Stream, Tenants, Witness, compile,
 };
 
 const BODY: &[u8] = b"Hello, world!\n";
@@ -100,8 +100,13 @@ async fn call(handler: &Handler, id: &Arc<str>) {
     let request = Request::get("http://localhost/")
         .body(body)
         .expect("the request is valid");
+    let setup = CallSetup {
+        scheme: Scheme::HTTP,
+        request_id: Arc::clone(id),
+        patience: Duration::from_secs(30),
+    };
     let response = handler
-        .call(request, Scheme::HTTP, Arc::clone(id), Good)
+        .call(request, setup, Good)
         .await
         .expect("hello answers");
     let body = response

@@ -33,7 +33,8 @@ pub fn target_dir() -> PathBuf {
         .to_owned()
 }
 
-/// The skep binary of the same profile as the tests, up to date.
+/// The skep binary of the same profile as the tests, up to date; or the one
+/// that `SKEP_BIN` names, as it is: so that tests can be tried on another build.
 ///
 /// # Panics
 ///
@@ -41,6 +42,9 @@ pub fn target_dir() -> PathBuf {
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(other) = env::var_os("SKEP_BIN") {
+            return other.into();
+        }
         let dir = profile_dir();
         let profile = match dir.file_name().and_then(|name| name.to_str()) {
             Some("debug") | None => "dev",

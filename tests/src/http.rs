@@ -2,11 +2,12 @@
 //! wrote, and what it gets it believes only if it is well-formed.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 pub use crate::address::{Address, Failed, Head, Response};
+use crate::peer;
 
 /// How long a client waits for bytes before it calls the server hung.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,6 +75,24 @@ impl Client {
             }
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
         };
+        let client = Self {
+            stream,
+            buffer: Vec::new(),
+            framing: Framing::Done,
+            trailers: Vec::new(),
+            begun: false,
+        };
+        client.patience(PATIENCE)?;
+        Ok(client)
+    }
+
+    /// Connects from another address of this machine: another client.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::connect`].
+    pub fn connect_from(address: &Address, from: Ipv4Addr) -> Result<Self, Failed> {
+        let stream = Stream::Tcp(peer::connect(address, from)?);
         let client = Self {
             stream,
             buffer: Vec::new(),

@@ -13,6 +13,7 @@
 //! | [`command`] | commands of skep that end by themselves |
 //! | [`http`] | a strict HTTP/1 client on plain sockets |
 //! | [`h2`] | an HTTP/2 client |
+//! | [`frames`], [`hpack`] | another one, which breaks rules |
 //! | [`load`] | many clients at once, every request classified |
 //! | [`traffic`] | the same on many connections of both protocols, with the revision of every answer checked |
 //! | [`variant`](mod@variant) | the same component with another digest |
@@ -25,12 +26,15 @@
 mod address;
 pub mod build;
 pub mod command;
+pub mod frames;
 pub mod golden;
 pub mod h2;
+pub mod hpack;
 pub mod http;
 mod lines;
 pub mod load;
 pub mod options;
+mod peer;
 pub mod process;
 pub mod skep;
 pub mod traffic;
@@ -44,4 +48,4 @@ pub use http::{Client, Failed, Response};
 pub use skep::{Skep, Stop};
 pub use traffic::Traffic;
 pub use variant::variant;
-pub use wait::wait_for;
+pub use wait::{pause, wait_for};

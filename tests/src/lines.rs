@@ -6,21 +6,36 @@ use std::time::{Duration, Instant};
 
 /// The lines so far, and whether they have ended.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Log(Arc<(Mutex<(String, bool)>, Condvar)>);
+pub(crate) struct Log(Arc<(Mutex<(String, bool)>, Condvar)>, Arc<Gate>);
+
+/// Whether lines are read at all.
+#[derive(Debug, Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
 
 impl Log {
     pub(crate) fn collect(&self, pipe: impl io::Read) {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
-        while reader
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|read| read > 0)
-        {
+        while {
+            self.1.pass();
+            reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read > 0)
+        } {
             let text = String::from_utf8_lossy(&line).into_owned();
             self.change(|log| log.0.push_str(&text));
             line.clear();
         }
         self.change(|log| log.1 = true);
+    }
+
+    /// Reads nothing more, or goes on.
+    pub(crate) fn stall(&self, closed: bool) {
+        *self.1.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.1.opened.notify_all();
     }
 
     fn change(&self, change: impl FnOnce(&mut (String, bool))) {
@@ -62,6 +77,18 @@ impl Log {
                 .wait_timeout(log, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+        }
+    }
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        while *closed {
+            closed = self
+                .opened
+                .wait(closed)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -25,6 +25,7 @@ pub struct Options {
     warm: bool,
     binary: Option<PathBuf>,
     user: Option<u32>,
+    descriptors: Option<u32>,
 }
 
 impl Options {
@@ -39,6 +40,7 @@ impl Options {
             warm: true,
             binary: None,
             user: None,
+            descriptors: None,
         }
     }
 
@@ -90,6 +92,13 @@ impl Options {
     #[must_use]
     pub fn user(mut self, user: u32) -> Self {
         self.user = Some(user);
+        self
+    }
+
+    /// With no more than so many descriptors for each of its processes.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -145,7 +154,16 @@ impl Options {
                 warm::give(&component, &dir.path().join(".skep/artifacts"));
             }
         }
-        let mut command = Command::new(binary);
+        let mut command = match self.descriptors {
+            None => Command::new(binary),
+            Some(most) => {
+                // The shell sets the soft and the hard limit, and is replaced.
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(binary);
+                shell
+            }
+        };
         if let Some(user) = self.user {
             give(dir.path(), user).expect("root may give files away");
             command.uid(user).gid(user);

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,22 @@ pub fn rss(pid: u32) -> u64 {
     status_field(pid, "VmRSS:").map_or(0, |kib| kib * 1024)
 }
 
+/// The most that was resident since the last [`reset_peak`], in bytes.
+#[must_use]
+pub fn peak(pid: u32) -> u64 {
+    status_field(pid, "VmHWM:").map_or(0, |kib| kib * 1024)
+}
+
+/// Makes [`peak`] start from what is resident now, and says how much that is.
+///
+/// # Panics
+///
+/// If the process is not the caller's to look at.
+pub fn reset_peak(pid: u32) -> u64 {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("own processes may be looked at");
+    peak(pid)
+}
+
 /// Resident memory that is its own and no file's, in bytes.
 #[must_use]
 pub fn anonymous(pid: u32) -> u64 {
@@ -94,6 +111,38 @@ pub fn pss(pid: u32) -> Option<u64> {
         .parse::<u64>()
         .ok()
         .map(|kib| kib * 1024)
+}
+
+/// CPU time that it has used; none for a process that is gone.
+#[must_use]
+pub fn cpu(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ticks: u64 = stat
+        .rsplit_once(") ")
+        .into_iter()
+        .flat_map(|(_, rest)| rest.split(' ').skip(11).take(2))
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    // Linux shows hundredths of a second, whatever it counts in.
+    Duration::from_millis(ticks * 10)
+}
+
+/// How often its threads have waited for something and were woken.
+#[must_use]
+pub fn wakeups(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
+        .filter_map(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<u64>().ok()
+        })
+        .sum()
 }
 
 /// Open descriptors.

@@ -108,6 +108,12 @@ impl Skep {
         self.log.wait_for(START, text)
     }
 
+    /// Reads nothing of its stderr any more, as a terminal does that somebody
+    /// has stopped, or goes on.
+    pub fn stall_log(&self, stall: bool) {
+        self.log.stall(stall);
+    }
+
     /// Where its log ends, for [`Self::wait_for_log_since`].
     #[must_use]
     pub fn log_mark(&self) -> usize {
@@ -314,6 +320,7 @@ impl Skep {
 impl Drop for Skep {
     #[expect(clippy::print_stderr, reason = "the log belongs to a test's failure")]
     fn drop(&mut self) {
+        self.log.stall(false);
         let children = process::children(self.pid);
         let workers = self
             .try_status()

@@ -50,3 +50,10 @@ pub fn settles<T>(
         thread::sleep(POLL);
     }
 }
+
+/// Lets a client take its time. What follows must not rely on it: a pause is
+/// how slow a client is, or how long something is measured, and never how long
+/// something else takes.
+pub fn pause(time: Duration) {
+    thread::sleep(time);
+}

@@ -145,6 +145,15 @@ fn who_is_over_a_rate_is_told_when_the_window_ends() {
         assert_ne!(with_key(line), 429);
         assert_eq!(with_key(line), 429);
     }
+    // Whichever of them the guest reads, and whatever is around it.
+    for line in [
+        "x-api-key: \t 1 \t\r\n",
+        "x-api-key: 1\r\nx-api-key: other\r\n",
+        "x-api-key: another\r\nX-API-KEY: 1\r\n",
+        "x-api-key: 1\r\nx-api-key:\r\nx-api-key:\r\n",
+    ] {
+        assert_eq!(with_key(line), 429, "{line}");
+    }
 
     // Who comes back when told to is let in.
     let mut began = Instant::now();
@@ -267,6 +276,140 @@ fn a_tenant_has_so_many_calls_over_all_workers_and_gets_back_those_of_the_dead()
         settles(wanted);
     }
     assert_eq!(skep.client().get("/a/counter").unwrap().status(), 503);
+}
+
+/// 66,000 requests with a key each, which nobody knows, from one client, as
+/// fast as they are answered. Says how many came that far.
+fn make_up_keys(address: &Address) -> usize {
+    const CONNECTIONS: usize = 4;
+    const EACH: usize = 16_500;
+    const AT_ONCE: usize = 250;
+    let one = |connection: usize| {
+        let mut client = Client::connect(address).unwrap();
+        let mut counted = 0;
+        for first in (0..EACH).step_by(AT_ONCE) {
+            let requests: String = (first..first + AT_ONCE)
+                .map(|n| {
+                    format!(
+                        "GET /counter HTTP/1.1\r\nhost: a\r\nx-api-key: {connection}-{n}\r\n\r\n"
+                    )
+                })
+                .collect();
+            client.send(requests).unwrap();
+            for _ in 0..AT_ONCE {
+                let status = client.response().unwrap().status();
+                counted += usize::from(status != 429);
+            }
+        }
+        counted
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..CONNECTIONS)
+            .map(|connection| scope.spawn(move || one(connection)))
+            .collect();
+        threads.into_iter().map(|one| one.join().unwrap()).sum()
+    })
+}
+
+#[test]
+fn keys_that_somebody_makes_up_lock_no_customer_out() {
+    let skep = Skep::config(&format!(
+        "{}[listener.side]\naddress = \"unix:side.sock\"\n{}",
+        pool(2),
+        app(
+            "a",
+            "echo",
+            "rate = \"5/h per header X-Api-Key\"\nconcurrency = 2\nqueue = 0"
+        ),
+    ));
+    let (attacker, other) = (skep.address_of("web"), skep.address_of("side"));
+    let ask = |address: &Address, key: &str, target: &str| {
+        let mut client = Client::connect(address).unwrap();
+        client
+            .send(format!(
+                "GET {target} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n"
+            ))
+            .unwrap();
+        client
+    };
+    let status =
+        |address: &Address, key: &str| ask(address, key, "/counter").response().unwrap().status();
+    for _ in 0..2 {
+        assert_eq!(status(&other, "old"), 200);
+        assert_eq!(status(&attacker, "old, too"), 200);
+    }
+
+    // Every worker is busy, so that the others are counted and refused quickly.
+    let mut slow = Vec::new();
+    for wanted in 1..=2 {
+        slow.push(ask(&other, &format!("slow {wanted}"), "/slow?ms=600000"));
+        skep.wait_for_status("every worker to be busy", |status| {
+            let busy = status.workers.iter().filter(|one| one.in_flight > 0);
+            busy.count() == wanted
+        });
+    }
+    let counted = make_up_keys(&attacker);
+    assert_eq!(counted, 66_000, "each key has a rate of its own");
+    drop(slow);
+    skep.wait_for_status("every worker to be idle", |status| {
+        status.workers.iter().all(|one| one.in_flight == 0)
+    });
+
+    for (address, key, left) in [
+        (&other, "old", 3),
+        (&attacker, "old, too", 3),
+        (&other, "new", 5),
+        (&attacker, "new, too", 5),
+    ] {
+        for _ in 0..left {
+            assert_eq!(status(address, key), 200, "{key}");
+        }
+        assert_eq!(status(address, key), 429, "{key}");
+    }
+}
+
+#[test]
+fn one_client_does_not_take_an_apps_permits_nor_its_queue() {
+    let skep = Skep::config(&format!(
+        "{}[listener.side]\naddress = \"unix:side.sock\"\n{}",
+        pool(1),
+        app("a", "echo", "concurrency = 8\nqueue = 6"),
+    ));
+    let (greedy, other) = (skep.address_of("web"), skep.address_of("side"));
+    let ask = |address: &Address, target: &str| {
+        let mut client = Client::connect(address).unwrap();
+        client
+            .send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n"))
+            .unwrap();
+        client
+    };
+    let in_flight = |wanted: u32| {
+        skep.wait_for_status("requests to be in flight", |status| {
+            status.workers[0].in_flight == wanted
+        });
+    };
+    // Seven run, six wait, and one that nobody has a permit for is left.
+    let mut hoard = Vec::new();
+    for wanted in 1..=13 {
+        hoard.push(ask(&greedy, "/slow?ms=600000"));
+        in_flight(wanted);
+    }
+    assert_eq!(ask(&greedy, "/counter").response().unwrap().status(), 503);
+    assert_eq!(skep.outcomes("queue-full"), 1);
+    let began = Instant::now();
+    assert_eq!(ask(&other, "/counter").response().unwrap().status(), 200);
+    assert!(began.elapsed() < Duration::from_secs(5));
+
+    // Not even that one: the queue has a place for whoever has fewer, and the
+    // next permit is that client's.
+    let _slow = ask(&other, "/slow?ms=600000");
+    in_flight(14);
+    let mut waits = ask(&other, "/counter");
+    let newest = hoard.pop().unwrap().response().unwrap();
+    assert_eq!(newest.status(), 503);
+    assert_eq!(newest.head.header("retry-after"), Some("1"));
+    drop(hoard.remove(0));
+    assert_eq!(waits.response().unwrap().status(), 200);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_tests::options::{Options, directory};
-use skep_tests::{Skep, guest};
+use skep_tests::{Client, Skep, command, guest, process, wait_for};
 use tempfile::TempDir;
 
 fn options(dir: &Arc<TempDir>) -> Options {
@@ -153,6 +153,82 @@ fn two_primaries_compile_the_same_component_once() {
         compiled += skep.logged("artifact.compiling");
     }
     assert_eq!(compiled, 1);
+}
+
+/// Cuts or overwrites the only artifact, as a full disk or a careless hand does.
+fn damage(skep: &Skep, with: &[u8]) {
+    let artifact = entry(skep.dir().path(), "cwasm");
+    fs::set_permissions(&artifact, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&artifact, with).unwrap();
+}
+
+/// Sends requests until the artifact was built again, and then all are answered.
+fn recovers(skep: &Skep, mark: usize) {
+    let address = skep.address();
+    wait_for(
+        Duration::from_secs(60),
+        "the artifact to be built again",
+        || {
+            // Workers die of it.
+            let _ = Client::connect(&address).and_then(|mut client| client.get("/"));
+            let log = skep.log();
+            log[mark..].contains(" artifact.rebuilt ")
+        },
+        |rebuilt| *rebuilt,
+    );
+    wait_for(
+        Duration::from_secs(60),
+        "all workers to serve again",
+        || skep.pool("default"),
+        |pool| pool.serving == pool.workers,
+    );
+    for _ in 0..20 {
+        serves(skep);
+    }
+}
+
+#[test]
+fn an_artifact_that_is_damaged_under_a_running_fleet_is_built_again() {
+    let config = crate::pool(2) + &crate::app("hello", "hello", "");
+    let skep = Options::config(&config).cold().start();
+    // Whoever touches what is not there any more dies of SIGBUS.
+    let mark = skep.log_mark();
+    damage(&skep, b"");
+    recovers(&skep, mark);
+    let log = skep.log();
+    assert!(log[mark..].contains("signal=7"), "{}", &log[mark..]);
+
+    // A worker that is killed is followed by one that cannot load it.
+    let mark = skep.log_mark();
+    damage(&skep, &[0; 64 << 10]);
+    process::signal(skep.workers()[0].pid, "KILL");
+    recovers(&skep, mark);
+}
+
+#[test]
+fn operators_have_damaged_artifacts_built_again() {
+    let config = crate::pool(1) + &crate::app("hello", "hello", "");
+    let skep = Options::config(&config).cold().start();
+    for operation in [&["reset", "default"][..], &["reload"]] {
+        let mark = skep.log_mark();
+        damage(&skep, b"");
+        let said = command::run(skep.dir().path(), operation);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        skep.wait_for_log_since(mark, " artifact.rebuilding ");
+        skep.wait_for_log_since(mark, " artifact.compiled ");
+        // The worker that has the damaged one mapped ends sooner or later; its
+        // successor has the new one.
+        let old = skep.worker().pid;
+        process::signal(old, "KILL");
+        wait_for(
+            Duration::from_secs(20),
+            "another worker",
+            || skep.workers(),
+            |workers| workers.iter().any(|worker| worker.pid != old),
+        );
+        serves(&skep);
+        assert_eq!(skep.log()[mark..].matches(" worker.exited ").count(), 1);
+    }
 }
 
 #[test]

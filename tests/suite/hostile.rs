@@ -54,7 +54,7 @@ const fn attack(
     }
 }
 
-const ATTACKS: [Attack; 79] = [
+const ATTACKS: [Attack; 94] = [
     attack("spin", "/", Sees::Status(504), Some("cpu-budget")),
     attack("spin-p3", "/", Sees::Status(504), Some("cpu-budget")),
     attack("spin-p3", "/late", Sees::Cut, Some("cpu-budget")),
@@ -120,7 +120,8 @@ const ATTACKS: [Attack; 79] = [
         Sees::Status(500),
         Some("trap"),
     ),
-    attack("bad-response", "/hop/host", Sees::Status(500), Some("trap")),
+    attack("bad-response", "/host", Sees::Status(200), Some("ok")),
+    attack("bad-response", "/space", Sees::Status(200), Some("ok")),
     attack("bad-response", "/trailer-split", Sees::Cut, Some("trap")),
     attack(
         "bad-response",
@@ -180,8 +181,67 @@ const ATTACKS: [Attack; 79] = [
     ),
     attack("hog-tables", "/", Sees::Status(500), Some("trap")),
     attack("hog-handles", "/", Sees::Status(500), Some("trap")),
-    attack("hog-fields", "/", Sees::ErrorOrClosed, None),
-    attack("hog-bodies", "/", Sees::ErrorOrClosed, None),
+    attack("hog-fields", "/", Sees::Status(500), Some("memory-budget")),
+    attack("hog-bodies", "/", Sees::Status(500), Some("memory-budget")),
+    attack(
+        "hog-requests",
+        "/method",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests",
+        "/path",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests",
+        "/authority",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests",
+        "/fields",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests-p3",
+        "/method",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests-p3",
+        "/path",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests-p3",
+        "/fields",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack(
+        "hog-requests-p3",
+        "/responses",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack("hog-lines", "/", Sees::Status(500), Some("memory-budget")),
+    attack(
+        "hog-lines-p3",
+        "/",
+        Sees::Status(500),
+        Some("memory-budget"),
+    ),
+    attack("write-early", "/", Sees::Status(200), Some("ok")),
+    attack("write-early", "/pieces", Sees::Status(200), Some("ok")),
+    attack("write-early", "/request", Sees::Status(200), Some("ok")),
+    attack("write-early", "/much", Sees::Status(500), Some("trap")),
     attack(
         "hoard-resources",
         "/fields",
@@ -198,7 +258,7 @@ const ATTACKS: [Attack; 79] = [
         "hoard-resources",
         "/requests",
         Sees::Status(500),
-        Some("memory-budget"),
+        Some("trap"),
     ),
     attack(
         "hoard-resources",
@@ -245,13 +305,18 @@ const GUESTS: [&str; 14] = [
 ];
 
 /// Those that take what is others', or look for it.
-const GREEDY: [&str; 21] = [
+const GREEDY: [&str; 26] = [
     "bad-response-p3",
     "hog-memories",
     "hog-tables",
     "hog-handles",
     "hog-fields",
     "hog-bodies",
+    "hog-requests",
+    "hog-requests-p3",
+    "hog-lines",
+    "hog-lines-p3",
+    "write-early",
     "hoard-resources",
     "hoard-p3",
     "hoard-slots",
@@ -279,6 +344,9 @@ fn zoo<'a>(guests: impl IntoIterator<Item = &'a str>) -> Skep {
             "spin" | "spin-p3" | "linger" | "hog-handles" | "hoard-p3" => {
                 "timeout = \"5s\"\ncpu = \"300ms\"\nmemory = \"64MiB\""
             }
+            // What counts is what the host holds.
+            "hog-fields" | "hog-bodies" | "hog-requests" | "hog-requests-p3" | "hog-lines"
+            | "hog-lines-p3" => "timeout = \"5s\"\ncpu = \"1s\"\nmemory = \"8MiB\"",
             _ => "timeout = \"1s\"\ncpu = \"300ms\"\nmemory = \"64MiB\"",
         };
         text += &app(
@@ -495,6 +563,52 @@ fn hello_beside_the_greedy_keeps_its_latency() {
     );
 }
 
+/// What SECURITY.md says that one guest may gather in a turn, beyond its limit.
+const IN_A_TURN: u64 = 32 << 20;
+
+/// What an instance of those that fill the host's memory may have.
+const LIMIT: u64 = 8 << 20;
+
+/// How many clients of one of them there are.
+const ATTACKERS: usize = 4;
+
+#[test]
+fn what_the_host_holds_for_guests_is_bounded_by_their_memory() {
+    turn::alone();
+    let attacks = [
+        ("hog-fields", "/"),
+        ("hog-bodies", "/"),
+        ("hog-requests", "/method"),
+        ("hog-requests", "/path"),
+        ("hog-requests", "/fields"),
+        ("hog-requests-p3", "/method"),
+        ("hog-requests-p3", "/fields"),
+        ("hog-requests-p3", "/responses"),
+        ("hog-lines", "/"),
+        ("hog-lines-p3", "/"),
+    ];
+    let skep = zoo(GREEDY);
+    let worker = skep.worker();
+    let mut wrong = String::new();
+    for (guest, target) in attacks {
+        let attack = ATTACKS
+            .iter()
+            .find(|attack| (attack.guest, attack.target) == (guest, target))
+            .expect("only documented attacks are measured");
+        // What loading and the first call of an app leave is not this test's.
+        let _ = send(&mut skep.client(), attack);
+        let before = process::reset_peak(worker.pid);
+        beside(&skep, attack, ATTACKERS);
+        let grown = process::peak(worker.pid).saturating_sub(before);
+        println!("{guest} {target}: {} KiB", grown >> 10);
+        if grown > LIMIT * ATTACKERS as u64 + IN_A_TURN {
+            let _ = writeln!(wrong, "{guest} {target}: {} MiB", grown >> 20);
+        }
+    }
+    assert!(wrong.is_empty(), "a worker grew by\n{wrong}");
+    assert_eq!(skep.worker().pid, worker.pid, "no worker died");
+}
+
 /// One worker, hello and this guest.
 fn pair(guest: &str, lines: &str) -> Skep {
     let hello = app("hello", "hello", "routes = [\"hello.test/*\"]");
@@ -682,7 +796,7 @@ fn a_request_that_is_sipped_ends_at_the_deadline() {
         client.send(head).unwrap();
         let mut sender = client.sender().unwrap();
         let sent = body.clone();
-        // The worker takes no more than its buffers hold, so this fails.
+        // What nobody has a use for is dropped, so that the answer arrives.
         let writer = std::thread::spawn(move || sender.write_all(&sent).is_ok());
         let got = client.response();
         match target {
@@ -691,13 +805,12 @@ fn a_request_that_is_sipped_ends_at_the_deadline() {
                 "{got:?}"
             ),
             _ => assert!(
-                matches!(&got, Ok(response) if response.status() == 504)
-                    || matches!(&got, Err(Failed::Reset)),
+                matches!(&got, Ok(response) if response.status() == 504),
                 "{got:?}"
             ),
         }
         drop(client);
-        assert!(!writer.join().unwrap(), "8 MiB were taken in");
+        let _taken = writer.join().unwrap();
         hello_is_well(&skep);
     }
     skep_tests::wait::wait_for(

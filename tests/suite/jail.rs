@@ -11,7 +11,7 @@ use skep_tests::{attacker, guest, process, wait_for};
 
 use crate::{app, pool};
 
-/// All attacks of `skep_sys::attack`, with the process that is their aim where
+/// The attacks of `skep_sys::attack` that are to fail, with the process that is their aim where
 /// they have one.
 const ATTACKS: &[(&str, Aim)] = &[
     ("exec", Aim::Nobody),
@@ -59,6 +59,13 @@ const ATTACKS: &[(&str, Aim)] = &[
     ("perf", Aim::Nobody),
     ("module", Aim::Nobody),
     ("terminal", Aim::Nobody),
+    ("block", Aim::Nobody),
+    ("block-ioctl", Aim::Nobody),
+    ("linger", Aim::Nobody),
+    ("seek-output", Aim::Nobody),
+    ("seal-scoreboard", Aim::Nobody),
+    ("truncate-output", Aim::Nobody),
+    ("read-output", Aim::Nobody),
     ("exhaust-descriptors", Aim::Nobody),
     ("exhaust-processes", Aim::Nobody),
     ("descriptors", Aim::Nobody),

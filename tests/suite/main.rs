@@ -9,24 +9,33 @@ mod balance;
 mod broken;
 mod budgets;
 mod cache;
+mod calls;
 mod cancel;
 mod chaos;
 mod cli;
+mod connections;
 mod deploys;
 mod dispatch;
+mod dispatchers;
+mod early;
 mod egress;
 mod foreign;
 mod hostile;
+mod http2;
 mod jail;
 mod limits;
+mod logs;
+mod messages;
 mod operations;
+mod segments;
 mod serving;
+mod shares;
 mod streaming;
 mod strict;
 mod supervision;
 mod surge;
 
-use skep_tests::guest;
+use skep_tests::{Skep, guest};
 
 /// An `[app.NAME]` section for a guest, with further lines.
 fn app(name: &str, guest_name: &str, lines: &str) -> String {
@@ -40,4 +49,22 @@ fn app(name: &str, guest_name: &str, lines: &str) -> String {
 /// One listener on a free port, and this many workers.
 fn pool(workers: u16) -> String {
     format!("[listener.web]\naddress = \"127.0.0.1:0\"\n[pool.default]\nworkers = {workers}\n")
+}
+
+/// The unruly guests: that of WASI 0.2 under `/2/`, that of 0.3 under `/3/`.
+fn unruly(lines: &str) -> Skep {
+    Skep::config(&format!(
+        "{}{}{}",
+        pool(1),
+        app(
+            "two",
+            "hostile-unruly",
+            &format!("routes = [\"/2/*\"]\nstrip_prefix = true\n{lines}")
+        ),
+        app(
+            "three",
+            "hostile-unruly-p3",
+            &format!("routes = [\"/3/*\"]\nstrip_prefix = true\n{lines}")
+        ),
+    ))
 }

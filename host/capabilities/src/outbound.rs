@@ -18,6 +18,7 @@
 //! that end at different times over one connection, for little here. Redirects
 //! are the guest's to follow, so each hop is checked like any other request.
 
+mod announce;
 mod connection;
 mod error;
 mod pool;

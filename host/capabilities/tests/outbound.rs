@@ -174,6 +174,9 @@ fn serve(stream: &TcpStream) {
             line.strip_prefix("content-length: ")?.parse::<usize>().ok()
         });
         let mut body = vec![0; length.unwrap_or(0)];
+        if head.contains("transfer-encoding: chunked") && path == "/echo" {
+            body = unchunked(&mut reader);
+        }
         let ok = "HTTP/1.1 200 OK\r\n";
         let say = |text: String, mut writer: &TcpStream| drop(writer.write_all(text.as_bytes()));
         let wait = |mut reader: BufReader<&TcpStream>| drop(reader.read(&mut [0]));
@@ -189,7 +192,9 @@ fn serve(stream: &TcpStream) {
                 writer,
             ),
             "/echo" => {
-                reader.read_exact(&mut body).unwrap();
+                if length.is_some() {
+                    reader.read_exact(&mut body).unwrap();
+                }
                 say(
                     format!("{ok}content-length: {}\r\n\r\n", body.len()),
                     writer,
@@ -215,6 +220,30 @@ fn serve(stream: &TcpStream) {
             _ => return,
         }
     }
+}
+
+fn unchunked(reader: &mut impl std::io::BufRead) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let mut size = String::new();
+        reader.read_line(&mut size).unwrap();
+        let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+        let mut piece = vec![0; size + 2];
+        reader.read_exact(&mut piece).unwrap();
+        if size == 0 {
+            return body;
+        }
+        body.extend_from_slice(&piece[..size]);
+    }
+}
+
+/// A body of these pieces, whose length nobody knows before.
+fn pieces(pieces: &[&'static str]) -> RequestBody {
+    let frames: Vec<_> = pieces
+        .iter()
+        .map(|piece| Ok(http_body::Frame::data(Bytes::from(*piece))))
+        .collect();
+    http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
 fn get(uri: &str) -> Request<RequestBody> {
@@ -558,4 +587,43 @@ async fn over_tls_the_other_end_proves_its_name() {
     *trusting.door.to.lock().unwrap() = Some(server.address);
     let clear = send(&trusting.app, get("https://c.test/hello")).await;
     assert!(matches!(clear, Err(OutboundError::Tls(_))), "{clear:?}");
+}
+
+#[tokio::test]
+async fn the_body_of_a_get_is_sent_also_where_nothing_says_how_long_it_is() {
+    let (world, _server) = World::served(4);
+    for method in [Method::GET, Method::POST, Method::DELETE, Method::OPTIONS] {
+        let request = Request::builder()
+            .method(method.clone())
+            .uri("http://a.test/echo")
+            .body(pieces(&["que", "ry"]));
+        let echoed = send(&world.app, request.unwrap()).await.unwrap();
+        let echoed = echoed.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(echoed, Bytes::from("query"), "{method}");
+    }
+    let request = Request::get("http://a.test/echo")
+        .header("content-length", 5)
+        .body(pieces(&["query"]));
+    let echoed = send(&world.app, request.unwrap()).await.unwrap();
+    let echoed = echoed.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(echoed, Bytes::from("query"));
+}
+
+#[tokio::test]
+async fn a_get_announces_no_body_that_it_does_not_have() {
+    let (world, server) = World::served(4);
+    let head = async |body| {
+        let request = Request::get("http://a.test/head").body(body).unwrap();
+        let response = send(&world.app, request).await.unwrap();
+        let head = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(head.to_vec()).unwrap()
+    };
+    let nothing = head(pieces(&[])).await;
+    assert!(!nothing.contains("transfer-encoding"), "{nothing}");
+    assert!(!nothing.contains("content-length"), "{nothing}");
+    assert_eq!(server.accepted.load(SeqCst), 1);
+    // A guest that neither writes nor finishes does not wait for ever.
+    let open = http_body_util::StreamBody::new(futures_util::stream::pending()).boxed_unsync();
+    let open = head(open).await;
+    assert!(open.contains("transfer-encoding: chunked\r\n"), "{open}");
 }

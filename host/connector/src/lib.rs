@@ -19,12 +19,10 @@
 //! | `ledger` | grants, and how many connections each app has open |
 //! | `names` | names to addresses |
 //! | `connect` | addresses to sockets |
-//! | `link` | messages over a channel |
 #![forbid(unsafe_code)]
 
 mod connect;
 mod ledger;
-mod link;
 mod names;
 mod primary;
 mod worker;

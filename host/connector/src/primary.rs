@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use skep_core::{PoolName, Sandbox, WorkerId};
-use skep_sys::Channel;
+use skep_link::Link;
+use skep_sys::{Board, Channel, clock};
 use skep_wire::{FromConnector, ToConnector};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::ledger::Ledger;
-use crate::link::Link;
 use crate::names::Names;
 use crate::worker::{Conversation, Office};
 
@@ -21,8 +21,13 @@ use crate::worker::{Conversation, Office};
 /// drain for 30 s, and what they finish may need a connection.
 const ORPHANED: Duration = Duration::from_secs(40);
 
-/// How often the files that say how names are resolved are looked at.
+/// How often it beats, and the files that say how names are resolved are looked
+/// at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the primary may take to take a message; longer means that it is
+/// stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a connector ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,23 +53,29 @@ pub async fn serve(
     confine: impl FnOnce(Sandbox) -> anyhow::Result<Vec<String>>,
 ) -> anyhow::Result<Ended> {
     let mut link = Link::new(channel).context("cannot watch the channel")?;
-    let Some((first, _)) = link.next().await? else {
+    let Some((first, mut fds)) = link.next().await? else {
         return Ok(Ended::Alone);
     };
     let ToConnector::Begin { sandbox } = first else {
         bail!("the first message was not `begin`");
     };
-    match confine(sandbox) {
-        Ok(missing) => link.tell(&FromConnector::Ready { missing }, None).await?,
-        Err(error) => {
-            let message = format!("{error:#}");
-            link.tell(&FromConnector::Unfit { message }, None).await?;
-            return Err(error);
-        }
-    }
+    let board = Board::open(fds.pop().context("no scoreboard came")?);
+    let board = board.context("the scoreboard is none")?;
+    let confined = confine(sandbox);
+    let word = match &confined {
+        Ok(missing) => FromConnector::Ready {
+            missing: missing.clone(),
+        },
+        Err(error) => FromConnector::Unfit {
+            message: format!("{error:#}"),
+        },
+    };
+    link.tell(&word, &[], Instant::now() + PATIENCE).await?;
+    confined?;
     let names = Rc::new(names);
     let connector = Connector {
         link,
+        board,
         office: Office {
             ledger: Ledger::default(),
             names,
@@ -78,6 +89,8 @@ pub async fn serve(
 
 struct Connector {
     link: Link<ToConnector, FromConnector>,
+    /// Of one cell, into which it beats.
+    board: Board,
     office: Office,
     workers: JoinSet<()>,
     handles: HashMap<WorkerId, AbortHandle>,
@@ -96,6 +109,9 @@ impl Connector {
                 // Conversations that have ended are of no more interest.
                 Some(_) = self.workers.join_next() => {}
                 _ = look.tick() => {
+                    if let Some(cell) = self.board.cell(0) {
+                        cell.beat(clock::monotonic());
+                    }
                     if let Err(replaced) = self.office.names.refresh() {
                         return Ok(Ended::Outdated(replaced.to_string()));
                     }

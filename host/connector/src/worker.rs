@@ -2,19 +2,20 @@
 //! guest that has left its sandbox.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use skep_core::PoolName;
 use skep_core::egress::OpenFailure;
+use skep_link::Link;
 use skep_sys::Channel;
 use skep_wire::{FromOpener, ToOpener};
 use tokio::task::JoinSet;
 
 use crate::connect::{Opened, Target, open};
 use crate::ledger::{Ledger, Permit};
-use crate::link::Link;
 use crate::names::Names;
 
 /// Connections that one worker may have on their way at a time. An app has
@@ -129,7 +130,7 @@ impl Conversation {
             Ok(((socket, address), permit)) => {
                 self.known.insert(id, Some(permit));
                 let answer = FromOpener::Opened { id, address };
-                self.answer(&answer, Some(socket)).await
+                self.answer(&answer, Some(&socket)).await
             }
             Err(why) => {
                 self.known.remove(&id);
@@ -138,17 +139,18 @@ impl Conversation {
         }
     }
 
-    async fn fail(&self, id: u64, why: OpenFailure) -> anyhow::Result<()> {
+    async fn fail(&mut self, id: u64, why: OpenFailure) -> anyhow::Result<()> {
         self.answer(&FromOpener::Failed { id, why }, None).await
     }
 
     async fn answer(
-        &self,
+        &mut self,
         answer: &FromOpener,
-        socket: Option<std::os::fd::OwnedFd>,
+        socket: Option<&OwnedFd>,
     ) -> anyhow::Result<()> {
-        tokio::time::timeout(ANSWER_PATIENCE, self.link.tell(answer, socket))
-            .await
-            .context("the worker takes no answer")?
+        let sockets = socket.map(|socket| socket.as_fd());
+        let by = Instant::now() + ANSWER_PATIENCE;
+        let answered = self.link.tell(answer, sockets.as_slice(), by).await;
+        answered.context("the worker takes no answer")
     }
 }

@@ -19,6 +19,8 @@ mod limits;
 mod moment;
 mod name;
 mod outcome;
+pub mod pace;
+pub mod permits;
 mod plan;
 mod rate;
 mod record;
@@ -45,7 +47,7 @@ pub use name::{
 pub use outcome::{Outcome, Refusal, Reply};
 pub use plan::{Plan, PlannedApp, PlannedTenant};
 pub use rate::{Allowance, OverRate, Window};
-pub use record::{Record, timestamp};
+pub use record::{Record, is_record, timestamp};
 pub use seats::Seats;
 pub use spec::{
     AlertSpec, AppSpec, Dispatch, FleetSpec, HttpCheck, Isolation, ListenAddress, ListenerSpec,

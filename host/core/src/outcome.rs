@@ -16,7 +16,7 @@ pub enum Outcome {
     Ok,
     /// The guest trapped, or the host failed on its behalf.
     Trap,
-    /// The guest returned without setting a response.
+    /// The guest returned without a response, or with an error in its place.
     NoResponse,
     /// The wall-clock limit of the call passed.
     Deadline,
@@ -36,7 +36,8 @@ pub enum Outcome {
     RateLimited,
     /// The request body was larger than `max_body`.
     BodyTooLarge,
-    /// The request body came too slowly.
+    /// The client was too slow: its request's body did not come, or its response
+    /// was not taken.
     TooSlow,
     /// The client went away before the response was whole.
     ClientGone,

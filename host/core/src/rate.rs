@@ -53,7 +53,7 @@ impl Window {
     /// at the clock just after us has begun it.
     #[must_use]
     pub fn is_over(self, now: Moment, rate: Rate) -> bool {
-        self.count == 0 || millis(now).saturating_sub(self.since) >= rate.millis()
+        self.count == 0 || now.millis().saturating_sub(self.since) >= rate.millis()
     }
 
     /// Counts one request.
@@ -64,7 +64,7 @@ impl Window {
     pub fn admit(self, now: Moment, rate: Rate) -> Result<Self, OverRate> {
         if self.is_over(now, rate) {
             return Ok(Self {
-                since: millis(now),
+                since: now.millis(),
                 count: 1,
             });
         }
@@ -76,7 +76,7 @@ impl Window {
         }
         let end = self.since.saturating_add(rate.millis());
         Err(OverRate(Duration::from_millis(
-            end.saturating_sub(millis(now)).max(1),
+            end.saturating_sub(now.millis()).max(1),
         )))
     }
 }
@@ -133,10 +133,6 @@ impl Allowance {
 
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-fn millis(now: Moment) -> u64 {
-    u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,22 +3,21 @@
 //!
 //! [`Solo::step`] takes what happened and says what to do; [`Solo::deadline`]
 //! says when it wants to be asked again. It never gives up, because without the
-//! process nobody is served: a breaker that waits for a person would help
-//! nobody. What bounds its forks is a backoff and a number a minute.
+//! process nobody is served. Its forks are bounded by a backoff, and by minute.
 //!
 //! ```text
-//! Absent ──wanted──▶ Starting{by} ──ready──▶ Serving{since}
-//!   ▲                  ▲   │  │ late            │      │
-//!   │      until passed│   │  └──▶ Killed ──────┤exit  │
-//!   │                  │   │ exit               ▼      │
-//!   │                Waiting{attempt, until} ◀──┘      │ unwanted
+//! Absent ──wanted──▶ Starting{by} ──ready──▶ Serving{since, beat}
+//!   ▲                  ▲   │  │ late       hung │  │   │
+//!   │      until passed│   │  └──▶ Killed ◀─────┘  │   │
+//!   │                  │   │ exit     │ exit       │   │
+//!   │                Waiting{until} ◀─┴────exit────┘   │ unwanted
 //!   │                                                  ▼
 //!   └────────────────────exit──────────────── Leaving{kill_at}
 //! ```
 //! - The first crash of a process that was stable for `min_uptime` is replaced
-//!   at once. Those that follow before the next is stable wait, each longer,
-//!   with full jitter.
-//! - Late to be ready is not ready: it is killed and counted.
+//!   at once. Those that follow before the next is stable wait, each longer.
+//! - Late to be ready is not ready: it is killed and counted. So is one that
+//!   serves and gives no sign of life for `hang_timeout`.
 //! - One that is not wanted any more is asked to finish, and killed if it does
 //!   not in time. If it is wanted again meanwhile, another one follows it.
 
@@ -37,6 +36,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// Time from spawn to ready; late means not ready.
     pub start_timeout: Duration,
+    /// How long it may give no sign of life while it serves.
+    pub hang_timeout: Duration,
     /// How long it must serve to count as stable.
     pub min_uptime: Duration,
     /// First delay before a respawn; doubles up to `backoff_max`, full jitter.
@@ -51,6 +52,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             start_timeout: Duration::from_secs(10),
+            hang_timeout: Duration::from_secs(10),
             min_uptime: Duration::from_secs(10),
             // Shorter than a worker's: nobody else stands in for it.
             backoff: Duration::from_millis(100),
@@ -83,6 +85,9 @@ pub enum Event {
     },
     /// It serves.
     Ready,
+    /// The newest sign of life that was seen; the future counts as now. Those
+    /// that are at hand go in before [`Event::Timer`].
+    Beat(Moment),
     /// It reported that it cannot serve; its exit follows.
     Unfit {
         /// What it said.
@@ -188,12 +193,17 @@ enum Stage {
     },
     Serving {
         since: Moment,
+        /// Its newest sign of life.
+        beat: Moment,
     },
     Waiting {
         until: Moment,
     },
-    /// It was too late to be ready, and its exit follows.
-    Killed,
+    /// Killed for this, and its exit follows.
+    Killed {
+        reason: ExitReason,
+        stable: bool,
+    },
     Leaving {
         kill_at: Moment,
         killed: bool,
@@ -229,12 +239,21 @@ impl Solo {
             }
             Event::Ready => match self.stage {
                 Stage::Starting { since, .. } => {
-                    self.stage = Stage::Serving { since: now };
+                    self.stage = Stage::Serving {
+                        since: now,
+                        beat: now,
+                    };
                     let after = now.since(since);
                     vec![Action::Record(Record::Ready { after })]
                 }
                 _ => Vec::new(),
             },
+            Event::Beat(at) => {
+                if let Stage::Serving { beat, .. } = &mut self.stage {
+                    *beat = at.min(now).max(*beat);
+                }
+                Vec::new()
+            }
             Event::Unfit { message } => {
                 if let Stage::Starting { unfit, .. } = &mut self.stage {
                     *unfit = Some(message);
@@ -248,16 +267,17 @@ impl Solo {
 
     /// When [`Event::Timer`] is due.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Moment> {
+    pub fn deadline(&self) -> Option<Moment> {
         match self.stage {
             Stage::Starting { by, .. } => Some(by),
+            Stage::Serving { beat, .. } => Some(beat + self.settings.hang_timeout),
             Stage::Waiting { until } => Some(until),
             Stage::Leaving {
                 kill_at,
                 killed: false,
                 ..
             } => Some(kill_at),
-            Stage::Absent | Stage::Serving { .. } | Stage::Killed | Stage::Leaving { .. } => None,
+            Stage::Absent | Stage::Killed { .. } | Stage::Leaving { .. } => None,
         }
     }
 
@@ -269,7 +289,7 @@ impl Solo {
             Stage::Starting { .. } => State::Starting,
             Stage::Serving { .. } => State::Serving,
             Stage::Waiting { .. } => State::Waiting,
-            Stage::Killed | Stage::Leaving { .. } => State::Leaving,
+            Stage::Killed { .. } | Stage::Leaving { .. } => State::Leaving,
         }
     }
 
@@ -319,7 +339,7 @@ impl Solo {
                 self.stage = leaving(false);
                 vec![Action::Drain]
             }
-            Stage::Killed => {
+            Stage::Killed { .. } => {
                 self.stage = leaving(true);
                 Vec::new()
             }
@@ -359,11 +379,17 @@ impl Solo {
                 Some(message) => ExitReason::ValidationFailed { message },
                 None => status.unasked(),
             },
-            Stage::Serving { since } => {
+            Stage::Serving { since, .. } => {
                 stable = now.since(*since) >= self.settings.min_uptime;
                 status.unasked()
             }
-            Stage::Killed => ExitReason::StartTimeout,
+            Stage::Killed {
+                reason,
+                stable: was,
+            } => {
+                stable = *was;
+                reason.clone()
+            }
             Stage::Leaving { kill_at, .. } if *kill_at <= now => ExitReason::DrainTimeout,
             Stage::Leaving { .. } => ExitReason::Requested,
         };
@@ -414,7 +440,17 @@ impl Solo {
     fn timer(&mut self, now: Moment) -> Vec<Action> {
         match &mut self.stage {
             Stage::Starting { by, .. } if *by <= now => {
-                self.stage = Stage::Killed;
+                self.stage = Stage::Killed {
+                    reason: ExitReason::StartTimeout,
+                    stable: false,
+                };
+                vec![Action::Kill]
+            }
+            Stage::Serving { since, beat } if *beat + self.settings.hang_timeout <= now => {
+                self.stage = Stage::Killed {
+                    reason: ExitReason::Hung,
+                    stable: beat.since(*since) >= self.settings.min_uptime,
+                };
                 vec![Action::Kill]
             }
             Stage::Waiting { until } if *until <= now => self.spawn_at(now, now),

@@ -11,23 +11,28 @@
 //! ```
 //! Nothing here waits; the tasks around it do ([`crate::tasks`]).
 
+mod back;
+mod look;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use skep_core::route::{HostRoute, HostTable};
 use skep_core::{ConnectionLimits, Dispatch, PoolName, WorkerId};
-use skep_sys::{Board, Peer};
-use skep_wire::DispatchCounts;
+use skep_sys::{Board, LocalAddress, Peer};
+use skep_wire::{DispatchCounts, Spoken};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::choose::{Mixers, choose};
-use crate::peek::{self, Heard};
-use crate::taker::{Connection, MAX_UNACKNOWLEDGED, Taker};
+use crate::peek;
+use crate::taker::{Connection, Taker};
+
+pub(crate) use look::{Look, Refusal};
 
 /// How long a connection waits for a worker of its pool. As long as a slow
 /// start with a few attempts takes.
@@ -44,14 +49,23 @@ const MAX_QUEUED: usize = 2048;
 /// All that a dispatcher knows.
 pub(crate) struct Exchange {
     pub(crate) limits: ConnectionLimits,
+    /// Where its listener listens, and its connections end.
+    local: LocalAddress,
     pools: BTreeMap<PoolName, Pool>,
     hosts: Option<Hosts>,
     takers: BTreeMap<WorkerId, Taker>,
-    /// Connections that wait for their head, in the order in which they began.
-    hearing: BTreeMap<u64, AbortHandle>,
+    /// Connections that wait for their head, in the order in which they began,
+    /// with the cookies of their sockets.
+    hearing: BTreeMap<u64, (AbortHandle, u64)>,
     max_hearing: usize,
     mixers: Mixers,
     pub(crate) counts: DispatchCounts,
+    /// Clients that were refused and are still read from.
+    pub(crate) lingering: usize,
+    /// Workers that are talked with no more, and why; not told of yet.
+    distrusted: Vec<(WorkerId, String)>,
+    /// The first number that was given, and the next one.
+    first: u64,
     next: u64,
     /// What is peeked at, one connection at a time.
     buffer: Vec<u8>,
@@ -76,33 +90,21 @@ struct Hosts {
     matter: bool,
 }
 
-/// What a look at a connection's first bytes came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// More must come.
-    More,
-    /// It is for this host.
-    Host(String),
-    /// It is to be answered so, and closed.
-    Refuse(Refusal),
-    /// It is to be closed.
-    Close,
-}
-
-/// What is said to a client whose first head is not good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Bad,
-    TooLarge,
-}
-
 impl Exchange {
-    /// `descriptors` is how many this process may have.
-    pub(crate) fn new(limits: ConnectionLimits, descriptors: u64) -> Self {
+    /// `descriptors` is how many this process may have; `first` is a number
+    /// that no dispatcher of this listener has given yet, nor will have: the
+    /// clock's nanoseconds are one, of which there are more than connections.
+    pub(crate) fn new(
+        limits: ConnectionLimits,
+        local: LocalAddress,
+        descriptors: u64,
+        first: u64,
+    ) -> Self {
         // Half for those that wait, half for those that are on their way.
         let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
         let mut exchange = Self {
             limits: ConnectionLimits::default(),
+            local,
             pools: BTreeMap::new(),
             hosts: None,
             takers: BTreeMap::new(),
@@ -110,7 +112,10 @@ impl Exchange {
             max_hearing: MAX_HEARING.min(half),
             mixers: Mixers::default(),
             counts: DispatchCounts::default(),
-            next: 0,
+            lingering: 0,
+            distrusted: Vec::new(),
+            first,
+            next: first,
             buffer: Vec::new(),
             queued: Rc::new(Notify::new()),
         };
@@ -170,6 +175,8 @@ impl Exchange {
         if let Some(pool) = self.pools.get_mut(&taker.pool) {
             pool.workers.push(worker);
             self.takers.insert(worker, taker);
+        } else {
+            taker.end();
         }
     }
 
@@ -215,35 +222,6 @@ impl Exchange {
         }
     }
 
-    /// Looks at what has come of a head. `read` came first and is no longer
-    /// in the socket.
-    pub(crate) fn look(&mut self, socket: BorrowedFd<'_>, read: &[u8]) -> Look {
-        let Some(room) = self
-            .buffer
-            .get_mut(read.len()..)
-            .filter(|room| !room.is_empty())
-        else {
-            return Look::Refuse(Refusal::TooLarge);
-        };
-        let more = match skep_sys::peek(socket, room) {
-            Ok(0) => None,
-            Ok(more) => Some(more),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
-            Err(_) => return Look::Close,
-        };
-        self.buffer[..read.len()].copy_from_slice(read);
-        let bytes = &self.buffer[..read.len() + more.unwrap_or(0)];
-        match peek::hear(bytes, &self.limits) {
-            Heard::NeedMore if more.is_none() => Look::Close,
-            Heard::NeedMore => Look::More,
-            Heard::Host(host) => Look::Host(host.unwrap_or_default()),
-            // The answer is in words of HTTP/1.
-            Heard::Bad | Heard::TooLarge if !peek::is_http1(bytes) => Look::Close,
-            Heard::Bad => Look::Refuse(Refusal::Bad),
-            Heard::TooLarge => Look::Refuse(Refusal::TooLarge),
-        }
-    }
-
     /// The host of a connection is known.
     pub(crate) fn heard(&mut self, mut connection: Connection, host: String) {
         let Some(pool) = self.pool_of(Some(&host)) else {
@@ -283,8 +261,12 @@ impl Exchange {
         if let Some(index) = choose(pool.dispatch, &loads, &mut pool.turn)
             && let Some(taker) = self.takers.get_mut(&pool.workers[index])
         {
-            taker.take(self.next, connection);
-            self.next += 1;
+            // Whoever had a copy may have changed that, and whoever gets it may
+            // not.
+            if skep_sys::make_nonblocking(connection.socket.as_fd()).is_ok() {
+                taker.take(self.next, connection);
+                self.next += 1;
+            }
             return;
         }
         connection
@@ -303,13 +285,14 @@ impl Exchange {
         let load = |worker: &WorkerId| {
             let taker = self.takers.get(worker)?;
             let cell = pool.board.cell(taker.cell)?;
-            let unacknowledged = taker.unacknowledged();
+            let limit = self.limits.max_connections;
             let ready = cell.is_ready() && cell.owner() == worker.0 && Some(*worker) != except;
-            if !ready || unacknowledged >= MAX_UNACKNOWLEDGED {
+            if !ready || !taker.may_take(limit) {
                 return None;
             }
-            let load = cell.connections() + u32::try_from(unacknowledged).unwrap_or(u32::MAX);
-            (load < self.limits.max_connections).then_some(load)
+            let unacknowledged = u32::try_from(taker.unacknowledged()).unwrap_or(u32::MAX);
+            let load = cell.connections().saturating_add(unacknowledged);
+            (load < limit).then_some(load)
         };
         pool.workers.iter().map(load).collect()
     }
@@ -346,33 +329,30 @@ impl Exchange {
     /// Whether nothing waits at all.
     pub(crate) fn is_quiet(&self) -> bool {
         let given = |taker: &Taker| taker.unacknowledged() > 0;
-        self.hearing.is_empty() && !self.is_queueing() && !self.takers.values().any(given)
+        self.hearing.is_empty()
+            && self.lingering == 0
+            && !self.is_queueing()
+            && !self.takers.values().any(given)
     }
 
-    /// Whether the worker is not gone yet.
-    pub(crate) fn knows(&self, worker: WorkerId) -> bool {
-        self.takers.contains_key(&worker)
+    /// The worker has exited. It is gone once what it said last was heard.
+    pub(crate) fn exited(&self, worker: WorkerId) {
+        if let Some(taker) = self.takers.get(&worker) {
+            taker.exited();
+        }
     }
 
-    /// What a worker has said; the connections that it gave back are the
-    /// caller's to bring in.
-    pub(crate) fn hear_worker(&mut self, worker: WorkerId) -> Vec<Connection> {
-        let Some(taker) = self.takers.get_mut(&worker) else {
-            return Vec::new();
-        };
-        let said = taker.hear();
-        let pool = taker.pool.clone();
-        self.counts.handed_out += said.took;
-        self.counts.given_back += said.gave_back.len() as u64;
-        for connection in said.declined {
-            self.give(connection, &pool, Some(worker));
-        }
-        if said.gone {
-            self.worker_gone(worker);
-        }
-        let back = said.gave_back.into_iter();
-        back.map(|(socket, read)| returned(socket, read, pool.clone()))
-            .collect()
+    /// Ends when the worker's channel takes something again.
+    pub(crate) fn room(
+        &self,
+        worker: WorkerId,
+    ) -> Option<impl Future<Output = io::Result<()>> + use<>> {
+        Some(self.takers.get(&worker)?.room())
+    }
+
+    /// The first number that this dispatcher gave.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
     }
 
     /// Says what there is to say to the workers.
@@ -393,10 +373,10 @@ impl Exchange {
 
     /// Notes that a connection waits for its head, and closes the one that has
     /// waited longest if there are too many.
-    pub(crate) fn hears(&mut self, id: u64, task: AbortHandle) {
-        self.hearing.insert(id, task);
+    pub(crate) fn hears(&mut self, id: u64, task: AbortHandle, cookie: u64) {
+        self.hearing.insert(id, (task, cookie));
         if self.hearing.len() > self.max_hearing
-            && let Some((_, oldest)) = self.hearing.pop_first()
+            && let Some((_, (oldest, _))) = self.hearing.pop_first()
         {
             oldest.abort();
             self.counts.evicted += 1;
@@ -425,26 +405,22 @@ impl Exchange {
 }
 
 /// A connection that has just come.
-pub(crate) fn fresh(socket: OwnedFd, peer: Peer) -> Connection {
-    Connection {
+///
+/// # Errors
+///
+/// It is broken already.
+pub(crate) fn fresh(socket: OwnedFd, peer: Peer) -> io::Result<Connection> {
+    Ok(Connection {
+        cookie: skep_sys::cookie_of(socket.as_fd())?,
         socket,
         peer: address(peer),
         host: None,
         once: false,
         read: Vec::new(),
+        spoken: Spoken::Nothing,
         from: None,
         until: None,
-    }
-}
-
-fn returned(socket: OwnedFd, read: Vec<u8>, pool: PoolName) -> Connection {
-    // Of one that is broken this is found out soon enough.
-    let peer = skep_sys::peer_of(socket.as_fd()).unwrap_or(Peer::Unix);
-    Connection {
-        read,
-        from: Some(pool),
-        ..fresh(socket, peer)
-    }
+    })
 }
 
 fn address(peer: Peer) -> Option<IpAddr> {
@@ -460,13 +436,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_waited_longest_makes_room() {
-        let mut exchange = Exchange::new(ConnectionLimits::default(), 4);
+        let local = LocalAddress::Unix("/nowhere".into());
+        let mut exchange = Exchange::new(ConnectionLimits::default(), local, 4, 0);
         let tasks: Vec<_> = (0..4)
             .map(|_| tokio::spawn(std::future::pending::<()>()))
             .collect();
         for task in &tasks {
             let id = exchange.number();
-            exchange.hears(id, task.abort_handle());
+            exchange.hears(id, task.abort_handle(), id);
         }
         let counts = exchange.counts();
         assert_eq!((counts.evicted, counts.waiting), (2, 2));

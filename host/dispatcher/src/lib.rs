@@ -20,20 +20,21 @@
 mod choose;
 mod exchange;
 pub mod peek;
-mod primary;
+mod refuse;
 mod taker;
 mod tasks;
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use skep_core::Sandbox;
+use skep_link::Link;
 use skep_sys::confine::{Strictness, confine_dispatcher};
-use skep_sys::{Board, Channel, ExclusiveListener, process};
+use skep_sys::{Board, Cell, Channel, ExclusiveListener, clock, process};
 use skep_wire::{FromDispatcher, ToDispatcher};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -42,11 +43,14 @@ use tokio::time::MissedTickBehavior;
 pub use choose::{Mixers, choose};
 
 use crate::exchange::{Exchange, WORKER_PATIENCE};
-use crate::primary::Link;
 use crate::tasks::Shared;
 
-/// How often the primary is told what was done.
+/// How often it beats, and tells the primary what was done.
 const REPORT: Duration = Duration::from_secs(1);
+
+/// How long the primary may take to take a message; longer means that it is
+/// stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a dispatcher that drains looks whether it is done.
 const LOOK: Duration = Duration::from_millis(20);
@@ -54,6 +58,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Descriptors that a dispatcher may have, where the system lets it: more than
 /// it ever has connections that wait.
 const DESCRIPTORS: u64 = 1 << 16;
+
+/// The channel to the primary.
+type Primary = Link<ToDispatcher, FromDispatcher>;
 
 /// Exit code of a dispatcher that reported that it cannot serve.
 const UNFIT: u8 = 78;
@@ -81,7 +88,7 @@ pub async fn serve(
     channel: Channel,
     confine: impl FnOnce(Sandbox) -> Result<Vec<String>, String>,
 ) -> ExitCode {
-    let Ok(mut link) = Link::new(channel) else {
+    let Ok(mut link) = Primary::new(channel) else {
         return ExitCode::from(UNFIT);
     };
     let local = LocalSet::new();
@@ -91,14 +98,14 @@ pub async fn serve(
         Err(error) => {
             let message = format!("{error:#}");
             // If the primary is gone there is nobody to tell.
-            let _ = link.tell(&FromDispatcher::Unfit { message }).await;
+            let _ = tell(&mut link, &FromDispatcher::Unfit { message }).await;
             ExitCode::from(UNFIT)
         }
     }
 }
 
 async fn work(
-    link: &mut Link,
+    link: &mut Primary,
     confine: impl FnOnce(Sandbox) -> Result<Vec<String>, String>,
 ) -> anyhow::Result<()> {
     let begin = link.next().await?;
@@ -111,18 +118,24 @@ async fn work(
     else {
         bail!("the first message was not `begin`");
     };
+    let board = fds.pop().context("no scoreboard came")?;
+    let board = Board::open(board).context("the scoreboard is none")?;
+    let cell = board.cell(0).context("the scoreboard has no cell")?;
     let listener = fds.pop().context("no listener came")?;
+    let local = skep_sys::local_of(listener.as_fd()).context("the listener has no address")?;
     // Before /proc is given up, by which it is registered.
     let listener = ExclusiveListener::new(listener).and_then(skep_sys::watch);
     let listener = listener.context("cannot watch the listener")?;
     let descriptors = process::raise_nofile_limit().context("cannot learn a limit")?;
     let missing = confine(sandbox).map_err(anyhow::Error::msg)?;
-    let shared: Shared = Rc::new(RefCell::new(Exchange::new(limits, descriptors)));
+    let first = u64::try_from(clock::monotonic().as_nanos()).context("a clock of centuries")?;
+    let exchange = Exchange::new(limits, local, descriptors, first);
+    let shared: Shared = Rc::new(RefCell::new(exchange));
     let (stop, stopped) = watch::channel(false);
     let accepting = tasks::accept(Rc::clone(&shared), listener, stopped);
     let accepting = tokio::task::spawn_local(accepting);
     tokio::task::spawn_local(tasks::pump(Rc::clone(&shared)));
-    link.tell(&FromDispatcher::Ready { missing }).await?;
+    tell(link, &FromDispatcher::Ready { missing }).await?;
 
     let mut report = tokio::time::interval(REPORT);
     report.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,12 +149,12 @@ async fn work(
                     let switches = matches!(message, ToDispatcher::Hosts { .. });
                     follow(&shared, message, fds)?;
                     if switches {
-                        link.tell(&FromDispatcher::Switched).await?;
+                        tell(link, &FromDispatcher::Switched).await?;
                     }
                 }
                 None => break false,
             },
-            _ = report.tick() => count(link, &shared, &mut told).await?,
+            _ = report.tick() => report_to(link, &shared, cell, &mut told).await?,
         }
     };
     // Nobody is left who has a use for the listener.
@@ -149,8 +162,8 @@ async fn work(
     let _ = accepting.await;
     drain(link, &shared, drains).await?;
     if drains {
-        count(link, &shared, &mut told).await?;
-        link.tell(&FromDispatcher::Drained).await?;
+        report_to(link, &shared, cell, &mut told).await?;
+        tell(link, &FromDispatcher::Drained).await?;
     }
     Ok(())
 }
@@ -173,12 +186,7 @@ fn follow(shared: &Shared, message: ToDispatcher, mut fds: Vec<OwnedFd>) -> anyh
             let channel = Channel::from_fd(fds.pop().context("no channel came")?)?;
             tasks::meet(shared, worker, pool, cell, channel).context("cannot watch a worker")?;
         }
-        ToDispatcher::WorkerGone { worker } => {
-            // What it said last is there, and is heard first: a connection that
-            // it took is nobody else's.
-            tasks::hear_worker(shared, worker);
-            shared.borrow_mut().worker_gone(worker);
-        }
+        ToDispatcher::WorkerGone { worker } => shared.borrow().exited(worker),
         ToDispatcher::Drain => {}
     }
     shared.borrow_mut().flush();
@@ -187,7 +195,7 @@ fn follow(shared: &Shared, message: ToDispatcher, mut fds: Vec<OwnedFd>) -> anyh
 
 /// Hands out what was accepted: heads may take as long as they always may, and
 /// then workers. The primary may go on to tell of workers.
-async fn drain(link: &mut Link, shared: &Shared, mut primary: bool) -> anyhow::Result<()> {
+async fn drain(link: &mut Primary, shared: &Shared, mut primary: bool) -> anyhow::Result<()> {
     let patience = shared.borrow().limits.header_timeout + WORKER_PATIENCE;
     let deadline = Instant::now() + patience;
     while !shared.borrow().is_quiet() && Instant::now() < deadline {
@@ -202,17 +210,30 @@ async fn drain(link: &mut Link, shared: &Shared, mut primary: bool) -> anyhow::R
     Ok(())
 }
 
-async fn count(
-    link: &Link,
+/// Gives a sign of life, and tells what is new.
+async fn report_to(
+    link: &mut Primary,
     shared: &Shared,
+    cell: &Cell,
     told: &mut skep_wire::DispatchCounts,
 ) -> anyhow::Result<()> {
+    cell.beat(clock::monotonic());
+    let distrusted = shared.borrow_mut().newly_distrusted();
+    for (worker, why) in distrusted {
+        tell(link, &FromDispatcher::Distrusts { worker, why }).await?;
+    }
     let counts = shared.borrow().counts();
     if counts != *told {
         *told = counts;
-        link.tell(&FromDispatcher::Counts(counts)).await?;
+        tell(link, &FromDispatcher::Counts(counts)).await?;
     }
     Ok(())
+}
+
+async fn tell(link: &mut Primary, message: &FromDispatcher) -> anyhow::Result<()> {
+    link.tell(message, &[], Instant::now() + PATIENCE)
+        .await
+        .context("cannot tell the primary")
 }
 
 /// Gives up all but accepting, looking and passing on.

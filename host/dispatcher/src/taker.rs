@@ -1,17 +1,23 @@
 //! One worker as the dispatcher sees it: the channel to it, and the connections
-//! that it was given and has not acknowledged.
+//! that it was given or has.
+//!
+//! ```text
+//! given ── took ──▶ out ── gave back ──▶ the dispatcher's again
+//!   │                └──── ended ──────▶ forgotten
+//!   └── declined, or the worker died: given to another
+//! ```
+//! A worker may have been taken over, so nothing counts that does not fit this:
+//! it gives back only what is out, once, and the very socket.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
 use skep_core::PoolName;
-use skep_sys::Channel;
-use skep_wire::{Decoder, FromTaker, MAX_FDS, Taken, ToTaker};
-use tokio::io::unix::AsyncFd;
+use skep_link::{LinkError, Voice};
+use skep_wire::{FromTaker, MAX_FDS, Spoken, Taken, ToTaker};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -19,23 +25,76 @@ use tokio::task::AbortHandle;
 /// many times a second, or hangs and should get no more.
 pub(crate) const MAX_UNACKNOWLEDGED: usize = 256;
 
-/// Bytes of one read. Acknowledgements are small.
-const READ: usize = 16 << 10;
+/// Connections that a worker may have beyond its limit, because it has not said
+/// yet that they ended: those it may leave unacknowledged, and twice the number
+/// at which it says so.
+const MAX_UNREPORTED: usize = MAX_UNACKNOWLEDGED + 256;
+
+/// Most connections that a worker may keep of an earlier dispatcher: as many
+/// descriptors as a process has at most.
+const MAX_KEPT: usize = 1 << 16;
 
 /// A connection that is to be handed out.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) socket: OwnedFd,
+    /// By which the kernel knows the socket.
+    pub(crate) cookie: u64,
     /// Where it comes from; `None` for a socket file.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) host: Option<String>,
     pub(crate) once: bool,
     /// What a worker has read of its next request.
     pub(crate) read: Vec<u8>,
+    pub(crate) spoken: Spoken,
     /// The pool of the worker that gave it back.
     pub(crate) from: Option<PoolName>,
     /// When it is closed if no worker has taken it.
     pub(crate) until: Option<Instant>,
+}
+
+/// A connection that a worker serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Out {
+    /// It was handed out by this dispatcher: the cookie of its socket.
+    Known(u64),
+    /// By an earlier one, as the worker says.
+    Kept,
+}
+
+/// A connection as a worker gave it back.
+#[derive(Debug)]
+pub(crate) struct GivenBack {
+    pub(crate) id: u64,
+    pub(crate) socket: OwnedFd,
+    pub(crate) read: Vec<u8>,
+    pub(crate) spoken: Spoken,
+    /// What was known of it.
+    pub(crate) out: Out,
+}
+
+/// What follows from what a worker said.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// Nothing, but that it took so many connections.
+    Took(u64),
+    Declined(Vec<Connection>),
+    GaveBack(GivenBack),
+}
+
+/// What no worker says.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Offence {
+    #[error("it gave back {0}, which it does not have")]
+    NotOut(u64),
+    #[error("it gave back another socket than was handed out under {0}")]
+    AnotherSocket(u64),
+    #[error("it gave back what is no connection under {0}")]
+    NoConnection(u64),
+    #[error("it keeps connections that it cannot have kept")]
+    Kept,
+    #[error(transparent)]
+    Message(#[from] LinkError),
 }
 
 /// What has yet to be said.
@@ -45,16 +104,21 @@ enum Say {
     Hosts { matter: bool },
 }
 
-/// What a worker said, beside acknowledging.
-#[derive(Default)]
-pub(crate) struct Said {
-    /// How many connections it took.
-    pub(crate) took: u64,
-    pub(crate) declined: Vec<Connection>,
-    /// Sockets with what was read from them.
-    pub(crate) gave_back: Vec<(OwnedFd, Vec<u8>)>,
-    /// It is gone, or makes no sense.
-    pub(crate) gone: bool,
+impl Say {
+    /// Whether both go in one message.
+    const fn is_like(&self, other: &Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Take(_), Self::Take(_)) | (Self::GotBack(_), Self::GotBack(_))
+        )
+    }
+
+    const fn id(&self) -> Option<u64> {
+        match self {
+            Self::Take(id) | Self::GotBack(id) => Some(*id),
+            Self::Hosts { .. } => None,
+        }
+    }
 }
 
 /// A worker that takes connections.
@@ -62,36 +126,44 @@ pub(crate) struct Taker {
     pub(crate) pool: PoolName,
     /// Its cell in the pool's scoreboard.
     pub(crate) cell: u16,
-    channel: Rc<AsyncFd<Channel>>,
-    decoder: Decoder<OwnedFd>,
+    voice: Voice<ToTaker>,
     say: VecDeque<Say>,
-    /// A message that did not go, or not whole, and the connections whose
-    /// sockets go with its first byte.
-    frame: Option<(Vec<u8>, Vec<u64>)>,
     given: BTreeMap<u64, Connection>,
-    /// Wakes the task that waits until the channel takes more.
-    blocked: Rc<Notify>,
-    /// The tasks that wait for the channel.
-    tasks: Vec<AbortHandle>,
+    out: BTreeMap<u64, Out>,
+    /// Whether it has said anything yet.
+    begun: bool,
+    /// Numbers below this one are of earlier dispatchers.
+    first: u64,
+    tasks: Tasks,
+}
+
+/// The tasks that wait for a worker's channel.
+pub(crate) struct Tasks {
+    /// Wakes the one that waits until the channel takes more.
+    pub(crate) blocked: Rc<Notify>,
+    /// Tells the one that hears that the worker has exited.
+    pub(crate) exited: Rc<Notify>,
+    pub(crate) handles: Vec<AbortHandle>,
 }
 
 impl Taker {
+    /// `first` is the first number that this dispatcher gave a connection.
     pub(crate) fn new(
         pool: PoolName,
         cell: u16,
-        channel: Rc<AsyncFd<Channel>>,
-        blocked: Rc<Notify>,
-        tasks: Vec<AbortHandle>,
+        voice: Voice<ToTaker>,
+        first: u64,
+        tasks: Tasks,
     ) -> Self {
         Self {
             pool,
             cell,
-            channel,
-            decoder: Decoder::default(),
+            voice,
             say: VecDeque::new(),
-            frame: None,
             given: BTreeMap::new(),
-            blocked,
+            out: BTreeMap::new(),
+            begun: false,
+            first,
             tasks,
         }
     }
@@ -99,6 +171,19 @@ impl Taker {
     /// How many connections it has been given and has not acknowledged.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.given.len()
+    }
+
+    /// Whether it may be given one more, of a worker that may have `limit` open.
+    pub(crate) fn may_take(&self, limit: u32) -> bool {
+        // Its cell is its own word for what it has; this is ours.
+        let most = (limit as usize).saturating_add(MAX_UNREPORTED);
+        self.given.len() < MAX_UNACKNOWLEDGED && self.given.len() + self.out.len() < most
+    }
+
+    /// Whether a connection with this socket was given to it, or is out.
+    pub(crate) fn has(&self, cookie: u64) -> bool {
+        let given = self.given.values().any(|given| given.cookie == cookie);
+        given || self.out.values().any(|out| *out == Out::Known(cookie))
     }
 
     pub(crate) fn take(&mut self, id: u64, connection: Connection) {
@@ -110,124 +195,130 @@ impl Taker {
         self.say.push_back(Say::Hosts { matter });
     }
 
+    /// Tells it that a connection which it gave back has arrived.
+    pub(crate) fn got_back(&mut self, id: u64) {
+        self.say.push_back(Say::GotBack(id));
+    }
+
+    /// The worker has exited: what it said last is still heard.
+    pub(crate) fn exited(&self) {
+        self.tasks.exited.notify_one();
+    }
+
     /// Says what there is to say, as much as the channel takes now.
     ///
     /// # Errors
     ///
     /// The worker has gone.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        loop {
-            if self.frame.is_none() {
-                self.frame = self.next_frame()?;
-            }
-            let Some((bytes, ids)) = &mut self.frame else {
-                return Ok(());
+    pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
+        let mut room = self.voice.flush_now()?;
+        while room && let Some((message, count)) = self.next_message() {
+            let sockets: Vec<_> = match &message {
+                ToTaker::Take(taken) => taken
+                    .iter()
+                    .filter_map(|taken| Some(self.given.get(&taken.id)?.socket.as_fd()))
+                    .collect(),
+                ToTaker::GotBack { .. } | ToTaker::Hosts { .. } => Vec::new(),
             };
-            let given = ids.iter().filter_map(|id| self.given.get(id));
-            let sockets: Vec<_> = given.map(|given| given.socket.as_fd()).collect();
-            match self.channel.get_ref().send(bytes, &sockets) {
-                Ok(sent) if sent == bytes.len() => self.frame = None,
-                Ok(sent) => {
-                    bytes.drain(..sent);
-                    ids.clear();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked.notify_one();
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+            room = self.voice.tell_now(&message, &sockets)?;
+            if room {
+                self.say.drain(..count);
             }
         }
+        if !room {
+            self.tasks.blocked.notify_one();
+        }
+        Ok(())
     }
 
-    /// The next message, of as many of the same kind as fit.
-    fn next_frame(&mut self) -> io::Result<Option<(Vec<u8>, Vec<u64>)>> {
-        let mut ids = Vec::new();
-        let message = match self.say.pop_front() {
-            None => return Ok(None),
-            Some(Say::Hosts { matter }) => ToTaker::Hosts { matter },
-            Some(Say::GotBack(id)) => {
-                let mut got = vec![id];
-                while let Some(Say::GotBack(id)) = self.say.front() {
-                    got.push(*id);
-                    self.say.pop_front();
-                }
-                ToTaker::GotBack { ids: got }
-            }
-            Some(Say::Take(id)) => {
-                ids.push(id);
-                while let Some(Say::Take(id)) = self.say.front()
-                    && ids.len() < MAX_FDS
-                {
-                    ids.push(*id);
-                    self.say.pop_front();
-                }
-                let taken = ids.iter().filter_map(|id| {
-                    let given = self.given.get(id)?;
+    /// Ends when the channel takes something again.
+    pub(crate) fn room(&self) -> impl Future<Output = std::io::Result<()>> + use<> {
+        self.voice.room()
+    }
+
+    /// The next message, of as many of the same kind as fit, and how many those
+    /// are.
+    fn next_message(&self) -> Option<(ToTaker, usize)> {
+        let next = self.say.front()?;
+        let alike = self.say.iter().take_while(|say| say.is_like(next));
+        let count = alike.take(MAX_FDS).count().max(1);
+        let ids = self.say.iter().take(count).filter_map(Say::id);
+        let message = match next {
+            Say::Hosts { matter } => ToTaker::Hosts { matter: *matter },
+            Say::GotBack(_) => ToTaker::GotBack { ids: ids.collect() },
+            Say::Take(_) => {
+                // What it took or declined without having been told of it is
+                // gone.
+                let taken = ids.filter_map(|id| {
+                    let given = self.given.get(&id)?;
                     Some(Taken {
-                        id: *id,
+                        id,
                         host: given.host.clone(),
                         once: given.once,
                         read: given.read.clone(),
+                        spoken: given.spoken,
                     })
                 });
                 ToTaker::Take(taken.collect())
             }
         };
-        let frame = skep_wire::encode(&message).map_err(io::Error::other)?;
-        Ok(Some((frame, ids)))
+        Some((message, count))
     }
 
-    /// Takes everything that the worker has said.
-    pub(crate) fn hear(&mut self) -> Said {
-        let mut said = Said::default();
-        let mut buffer = [0; READ];
-        loop {
-            let mut fds = Vec::new();
-            match self.channel.get_ref().recv(&mut buffer, &mut fds) {
-                Ok(0) => said.gone = true,
-                Ok(bytes) => self.decoder.push(&buffer[..bytes], fds),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return said,
-                Err(_) => said.gone = true,
+    /// Takes what it says.
+    pub(crate) fn heard(
+        &mut self,
+        message: FromTaker,
+        mut sockets: Vec<OwnedFd>,
+    ) -> Result<Said, Offence> {
+        let first = !std::mem::replace(&mut self.begun, true);
+        match message {
+            FromTaker::Kept { ids } => {
+                let earlier = ids.iter().all(|id| *id < self.first);
+                if !first || !earlier || ids.len() > MAX_KEPT {
+                    return Err(Offence::Kept);
+                }
+                self.out.extend(ids.into_iter().map(|id| (id, Out::Kept)));
+                Ok(Said::Took(0))
             }
-            loop {
-                match self.decoder.message::<FromTaker>() {
-                    Ok(Some((message, fds))) => self.heard(message, fds, &mut said),
-                    Ok(None) => break,
-                    Err(_) => {
-                        said.gone = true;
-                        break;
+            FromTaker::Took { ids } => {
+                let mut took = 0;
+                for id in ids {
+                    // What was not given was not taken.
+                    if let Some(connection) = self.given.remove(&id) {
+                        self.out.insert(id, Out::Known(connection.cookie));
+                        took += 1;
                     }
                 }
+                Ok(Said::Took(took))
             }
-            if said.gone {
-                return said;
-            }
-        }
-    }
-
-    fn heard(&mut self, message: FromTaker, mut fds: Vec<OwnedFd>, said: &mut Said) {
-        match message {
-            FromTaker::Took { ids } => {
-                // What was not given was not taken.
-                let took = ids.iter().filter_map(|id| self.given.remove(id));
-                said.took += took.count() as u64;
+            FromTaker::Ended { ids } => {
+                for id in ids {
+                    self.out.remove(&id);
+                }
+                Ok(Said::Took(0))
             }
             FromTaker::Declined { ids } => {
                 let declined = ids.iter().filter_map(|id| self.given.remove(id));
-                said.declined.extend(declined);
+                Ok(Said::Declined(declined.collect()))
             }
-            FromTaker::GaveBack { id, read } => {
-                self.say.push_back(Say::GotBack(id));
-                let socket = fds.pop();
-                said.gave_back.extend(socket.map(|socket| (socket, read)));
+            FromTaker::GaveBack { id, read, spoken } => {
+                let out = self.out.remove(&id).ok_or(Offence::NotOut(id))?;
+                let socket = sockets.pop().ok_or(Offence::NoConnection(id))?;
+                Ok(Said::GaveBack(GivenBack {
+                    id,
+                    socket,
+                    read,
+                    spoken,
+                    out,
+                }))
             }
         }
     }
 
     /// Gives up; what was not acknowledged is to go to others.
     pub(crate) fn end(self) -> Vec<Connection> {
-        for task in self.tasks {
+        for task in self.tasks.handles {
             task.abort();
         }
         self.given.into_values().collect()

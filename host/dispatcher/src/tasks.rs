@@ -4,19 +4,21 @@
 //! time and never across a wait.
 
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use skep_core::{PoolName, WorkerId};
-use skep_sys::{Channel, ExclusiveListener};
+use skep_link::{Ears, Link, TURN_MESSAGES};
+use skep_sys::{Accepted, Channel, ExclusiveListener};
+use skep_wire::{FromTaker, ToTaker};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
-use crate::exchange::{Exchange, Look, Refusal, fresh};
-use crate::taker::{Connection, Taker};
+use crate::exchange::{Exchange, Look, fresh};
+use crate::refuse::refuse;
+use crate::taker::{Connection, Offence, Taker, Tasks};
 
 /// Connections that are accepted before anything else is looked at.
 const BATCH: usize = 64;
@@ -36,6 +38,15 @@ const FREE_LOOKS: u32 = 8;
 /// that: it doubles from a millisecond, so that a client which sends byte after
 /// byte costs little.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a worker may take nothing of what it is told. Its messages are
+/// small and few: longer means that it hangs, which the primary finds out by
+/// itself, or will not.
+const TELL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Messages that are heard of a worker that has exited: more than a channel
+/// holds, so that one whose channel somebody else has does not speak for ever.
+const LAST_WORDS: usize = 4096;
 
 /// The exchange, on the one thread of a dispatcher.
 pub(crate) type Shared = Rc<RefCell<Exchange>>;
@@ -67,8 +78,7 @@ pub(crate) async fn accept(
             match listener.get_ref().accept() {
                 Ok(Some(accepted)) => {
                     taken += 1;
-                    shared.borrow_mut().counts.accepted += 1;
-                    arrived(&shared, fresh(accepted.stream, accepted.peer));
+                    accepted_one(&shared, accepted);
                 }
                 Ok(None) => {
                     readable.clear_ready();
@@ -87,23 +97,31 @@ pub(crate) async fn accept(
     while shared.borrow().may_accept()
         && let Ok(Some(accepted)) = listener.get_ref().accept()
     {
-        shared.borrow_mut().counts.accepted += 1;
-        arrived(&shared, fresh(accepted.stream, accepted.peer));
+        accepted_one(&shared, accepted);
     }
     shared.borrow_mut().flush();
 }
 
+fn accepted_one(shared: &Shared, accepted: Accepted) {
+    shared.borrow_mut().counts.accepted += 1;
+    match fresh(accepted.stream, accepted.peer) {
+        Ok(connection) => arrived(shared, connection),
+        Err(_) => shared.borrow_mut().counts.unserved += 1,
+    }
+}
+
 /// A connection has come, or has come back. To be flushed.
-pub(crate) fn arrived(shared: &Shared, connection: Connection) {
+fn arrived(shared: &Shared, mut connection: Connection) {
     let mut exchange = shared.borrow_mut();
     if !exchange.hosts_matter() {
         return exchange.arrived(connection);
     }
-    let look = exchange.look(connection.socket.as_fd(), &connection.read);
+    let look = look(&mut exchange, &mut connection);
     if look != Look::More {
-        return looked(&mut exchange, connection, look);
+        return looked(&mut exchange, shared, connection, look);
     }
     let id = exchange.number();
+    let cookie = connection.cookie;
     let task = tokio::task::spawn_local({
         let shared = Rc::clone(shared);
         async move {
@@ -111,19 +129,29 @@ pub(crate) fn arrived(shared: &Shared, connection: Connection) {
             let mut exchange = shared.borrow_mut();
             exchange.hears_no_more(id);
             match heard {
-                Some((connection, look)) => looked(&mut exchange, connection, look),
+                Some((connection, look)) => looked(&mut exchange, &shared, connection, look),
                 None => exchange.counts.unheard += 1,
             }
             exchange.flush();
         }
     });
-    exchange.hears(id, task.abort_handle());
+    exchange.hears(id, task.abort_handle(), cookie);
 }
 
-fn looked(exchange: &mut Exchange, connection: Connection, look: Look) {
+fn look(exchange: &mut Exchange, connection: &mut Connection) -> Look {
+    let Connection {
+        socket,
+        read,
+        spoken,
+        ..
+    } = connection;
+    exchange.look(socket.as_fd(), read, spoken)
+}
+
+fn looked(exchange: &mut Exchange, shared: &Shared, connection: Connection, look: Look) {
     match look {
         Look::Host(host) => return exchange.heard(connection, host),
-        Look::Refuse(refusal) => refuse(connection.socket, refusal),
+        Look::Refuse(refusal) => refuse(exchange, shared, connection.socket, refusal),
         Look::Close | Look::More => {}
     }
     exchange.counts.unheard += 1;
@@ -140,9 +168,11 @@ async fn hear(shared: &Shared, mut connection: Connection) -> Option<(Connection
         // To peek does not tell: what has arrived is still there.
         let ended = readable.ready().is_read_closed();
         readable.clear_ready();
-        let look = shared
-            .borrow_mut()
-            .look(socket.get_ref().as_fd(), &connection.read);
+        let look = shared.borrow_mut().look(
+            socket.get_ref().as_fd(),
+            &connection.read,
+            &mut connection.spoken,
+        );
         if look != Look::More || ended {
             connection.socket = socket.into_inner();
             return Some((connection, look));
@@ -155,26 +185,6 @@ async fn hear(shared: &Shared, mut connection: Connection) -> Option<(Connection
     }
 }
 
-/// Tells a client that its head was not good, as far as the socket takes that
-/// at once.
-fn refuse(socket: OwnedFd, refusal: Refusal) {
-    let status = match refusal {
-        Refusal::Bad => "400 Bad Request",
-        Refusal::TooLarge => "431 Request Header Fields Too Large",
-    };
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
-         content-length: {}\r\n\r\n{status}\n",
-        status.len() + 1
-    );
-    let mut socket = File::from(socket);
-    // The client may have gone. What it sent is read so that the kernel does
-    // not reset the connection before the answer has arrived.
-    if socket.write_all(answer.as_bytes()).is_ok() {
-        let _ = socket.read(&mut [0; 16 << 10]);
-    }
-}
-
 /// Hears and serves one worker's channel until it is gone.
 pub(crate) fn meet(
     shared: &Shared,
@@ -183,48 +193,98 @@ pub(crate) fn meet(
     cell: u16,
     channel: Channel,
 ) -> io::Result<()> {
-    let channel = Rc::new(skep_sys::watch(channel)?);
+    let (ears, voice) = Link::<FromTaker, ToTaker>::new(channel)?.split();
     let blocked = Rc::new(Notify::new());
-    let reader = tokio::task::spawn_local({
-        let (shared, channel) = (Rc::clone(shared), Rc::clone(&channel));
-        async move {
-            while let Ok(mut readable) = channel.readable().await {
-                readable.clear_ready();
-                hear_worker(&shared, worker);
-                // A channel that was closed is readable for ever.
-                if !shared.borrow().knows(worker) {
-                    return;
-                }
-            }
-        }
-    });
-    let writer = tokio::task::spawn_local({
-        let (shared, channel) = (Rc::clone(shared), Rc::clone(&channel));
-        let blocked = Rc::clone(&blocked);
-        async move {
-            loop {
-                blocked.notified().await;
-                let Ok(mut writable) = channel.writable().await else {
-                    return;
-                };
-                writable.clear_ready();
-                shared.borrow_mut().flush();
-            }
-        }
-    });
-    let tasks = vec![reader.abort_handle(), writer.abort_handle()];
-    let taker = Taker::new(pool, cell, channel, blocked, tasks);
-    shared.borrow_mut().worker(worker, taker);
+    let exited = Rc::new(Notify::new());
+    let reader =
+        tokio::task::spawn_local(listen(Rc::clone(shared), worker, ears, Rc::clone(&exited)));
+    let writer = tokio::task::spawn_local(speak(Rc::clone(shared), worker, Rc::clone(&blocked)));
+    let tasks = Tasks {
+        blocked,
+        exited,
+        handles: vec![reader.abort_handle(), writer.abort_handle()],
+    };
+    let mut exchange = shared.borrow_mut();
+    let taker = Taker::new(pool, cell, voice, exchange.first(), tasks);
+    exchange.worker(worker, taker);
     Ok(())
 }
 
-/// Takes what a worker has said, and says what follows from it.
-pub(crate) fn hear_worker(shared: &Shared, worker: WorkerId) {
-    let back = shared.borrow_mut().hear_worker(worker);
-    for connection in back {
+/// Hears a worker until it has exited or said what no worker says.
+async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exited: Rc<Notify>) {
+    let heard = loop {
+        let heard = tokio::select! {
+            biased;
+            () = exited.notified() => {
+                // A connection that it took is nobody else's.
+                break hear_these(&shared, worker, &mut ears, LAST_WORDS);
+            }
+            heard = ears.next() => heard,
+        };
+        let heard = match heard {
+            Ok(Some((message, sockets))) => said(&shared, worker, message, sockets),
+            Ok(None) => break Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        // What came along with it is heard before anything is answered.
+        let turn = TURN_MESSAGES as usize;
+        let heard = heard.and_then(|()| hear_these(&shared, worker, &mut ears, turn));
+        if heard.is_err() {
+            break heard;
+        }
+        shared.borrow_mut().flush();
+    };
+    let mut exchange = shared.borrow_mut();
+    match heard {
+        Ok(()) => exchange.worker_gone(worker),
+        Err(offence) => exchange.distrust(worker, &offence),
+    }
+    exchange.flush();
+}
+
+/// Hears what a worker has said already, so many messages at most.
+fn hear_these(
+    shared: &Shared,
+    worker: WorkerId,
+    ears: &mut Ears<FromTaker>,
+    most: usize,
+) -> Result<(), Offence> {
+    for _ in 0..most {
+        let Some((message, sockets)) = ears.next_of_these()? else {
+            break;
+        };
+        said(shared, worker, message, sockets)?;
+    }
+    Ok(())
+}
+
+fn said(
+    shared: &Shared,
+    worker: WorkerId,
+    message: FromTaker,
+    sockets: Vec<OwnedFd>,
+) -> Result<(), Offence> {
+    let back = shared.borrow_mut().hear_worker(worker, message, sockets)?;
+    if let Some(connection) = back {
         arrived(shared, connection);
     }
-    shared.borrow_mut().flush();
+    Ok(())
+}
+
+/// Says to a worker what its channel did not take at once.
+async fn speak(shared: Shared, worker: WorkerId, blocked: Rc<Notify>) {
+    loop {
+        blocked.notified().await;
+        let Some(room) = shared.borrow().room(worker) else {
+            return;
+        };
+        let room = tokio::time::timeout(TELL_PATIENCE, room).await;
+        let mut exchange = shared.borrow_mut();
+        if !matches!(room, Ok(Ok(()))) {
+            exchange.worker_gone(worker);
+        }
+        exchange.flush();
+    }
 }
 
 /// Looks after what waits for a worker, for ever.

@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -17,7 +18,8 @@ use skep_core::route::{HostRoute, RoutePattern};
 use skep_core::{ConnectionLimits, Dispatch, ListenerName, PoolName, Sandbox, WorkerId};
 use skep_sys::{Board, Channel, Child, Ended, LocalAddress, Spawn};
 use skep_wire::{
-    Decoder, DispatchCounts, FromDispatcher, FromTaker, Message, Taken, ToDispatcher, ToTaker,
+    Decoder, DispatchCounts, FromDispatcher, FromTaker, Message, Spoken, Taken, ToDispatcher,
+    ToTaker,
 };
 
 /// Long enough for anything that happens.
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(ROLE) {
         return skep_dispatcher::run();
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 17] = [
         (
             "round_robin_is_exact_and_no_head_is_awaited",
             round_robin_is_exact_and_no_head_is_awaited,
@@ -66,6 +68,34 @@ fn main() -> ExitCode {
         (
             "when_hosts_change_workers_hear_of_it_before_anything_else",
             when_hosts_change_workers_hear_of_it_before_anything_else,
+        ),
+        (
+            "what_was_not_handed_out_is_not_taken_back",
+            what_was_not_handed_out_is_not_taken_back,
+        ),
+        (
+            "a_connection_is_taken_back_once_and_no_other_in_its_place",
+            a_connection_is_taken_back_once_and_no_other_in_its_place,
+        ),
+        (
+            "what_a_worker_kept_of_an_earlier_dispatcher_is_taken_back",
+            what_a_worker_kept_of_an_earlier_dispatcher_is_taken_back,
+        ),
+        (
+            "a_client_of_http2_is_greeted_once_and_who_serves_it_knows",
+            a_client_of_http2_is_greeted_once_and_who_serves_it_knows,
+        ),
+        (
+            "what_has_spoken_http1_never_becomes_http2",
+            what_has_spoken_http1_never_becomes_http2,
+        ),
+        (
+            "who_is_refused_while_it_sends_reads_the_answer",
+            who_is_refused_while_it_sends_reads_the_answer,
+        ),
+        (
+            "a_worker_that_hides_what_ended_gets_no_more_than_its_limit",
+            a_worker_that_hides_what_ended_gets_no_more_than_its_limit,
         ),
         (
             "without_a_worker_connections_wait_in_the_kernel",
@@ -110,14 +140,22 @@ impl Talk {
     }
 
     fn hear<M: Message>(&mut self) -> (M, Vec<OwnedFd>) {
+        self.hear_or_end().expect("hung up")
+    }
+
+    /// `None` at the end.
+    fn hear_or_end<M: Message>(&mut self) -> Option<(M, Vec<OwnedFd>)> {
         loop {
             if let Some(message) = self.decoder.message::<M>().unwrap() {
-                return message;
+                return Some(message);
             }
             let (mut buffer, mut fds) = ([0; 4096], Vec::new());
-            let bytes = self.channel.recv(&mut buffer, &mut fds).unwrap();
-            assert_ne!(bytes, 0, "hung up");
-            self.decoder.push(&buffer[..bytes], fds);
+            match self.channel.recv(&mut buffer, &mut fds) {
+                Ok(0) => return None,
+                Ok(bytes) => self.decoder.push(&buffer[..bytes], fds),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 }
@@ -141,7 +179,10 @@ impl Worker {
             if let (ToTaker::Take(taken), fds) = self.talk.hear() {
                 assert_eq!(taken.len(), fds.len());
                 let sockets = fds.into_iter().map(|fd| {
+                    assert!(skep_sys::is_nonblocking(fd.as_fd()).unwrap());
                     let socket = TcpStream::from(fd);
+                    // As a worker might that means ill: all who have a copy
+                    // share this.
                     socket.set_nonblocking(false).unwrap();
                     socket.set_read_timeout(Some(PATIENCE)).unwrap();
                     socket
@@ -163,10 +204,21 @@ impl Worker {
         (taken, socket)
     }
 
-    fn give_back(&mut self, id: u64, socket: &TcpStream, read: &[u8]) {
+    fn say_gave_back(&self, id: u64, socket: BorrowedFd<'_>, read: &[u8], spoken: Spoken) {
         let read = read.to_vec();
-        let message = FromTaker::GaveBack { id, read };
-        self.talk.say(&message, &[socket.as_fd()]);
+        let message = FromTaker::GaveBack { id, read, spoken };
+        self.talk.say(&message, &[socket]);
+    }
+
+    /// That the dispatcher talks with it no more.
+    fn is_given_up(mut self) {
+        while let Some((message, _)) = self.talk.hear_or_end::<ToTaker>() {
+            assert!(!matches!(message, ToTaker::GotBack { .. }), "{message:?}");
+        }
+    }
+
+    fn give_back(&mut self, id: u64, socket: &TcpStream, read: &[u8]) {
+        self.say_gave_back(id, socket.as_fd(), read, Spoken::Http1);
         loop {
             match self.talk.hear() {
                 (ToTaker::GotBack { ids }, _) => return assert_eq!(ids, [id]),
@@ -181,6 +233,7 @@ impl Worker {
 struct Primary {
     talk: Talk,
     address: SocketAddr,
+    listener: TcpListener,
     boards: HashMap<String, Board>,
     workers: u64,
     dispatcher: Child,
@@ -193,6 +246,7 @@ impl Primary {
             role: ROLE,
             title: "skep dispatcher of a test",
             channel: theirs,
+            output: None,
             identity: None,
         });
         let bound = skep_sys::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -204,12 +258,19 @@ impl Primary {
             limits,
             sandbox: Sandbox::BestEffort,
         };
-        talk.say(&begin, &[bound.socket.as_fd()]);
+        let beats = Board::create(1).unwrap();
+        talk.say(&begin, &[bound.socket.as_fd(), beats.as_fd()]);
         let (ready, _) = talk.hear::<FromDispatcher>();
         assert!(matches!(ready, FromDispatcher::Ready { .. }), "{ready:?}");
+        let began = Instant::now();
+        while beats.cell(0).unwrap().heartbeat().is_zero() {
+            assert!(began.elapsed() < PATIENCE, "it gives no sign of life");
+            std::thread::yield_now();
+        }
         Self {
             talk,
             address,
+            listener: TcpListener::from(bound.socket),
             boards: HashMap::new(),
             workers: 0,
             dispatcher: dispatcher.unwrap(),
@@ -297,13 +358,24 @@ impl Primary {
             let (message, _) = self.talk.hear();
             let counts = match message {
                 FromDispatcher::Counts(counts) => counts,
-                FromDispatcher::Switched => continue,
+                FromDispatcher::Switched | FromDispatcher::Distrusts { .. } => continue,
                 other => panic!("{other:?}"),
             };
             if expected(&counts) {
                 return;
             }
             assert!(began.elapsed() < PATIENCE, "{counts:?}");
+        }
+    }
+
+    /// Whom the dispatcher distrusts next, and why.
+    fn distrusts(&mut self) -> (WorkerId, String) {
+        loop {
+            match self.talk.hear().0 {
+                FromDispatcher::Distrusts { worker, why } => return (worker, why),
+                FromDispatcher::Switched | FromDispatcher::Counts(_) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -512,7 +584,7 @@ fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
 
     // Some of the next head was read, the rest is to come.
     let (read, rest) = GET_B.split_at(20);
-    a.give_back(7, &socket, read.as_bytes());
+    a.give_back(taken.id, &socket, read.as_bytes());
     drop(socket);
     client.write_all(rest.as_bytes()).unwrap();
     let (taken, mut socket) = b.take();
@@ -522,14 +594,14 @@ fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
     reads(&mut socket, rest);
 
     // All of it was read.
-    b.give_back(1, &socket, GET_A.as_bytes());
+    b.give_back(taken.id, &socket, GET_A.as_bytes());
     drop(socket);
     let (taken, mut socket) = a.take();
     assert_eq!(taken.read, GET_A.as_bytes());
     assert!(taken.once);
 
     // None of it was, and it comes later.
-    a.give_back(8, &socket, b"");
+    a.give_back(taken.id, &socket, b"");
     drop(socket);
     primary.counts(|counts| counts.waiting == 1);
     client.write_all(GET_B.as_bytes()).unwrap();
@@ -540,6 +612,222 @@ fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
     let _other = primary.client(GET_B);
     assert!(b.take().0.once);
     primary.counts(|counts| (counts.given_back, counts.handed_out) == (3, 5));
+}
+
+fn what_was_not_handed_out_is_not_taken_back() {
+    let (mut primary, a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
+    let client = primary.client(GET_B);
+    let (taken, theirs) = b.take();
+    // Of another worker's number.
+    let id = a.id;
+    a.say_gave_back(taken.id, theirs.as_fd(), b"", Spoken::Http1);
+    a.is_given_up();
+    let (worker, why) = primary.distrusts();
+    assert_eq!(worker, id);
+    assert!(why.contains("does not have"), "{why}");
+    // Of one that was declined.
+    let mut a = primary.worker("a");
+    let _client = primary.client(GET_A);
+    let (taken, socket) = a.offered();
+    let ids = vec![taken.id];
+    a.talk.say(&FromTaker::Declined { ids }, &[]);
+    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
+    a.is_given_up();
+    // Of one that ended.
+    let mut a = primary.worker("a");
+    let (taken, socket) = a.take();
+    let ids = vec![taken.id];
+    a.talk.say(&FromTaker::Ended { ids }, &[]);
+    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
+    a.is_given_up();
+    // Others are not concerned.
+    let _more = primary.client(GET_B);
+    b.take();
+    primary.counts(|counts| (counts.distrusted, counts.given_back) == (3, 0));
+    drop(client);
+}
+
+fn a_connection_is_taken_back_once_and_no_other_in_its_place() {
+    let (mut primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
+    let mut client = primary.client(GET_A);
+    let (taken, mut socket) = a.take();
+    reads(&mut socket, GET_A);
+    let (mine, _) = UnixStream::pair().unwrap();
+    let own = File::open("/dev/null").unwrap();
+    // Twice: by then it is another pool's.
+    a.give_back(taken.id, &socket, b"");
+    client.write_all(GET_B.as_bytes()).unwrap();
+    let (other, mut theirs) = b.take();
+    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
+    a.is_given_up();
+    reads(&mut theirs, GET_B);
+    theirs.write_all(b"answer").unwrap();
+    reads(&mut client, "answer");
+    // Something else in its place: of its own, or another connection.
+    let (elsewhere, _) = UnixStream::pair().unwrap();
+    let connection = theirs.as_fd();
+    let things = [mine.as_fd(), own.as_fd(), elsewhere.as_fd(), connection];
+    for thing in things {
+        let mut a = primary.worker("a");
+        let _client = primary.client(GET_A);
+        let (taken, _socket) = a.take();
+        a.say_gave_back(taken.id, thing, b"", Spoken::Http1);
+        a.is_given_up();
+    }
+    // What it was given, its client being gone, is nobody's fault.
+    let mut a = primary.worker("a");
+    let client = primary.client(GET_A);
+    let (taken, socket) = a.take();
+    drop(client);
+    a.give_back(taken.id, &socket, b"");
+    drop(other);
+    primary.counts(|counts| (counts.distrusted, counts.given_back) == (5, 2));
+}
+
+fn what_a_worker_kept_of_an_earlier_dispatcher_is_taken_back() {
+    let mut primary = Primary::start(ConnectionLimits::default());
+    // As an earlier dispatcher did, before this one may.
+    let mut client = primary.connect();
+    primary.listener.set_nonblocking(false).unwrap();
+    let (kept, _) = primary.listener.accept().unwrap();
+    primary.listener.set_nonblocking(true).unwrap();
+    primary.pool("a", Dispatch::RoundRobin);
+    primary.pool("b", Dispatch::RoundRobin);
+    primary.hosts(&[("a.example/*", "a"), ("b.example/*", "b")], "b");
+    let mut b = primary.worker("b");
+    let mut a = primary.worker("a");
+    let ids = vec![3, 4, 5];
+    a.talk.say(&FromTaker::Kept { ids: ids.clone() }, &[]);
+    a.give_back(3, &kept, b"");
+    client.write_all(GET_B.as_bytes()).unwrap();
+    let (taken, mut socket) = b.take();
+    assert!(taken.id > 5);
+    reads(&mut socket, GET_B);
+    // The same again is of no effect: it is somebody else's now.
+    a.give_back(4, &kept, GET_A.as_bytes());
+    // What is not of this listener is none.
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
+    let (foreign, _) = elsewhere.accept().unwrap();
+    a.say_gave_back(5, foreign.as_fd(), b"", Spoken::Http1);
+    a.is_given_up();
+    // What is kept is said first, and was given earlier.
+    let late = primary.worker("a");
+    late.talk.say(&FromTaker::Took { ids: vec![] }, &[]);
+    late.talk.say(&FromTaker::Kept { ids }, &[]);
+    late.is_given_up();
+    let new = primary.worker("a");
+    let ids = vec![taken.id];
+    new.talk.say(&FromTaker::Kept { ids }, &[]);
+    new.is_given_up();
+    primary.counts(|counts| (counts.distrusted, counts.handed_out) == (3, 1));
+}
+
+fn a_client_of_http2_is_greeted_once_and_who_serves_it_knows() {
+    const EMPTY_SETTINGS: &str = "\0\0\0\x04\0\0\0\0\0";
+    const ACKNOWLEDGED: &[u8] = b"\0\0\0\x04\x01\0\0\0\0";
+    let (primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
+    let mut client = primary.connect();
+    let (preface, rest) = HTTP2.split_at(24);
+    let (settings, stream) = rest.split_at(9);
+    client.write_all(&preface[..20]).unwrap();
+    client.write_all(&preface[20..]).unwrap();
+    reads(&mut client, EMPTY_SETTINGS);
+    client.write_all(settings).unwrap();
+    client.write_all(ACKNOWLEDGED).unwrap();
+    client.write_all(stream).unwrap();
+    let (taken, mut socket) = a.take();
+    assert_eq!(taken.host.as_deref(), Some("a.example"));
+    assert_eq!(taken.spoken, Spoken::Http2 { greeted: true });
+    // All of it is there, and nothing more was said to the client.
+    let all = [preface, settings, ACKNOWLEDGED, stream].concat();
+    reads(&mut socket, &String::from_utf8(all[..42].to_vec()).unwrap());
+    socket.write_all(b"served").unwrap();
+    reads(&mut client, "served");
+
+    // Given back before anything was served, it is what it was.
+    let mut client = primary.connect();
+    client.write_all(preface).unwrap();
+    reads(&mut client, EMPTY_SETTINGS);
+    client.write_all(rest).unwrap();
+    let (taken, socket) = a.take();
+    a.say_gave_back(taken.id, socket.as_fd(), b"", taken.spoken);
+    let (taken, _) = a.take();
+    assert_eq!(taken.spoken, Spoken::Http2 { greeted: true });
+
+    // Who says all at once waits for nothing.
+    let mut client = primary.connect();
+    client.write_all(HTTP2).unwrap();
+    let (taken, mut socket) = a.take();
+    assert_eq!(taken.spoken, Spoken::Http2 { greeted: false });
+    socket.write_all(b"served").unwrap();
+    reads(&mut client, "served");
+
+    let _other = primary.client(GET_B);
+    assert_eq!(b.take().0.spoken, Spoken::Nothing);
+}
+
+fn what_has_spoken_http1_never_becomes_http2() {
+    let (primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
+    let mut client = primary.client(GET_A);
+    let (taken, mut socket) = a.take();
+    reads(&mut socket, GET_A);
+    a.give_back(taken.id, &socket, b"");
+    drop(socket);
+    client.write_all(HTTP2).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
+
+    // Whoever serves it next knows.
+    let mut client = primary.client(GET_A);
+    let (taken, mut socket) = a.take();
+    reads(&mut socket, GET_A);
+    a.give_back(taken.id, &socket, b"");
+    client.write_all(GET_B.as_bytes()).unwrap();
+    assert_eq!(b.take().0.spoken, Spoken::Http1);
+}
+
+fn who_is_refused_while_it_sends_reads_the_answer() {
+    let (primary, _a, _b) = Primary::with_two_pools(ConnectionLimits::default());
+    let mut client = primary.client("HELO there\r\n\r\n");
+    // The answer has come, and it goes on sending.
+    client.peek(&mut [0]).unwrap();
+    for _ in 0..10 {
+        client.write_all(&[b'x'; 10_000]).unwrap();
+    }
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
+    // Not for ever.
+    let began = Instant::now();
+    while client.write_all(&[b'x'; 1000]).is_ok() {
+        assert!(began.elapsed() < PATIENCE);
+    }
+}
+
+fn a_worker_that_hides_what_ended_gets_no_more_than_its_limit() {
+    let limits = ConnectionLimits {
+        max_connections: 10,
+        ..ConnectionLimits::default()
+    };
+    let mut primary = Primary::start(limits);
+    primary.pool("a", Dispatch::RoundRobin);
+    primary.hosts(&[], "a");
+    let mut worker = primary.worker("a");
+    // Its cell says that it has none open.
+    let clients: Vec<_> = (0..600).map(|_| primary.client("x")).collect();
+    let mut last = worker.take().0;
+    for _ in 1..10 + 512 {
+        last = worker.take().0;
+    }
+    primary.counts(|counts| counts.handed_out == 522 && counts.waiting == 0);
+    // It says that one has ended, and gets one more.
+    let ids = vec![last.id];
+    worker.talk.say(&FromTaker::Ended { ids }, &[]);
+    worker.take();
+    primary.counts(|counts| counts.handed_out == 523);
+    drop(clients);
 }
 
 fn when_hosts_change_workers_hear_of_it_before_anything_else() {

@@ -8,12 +8,12 @@ use skep_core::InstancePolicy;
 use wasmtime::Engine;
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use crate::call::Cut;
 use crate::meter::Clock;
 use crate::outbound::OutboundHttp;
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
 use crate::tenants::TenantShare;
+use crate::watch::Watch;
 
 /// What a handler needs besides its artifact.
 #[derive(Clone)]
@@ -57,8 +57,8 @@ pub(crate) struct Blueprint {
     pub(crate) clock: Clock,
     /// Seats of its engine that an instance takes.
     pub(crate) seats: u32,
-    /// Ends all calls at once.
-    pub(crate) cut: Cut,
+    /// Ends calls in their time.
+    pub(crate) watch: Arc<Watch>,
 }
 
 impl Blueprint {
@@ -70,7 +70,7 @@ impl Blueprint {
             config,
             clock,
             seats,
-            cut: Cut::default(),
+            watch: Arc::default(),
         })
     }
 }

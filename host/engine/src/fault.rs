@@ -20,6 +20,13 @@ impl Verdict {
         detail: None,
     };
 
+    pub(crate) fn trap(detail: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Trap,
+            detail: Some(detail.into()),
+        }
+    }
+
     pub(crate) fn no_response(detail: impl Into<String>) -> Self {
         Self {
             outcome: Outcome::NoResponse,

@@ -1,26 +1,31 @@
 //! What a store holds for its guest.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderName;
+use http_body_util::BodyExt as _;
 use skep_core::{LogLevel, Outcome};
-use wasmtime::Store;
 use wasmtime::component::ResourceTable;
+use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::{
-    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
+    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
     WasiHttpHooks, WasiHttpView,
 };
 
 use crate::blueprint::Blueprint;
+use crate::early::EARLY_BODY;
 use crate::fault::Verdict;
+use crate::head;
+use crate::held::Held;
 use crate::ledger::{HostMemory, Ledger};
 use crate::meter;
+use crate::origin::{Origin, Outside};
 use crate::outbound::OutboundTimeouts;
-use crate::stdio::{LineStream, Stream};
+use crate::stdio::{LineStream, RequestId, Stream};
 use crate::tenants::Seat;
-use crate::weigh::{self, BODY_CHUNK, MAX_FIELDS};
+use crate::weigh::{self, BODY_CHUNK, MAX_FIELDS, Weighed};
 
 /// Resources (streams, bodies, fields, …) that one instance may hold at a
 /// time. A handler holds a dozen, one that answers many calls at once hundreds.
@@ -28,16 +33,21 @@ use crate::weigh::{self, BODY_CHUNK, MAX_FIELDS};
 const MAX_RESOURCES: usize = 4096;
 
 /// Handles that components of one instance may hold of each other's resources,
-/// and tasks, streams and futures of WASI 0.3: tables of the host's that the
-/// ledger does not see.
+/// and tasks, streams and futures of WASI 0.3. A handle is some 20 bytes; the
+/// others are weighed.
 const MAX_HANDLES: usize = 10_000;
 
-/// Bytes that one host call may take from a guest: more than a response body of
-/// ordinary size, which may be written at once.
-const MAX_HOSTCALL: usize = 16 << 20;
+/// Bytes that one host call may take from a guest. Nothing that a guest hands
+/// over at once is larger: bodies of WASI 0.2 go by permits of [`BODY_CHUNK`],
+/// those of 0.3 are read where the guest has them. A call that waits holds what
+/// it took, unweighed.
+const MAX_HOSTCALL: usize = 2 << 20;
 
 /// Bytes of one log record; the rest of a longer one is dropped.
 const MAX_RECORD: usize = 8 << 10;
+
+/// Bytes of a log record's context, which names a part of the guest.
+const MAX_CONTEXT: usize = 256;
 
 /// Random bytes that one call of the guest may ask for.
 const MAX_RANDOM: u64 = 1 << 20;
@@ -51,6 +61,15 @@ pub(crate) struct Guest {
     hooks: Hooks,
     table: ResourceTable,
     pub(crate) ledger: Ledger,
+    held: Held,
+    /// Tasks, streams and futures of WASI 0.3 when they were last counted.
+    concurrent: usize,
+    /// Whether the tables may hold more than when they were last weighed.
+    stale: bool,
+    /// What was held outside of them then.
+    loads: usize,
+    /// Why the instance must end, for those who cannot look in here.
+    excess: Arc<OnceLock<Excess>>,
     /// Given back after all the rest.
     _seat: Seat,
 }
@@ -73,15 +92,23 @@ impl Guest {
         http.set_field_size_limit(MAX_FIELDS);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
+        let held = Held::default();
         let guest = Self {
             wasi: None,
             http,
             hooks: Hooks {
                 blueprint: Arc::clone(blueprint),
-                request,
+                request: RequestId::new(request),
+                headless: false,
+                held: held.clone(),
             },
             table,
             ledger: Ledger::new(blueprint.setup.memory, tenant),
+            held,
+            concurrent: 0,
+            stale: false,
+            loads: 0,
+            excess: Arc::default(),
             _seat: seat,
         };
         let mut store = Store::new(&blueprint.engine, guest);
@@ -92,22 +119,49 @@ impl Guest {
             table.set_max_capacity(MAX_HANDLES);
         }
         store.epoch_deadline_callback(|mut store| {
-            store.data_mut().weigh()?;
+            weigh(&mut store)?;
             meter::on_tick()
         });
         store.set_epoch_deadline(1);
         Ok(store)
     }
 
-    /// Counts what the host holds for this guest.
-    fn weigh(&mut self) -> Result<(), HostMemory> {
-        self.ledger.host_holds(weigh::held(&mut self.table))
+    /// Counts what the host holds for this guest, and takes what the guest has
+    /// written to bodies that nobody reads yet.
+    fn weigh(&mut self) -> Result<(), Excess> {
+        // What was once too much stays so: the call must not depend on when it
+        // was looked at.
+        if let Some(excess) = self.excess.get() {
+            return Err(*excess);
+        }
+        let Weighed { bytes, early } = weigh::held(&mut self.table, &self.held);
+        let bytes = bytes + self.concurrent * weigh::CONCURRENT;
+        // An early body may grow by the next call that deals with its stream.
+        self.stale = early.is_some();
+        self.loads = self.held.bytes();
+        let counted = match self.ledger.host_holds(bytes) {
+            Ok(()) if early == Some(false) => Err(Excess::EarlyBody),
+            Ok(()) => Ok(()),
+            Err(memory) => Err(memory.into()),
+        };
+        if let Err(excess) = counted {
+            let _ = self.excess.set(excess);
+        }
+        counted
+    }
+
+    /// Where it is said that the instance must end, while its store is lent out.
+    pub(crate) fn excess(&self) -> Arc<OnceLock<Excess>> {
+        Arc::clone(&self.excess)
     }
 
     fn make_wasi(&self) -> WasiCtx {
         let setup = &self.hooks.blueprint.setup;
         let request = &self.hooks.request;
-        let stream = |stream| LineStream::new(stream, Arc::clone(request), Arc::clone(&setup.log));
+        let stream = |stream| {
+            let held = self.held.clone();
+            LineStream::new(stream, request.clone(), Arc::clone(&setup.log), held)
+        };
         let mut builder = WasiCtxBuilder::new();
         builder
             .envs(&setup.env)
@@ -124,9 +178,35 @@ impl Guest {
 impl Guest {
     /// Hands a record of the guest's to its app's log.
     pub(crate) fn log_record(&self, level: LogLevel, context: &str, message: &str) {
-        let longest = message.floor_char_boundary(MAX_RECORD);
         let log = &self.hooks.blueprint.setup.log;
-        log.record(level, &self.hooks.request, context, &message[..longest]);
+        log.record(
+            level,
+            &self.hooks.request.get(),
+            &context[..context.floor_char_boundary(MAX_CONTEXT)],
+            &message[..message.floor_char_boundary(MAX_RECORD)],
+        );
+    }
+
+    /// What the guest writes and sends from now on is for this request, or for
+    /// nobody knows which if it is empty.
+    pub(crate) fn set_request(&mut self, request: Arc<str>) {
+        self.hooks.request.set(request);
+    }
+
+    /// Says whether the current request is a HEAD, whose answer has no content.
+    pub(crate) fn set_headless(&mut self, headless: bool) {
+        self.hooks.headless = headless;
+    }
+
+    pub(crate) fn is_headless(&self) -> bool {
+        self.hooks.headless
+    }
+
+    /// Handles, streams, tasks and the like that the host has for the guest.
+    pub(crate) fn resources(store: &mut Store<Self>) -> usize {
+        let concurrent = store.concurrent_resource_table();
+        let concurrent = concurrent.map_or(0, |table| table.iter_mut().count());
+        store.data_mut().table.iter_mut().count() + concurrent
     }
 
     pub(crate) fn config(&mut self) -> WasiConfig<'_> {
@@ -136,6 +216,11 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        // A guest of WASI 0.2 comes by here before it waits for anything.
+        if self.stale || self.held.bytes() > self.loads {
+            // What is wrong is said in `excess`.
+            let _ = self.weigh();
+        }
         if self.wasi.is_none() {
             self.wasi = Some(self.make_wasi());
         }
@@ -148,6 +233,7 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.stale = true;
         WasiHttpCtxView {
             hooks: &mut self.hooks,
             table: &mut self.table,
@@ -156,11 +242,38 @@ impl WasiHttpView for Guest {
     }
 }
 
+/// The guest made the host hold what it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Excess {
+    /// More than its limit.
+    #[error(transparent)]
+    Memory(#[from] HostMemory),
+    /// A body that nobody can take yet.
+    #[error(
+        "more than {} KiB of a body were written before its head: call response-outparam.set (or \
+         outgoing-handler.handle) first, then write",
+        EARLY_BODY >> 10
+    )]
+    EarlyBody,
+}
+
+/// Counts what the host holds for a guest, tasks of WASI 0.3 included.
+pub(crate) fn weigh(store: &mut StoreContextMut<'_, Guest>) -> Result<(), Excess> {
+    let table = store.concurrent_resource_table();
+    let concurrent = table.map_or(0, |table| table.iter_mut().count());
+    let guest = store.data_mut();
+    guest.concurrent = concurrent;
+    guest.weigh()
+}
+
 /// skep's answers to `wasi:http`, and what they are made of.
 struct Hooks {
     blueprint: Arc<Blueprint>,
-    /// The request that the instance was made for.
-    request: Arc<str>,
+    /// The request that the instance works on.
+    request: RequestId,
+    /// Whether that is a HEAD.
+    headless: bool,
+    held: Held,
 }
 
 type Sent = Result<
@@ -182,12 +295,21 @@ impl WasiHttpHooks for Hooks {
 
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         // The default allocates a closure per header.
-        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        head::FORBIDDEN.contains(name)
+    }
+
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        Arc::new(|name| head::FORBIDDEN.contains(name))
+    }
+
+    fn set_host_header(&mut self) -> bool {
+        // Whoever sends the request makes it, from what was checked.
+        false
     }
 
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _sent: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
@@ -201,9 +323,16 @@ impl WasiHttpHooks for Hooks {
             first_byte: options.first_byte_timeout,
             between_bytes: options.between_bytes_timeout,
         };
-        let reply = outbound.send(request, timeouts, &self.request);
+        head::leaving(request.headers_mut());
+        let held = self.held.clone();
+        let load = held.load(weigh::of_request(&request));
+        let reply = outbound.send(request, timeouts, &self.request.get());
         Box::new(async move {
             let response = reply.await?;
+            drop(load);
+            let load = held.load(weigh::of_response(&response));
+            let response =
+                response.map(|body| Outside::new(load.on(body), Origin::Upstream).boxed_unsync());
             // Connections are driven by whoever made them: nothing is left to
             // be done here.
             let io: Box<dyn Future<Output = Result<(), Error>> + Send> =

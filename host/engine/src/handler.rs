@@ -1,30 +1,29 @@
 //! An app's revision, loaded in this worker.
 
 use std::os::fd::BorrowedFd;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use skep_core::Outcome;
-use tokio::sync::oneshot;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::blueprint::{Blueprint, HandlerSetup};
-use crate::body::{AfterBody, GuestBody};
-use crate::call::{Ended, Run, Witness, Work};
+use crate::body::GuestBody;
+use crate::call::{CallSetup, Ended, Witness};
 use crate::fault::chain;
 use crate::guest::Guest;
 use crate::instances::{InstanceCounts, Instances};
 use crate::link::Linked;
 use crate::meter::Meter;
+use crate::origin::{Origin, Outside};
 use crate::p3_shared::Shared;
 use crate::runtime::{EngineError, Runtime, seats_of};
 use crate::settings::Flavor;
+use crate::slot::{CUT, Slot, Terms};
 use crate::startup::{Startup, ValidateFault, Validation};
-use crate::world::{Answer, Job, World as _};
+use crate::world::{Job, Reception, World as _};
 use crate::{RequestBody, precompiled};
 
 /// An artifact cannot be loaded.
@@ -123,10 +122,12 @@ impl Handler {
         self.startup.validate(&self.blueprint, pre, deadline).await
     }
 
-    /// Calls the guest. The future ends with the guest's headers; the guest
-    /// goes on within the body. Dropping either cancels it.
+    /// Calls the guest. The future ends with the guest's headers; the guest goes
+    /// on by itself, within its limits, and also when its response is whole.
+    /// Dropping the future, or the body before it is whole, cancels it at once.
     ///
-    /// The request must have an authority, in its URI or its `Host` field.
+    /// The request must have an authority, in its URI or its `Host` field. Needs
+    /// a tokio runtime, on one thread.
     ///
     /// # Errors
     ///
@@ -135,106 +136,59 @@ impl Handler {
     pub async fn call<W: Witness>(
         &self,
         request: Request<RequestBody>,
-        setup: crate::CallSetup,
+        call: CallSetup,
         witness: W,
     ) -> Result<Response<GuestBody<W>>, Outcome> {
-        let crate::CallSetup {
-            scheme, request_id, ..
-        } = setup;
-        let (answer, answered) = oneshot::channel();
-        // A guest that does much in one turn uses up what tokio lets a task do
-        // before it yields, and its answer would seem not to be there.
-        let mut answered = tokio::task::unconstrained(answered);
-        let headers_only = request.method() == Method::HEAD;
-        let job = Job {
-            request,
-            scheme,
-            answer,
-        };
-        let work: Work = match self.kind.clone() {
-            Kind::P2(instances) => Box::pin(instances.run(request_id, job)),
-            Kind::P3(instances) => Box::pin(instances.run(request_id, job)),
-            Kind::SharedP3(shared) => Box::pin(shared.run(request_id, job)),
-        };
         let setup = &self.blueprint.setup;
-        let meter = Meter::of_request(&setup.tenant, self.blueprint.clock, setup.cpu);
-        let mut run = Some(Run::new(work, meter, setup.timeout, &self.blueprint.cut));
-        let mut witness = Some(witness);
-        let after = match &self.kind {
-            Kind::SharedP3(_) => AfterBody::Leave,
-            _ => AfterBody::Finish,
+        let watch = &self.blueprint.watch;
+        if watch.is_cut() {
+            witness.ended(Ended {
+                outcome: Outcome::Deadline,
+                detail: Some(CUT.into()),
+                cpu: Duration::ZERO,
+                status: None,
+            });
+            return Err(Outcome::Deadline);
+        }
+        let terms = Terms {
+            deadline: Instant::now() + setup.timeout,
+            timeout: setup.timeout,
+            patience: call.patience,
+            headless: request.method() == Method::HEAD,
         };
-
-        std::future::poll_fn(move |cx| {
-            let ended = match run.as_mut().map(|run| Pin::new(run).poll(cx)) {
-                Some(Poll::Ready(ended)) => Some(ended),
-                Some(Poll::Pending) | None => None,
-            };
-            let answer: Option<Answer> = match Pin::new(&mut answered).poll(cx) {
-                Poll::Ready(Ok(answer)) => Some(answer),
-                Poll::Ready(Err(_)) | Poll::Pending => None,
-            };
-            match (answer, ended) {
-                (None, None) => Poll::Pending,
-                (None, Some(mut ended)) => {
-                    if ended.outcome == Outcome::Ok {
-                        ended.outcome = Outcome::NoResponse;
-                        ended.detail = Some("the guest returned without a response".into());
-                    }
-                    let outcome = ended.outcome;
-                    if let Some(witness) = witness.take() {
-                        witness.ended(ended);
-                    }
-                    Poll::Ready(Err(outcome))
-                }
-                // It failed while nothing was sent yet: the client learns that,
-                // and not the beginning of a response that has no end.
-                (Some(_), Some(ended)) if ended.outcome != Outcome::Ok => {
-                    let outcome = ended.outcome;
-                    if let Some(witness) = witness.take() {
-                        witness.ended(ended);
-                    }
-                    Poll::Ready(Err(outcome))
-                }
-                // An interim status is no answer: the next response on the
-                // connection would be taken for its own, and 101 would hand the
-                // connection over to nobody.
-                (Some(answer), ended) if answer.status().is_informational() => {
-                    run = None;
-                    if let Some(witness) = witness.take() {
-                        witness.ended(Ended {
-                            outcome: Outcome::Trap,
-                            detail: Some(format!(
-                                "the guest answered with the interim status {}",
-                                answer.status().as_u16()
-                            )),
-                            cpu: ended.map_or(Duration::ZERO, |ended| ended.cpu),
-                            status: None,
-                        });
-                    }
-                    Poll::Ready(Err(Outcome::Trap))
-                }
-                (Some(answer), ended) => {
-                    let (head, stream) = answer.into_parts();
-                    let expected = if headers_only {
-                        Some(0)
-                    } else {
-                        expected_length(&head)
-                    };
-                    let promised = (head.status, expected);
-                    let witness = witness.take().expect("the future has not ended before");
-                    let body = match ended {
-                        Some(ended) => GuestBody::whole(stream, promised, ended, witness, cx),
-                        None => {
-                            let run = run.take().expect("the future has not ended before");
-                            GuestBody::running(stream, promised, run, after, witness)
-                        }
-                    };
-                    Poll::Ready(Ok(Response::from_parts(head, body)))
-                }
+        let slot = Slot::new(witness, watch, terms);
+        // Dropped before it is given away, it gives the call up.
+        let body = GuestBody::new(Arc::clone(&slot));
+        let reception: Arc<dyn Reception> = slot.clone();
+        let job = Job {
+            request: request.map(|body| Outside::new(body, Origin::Client)),
+            scheme: call.scheme,
+            request_id: call.request_id,
+            reception,
+        };
+        let meter = || Meter::of_request(&setup.tenant, self.blueprint.clock, setup.cpu);
+        match &self.kind {
+            Kind::P2(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
+            Kind::P3(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
+            Kind::SharedP3(shared) => shared.seat(job),
+        }
+        // Most guests are done in their first turn, and cost no task.
+        let mut begun = false;
+        let head = std::future::poll_fn(|cx| {
+            if begun {
+                return slot.poll_head(cx);
             }
+            begun = true;
+            let _ = slot.poll(cx);
+            let head = slot.poll_head(cx);
+            if head.is_pending() {
+                slot.settle();
+            }
+            head
         })
-        .await
+        .await?;
+        slot.settle();
+        Ok(Response::from_parts(head, body))
     }
 
     /// Drops instances that have waited for too long. To be called about
@@ -258,11 +212,11 @@ impl Handler {
         }
     }
 
-    /// Ends all calls, those too that begin after this, with
-    /// [`Outcome::Deadline`]. A call whose client takes no bytes ends when its
-    /// client takes some or is given up.
+    /// Ends all calls at once, and those that begin after this, with
+    /// [`Outcome::Deadline`], or with [`Outcome::TooSlow`] where a frame is the
+    /// client's to take.
     pub fn cut(&self) {
-        self.blueprint.cut.cut();
+        self.blueprint.watch.cut();
     }
 
     /// What became of its instances.
@@ -274,16 +228,4 @@ impl Handler {
             Kind::SharedP3(shared) => shared.counts(),
         }
     }
-}
-
-/// Bytes of body after which the response is whole, where the head says so.
-fn expected_length(head: &http::response::Parts) -> Option<u64> {
-    if head.status == http::StatusCode::NO_CONTENT || head.status == http::StatusCode::NOT_MODIFIED
-    {
-        return Some(0);
-    }
-    head.headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok())
 }

@@ -29,7 +29,25 @@ struct Instance<P> {
     proxy: P,
     /// Calls that it has answered.
     used: u32,
+    /// What it held when it had answered the first of them.
+    held: usize,
 }
+
+impl<P> Instance<P> {
+    /// Whether it has gathered more with each call, which would fill its tables in
+    /// the end.
+    fn leaks(&mut self) -> bool {
+        let held = Guest::resources(&mut self.store);
+        if self.used == 1 {
+            self.held = held;
+        }
+        held > self.held + KEPT
+    }
+}
+
+/// Resources that an instance may take for itself after its first call: a stream
+/// for its first line of output, say.
+const KEPT: usize = 8;
 
 struct Waiting<P> {
     instance: Instance<P>,
@@ -61,8 +79,8 @@ impl<W: World> Instances<W> {
     }
 
     /// Runs one call to its end.
-    pub(crate) async fn run(self: Arc<Self>, request_id: Arc<str>, job: Job) -> Verdict {
-        let mut instance = match self.obtain(request_id).await {
+    pub(crate) async fn run(self: Arc<Self>, job: Job) -> Verdict {
+        let mut instance = match self.obtain(&job.request_id).await {
             Ok(instance) => instance,
             Err(verdict) => return verdict,
         };
@@ -85,14 +103,19 @@ impl<W: World> Instances<W> {
 
     /// The instance that was used last, because its memory is the warmest, or
     /// a new one.
-    async fn obtain(&self, request_id: Arc<str>) -> Result<Instance<W::Proxy>, Verdict> {
+    async fn obtain(&self, request_id: &Arc<str>) -> Result<Instance<W::Proxy>, Verdict> {
         if self.policy().reuse > 1
             && let Some(waiting) = self.list().pop()
         {
             self.reused.fetch_add(1, Relaxed);
-            return Ok(waiting.instance);
+            let mut instance = waiting.instance;
+            instance
+                .store
+                .data_mut()
+                .set_request(Arc::clone(request_id));
+            return Ok(instance);
         }
-        let mut store = Guest::store(&self.blueprint, request_id)?;
+        let mut store = Guest::store(&self.blueprint, Arc::clone(request_id))?;
         match self.world.instantiate(&mut store).await {
             Ok(proxy) => {
                 self.made.fetch_add(1, Relaxed);
@@ -100,6 +123,7 @@ impl<W: World> Instances<W> {
                     store,
                     proxy,
                     used: 0,
+                    held: 0,
                 })
             }
             Err(error) => Err(verdict(&error, Some(&store.data().ledger))),
@@ -119,7 +143,7 @@ impl<W: World> Instances<W> {
         };
         instance.used += 1;
         let keep = verdict.outcome == Outcome::Ok && instance.used < self.policy().reuse;
-        if keep && !self.retired.load(Relaxed) {
+        if keep && !self.retired.load(Relaxed) && !instance.leaks() {
             self.list().push(Waiting {
                 instance,
                 since: Instant::now(),

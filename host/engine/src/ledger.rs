@@ -20,8 +20,11 @@ pub(crate) enum Refused {
 }
 
 /// The guest made the host hold more for it than its limit allows.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the host holds {0} bytes for this instance: too many resources, header fields or bodies")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the host holds {0} bytes for this instance: too many resources, header fields, bodies or \
+     requests"
+)]
 pub(crate) struct HostMemory(usize);
 
 /// One instance's linear memories, tables and what the host holds for it against

@@ -14,15 +14,20 @@ mod blueprint;
 mod body;
 mod call;
 mod compile;
+mod early;
 mod fault;
+mod flow;
 mod guest;
 mod handler;
+mod head;
+mod held;
 mod instances;
 mod ledger;
 mod line;
 mod link;
 mod logging;
 mod meter;
+mod origin;
 mod outbound;
 mod p2;
 mod p3;
@@ -30,16 +35,19 @@ mod p3_shared;
 mod precompiled;
 mod refusal;
 mod runtime;
+mod seat;
 mod settings;
+mod slot;
 mod startup;
 mod stdio;
 mod tenants;
+mod watch;
 mod weigh;
 mod world;
 
 pub use blueprint::HandlerSetup;
 pub use body::{CutShort, GuestBody};
-pub use call::{Ended, Witness};
+pub use call::{CallSetup, Ended, Witness};
 pub use compile::{Compiled, compile, fingerprint};
 pub use handler::{Handler, LoadError};
 pub use instances::InstanceCounts;
@@ -51,17 +59,6 @@ pub use settings::Flavor;
 pub use startup::{Phase, ValidateFault, Validation};
 pub use stdio::{GuestLog, Stream};
 pub use tenants::{ShareLimits, TenantShare, Tenants};
-
-/// TEMP
-#[derive(Debug)]
-pub struct CallSetup {
-    /// s
-    pub scheme: http::uri::Scheme,
-    /// r
-    pub request_id: std::sync::Arc<str>,
-    /// p
-    pub patience: std::time::Duration,
-}
 
 /// The body of a request on its way into a guest.
 pub type RequestBody = wasmtime_wasi_http::WasiBody;

@@ -6,6 +6,7 @@ use wasmtime_wasi_http::{p2, p3};
 
 use crate::guest::Guest;
 use crate::logging;
+use crate::p2::let_empty_answers_have_lengths;
 use crate::settings::Flavor;
 
 /// A component whose imports are resolved.
@@ -25,6 +26,7 @@ impl Linked {
         let mut linker = Linker::<Guest>::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         p2::add_only_http_to_linker_async(&mut linker)?;
+        let_empty_answers_have_lengths(&mut linker)?;
         wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;
         logging::add_to_linker(&mut linker)?;
         if flavor == Flavor::P3 {

@@ -136,6 +136,11 @@ impl Meter {
         meter
     }
 
+    /// Charges a tenant for a request whose guest is metered with its instance.
+    pub(crate) fn charge_overhead(tenant: &Arc<TenantShare>) {
+        tenant.charge(Instant::now(), Duration::ZERO, OVERHEAD);
+    }
+
     /// Starts to count from nothing.
     pub(crate) fn renew(&mut self) {
         self.used = Duration::ZERO;

@@ -1,66 +1,56 @@
 //! Several calls of `wasi:http/handler@0.3` at a time on one instance.
 //!
-//! Each instance is driven by a task of its own, which takes calls from its
-//! handler for as long as the policy allows. The blast radius is what
-//! `concurrent` says: when one call traps, the others on its instance fail
+//! Each instance is driven by a task of its own, which takes calls from its seat
+//! for as long as the policy allows:
+//!
+//! ```text
+//!  seat: open ──▶ closed (spent, idle, retired, a call failed or was given up)
+//!  call: queued ──▶ answering ──▶ leaving ──▶ gone ──▶ told
+//!                   handler runs  its task     nothing of it is
+//!                                 goes on      in the event loop
+//! ```
+//!
+//! The instance ends when it is closed and no call is on it. The blast radius is
+//! what `concurrent` says: when one call traps, the others on its instance fail
 //! too.
 //!
-//! A guest's tasks cannot be told apart nor cancelled one by one, so for a
-//! shared instance
+//! A guest's tasks cannot be cancelled one by one, so for a shared instance
 //! - the CPU budget is that of the instance and renewed with each call that it
 //!   takes, which it only does while it is not computing;
-//! - a call that is given up makes its instance take no more; it ends with its
-//!   last call.
+//! - a call that is given up makes its instance take no more. What its guest does
+//!   for it goes on until the others have ended, each at the latest at its own
+//!   deadline.
 
-use std::future::Future;
+use std::future::Future as _;
+use std::hash::{Hash as _, Hasher};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use skep_core::Outcome;
-use tokio::sync::{mpsc, oneshot};
-use wasmtime::component::Accessor;
+use skep_core::{InstancePolicy, Outcome};
+use tokio::time::Sleep;
+use wasmtime::AsContextMut as _;
+use wasmtime::component::{Accessor, GuestTaskId};
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 
-use crate::HandlerSetup;
 use crate::blueprint::Blueprint;
-use crate::fault::{Verdict, verdict};
-use crate::guest::Guest;
+use crate::fault::verdict;
+use crate::guest::{self, Guest};
 use crate::instances::InstanceCounts;
 use crate::meter::Meter;
-use crate::p3;
-use crate::world::Job;
-
-/// One call on its way into an instance.
-struct Seated {
-    job: Job,
-    done: oneshot::Sender<Verdict>,
-}
-
-/// An instance that may take calls.
-struct Seat {
-    calls: mpsc::UnboundedSender<Seated>,
-    occupancy: Arc<Occupancy>,
-}
-
-#[derive(Default)]
-struct Occupancy {
-    /// Calls that it is working on.
-    now: AtomicU32,
-    /// Calls that it has taken.
-    ever: AtomicU32,
-    /// Not 0 once it takes no more.
-    closed: AtomicU32,
-}
+use crate::p3::{self, Answered, Quiet};
+use crate::seat::{Occupied, Seat};
+use crate::world::{Job, Reception};
 
 /// A handler whose instances answer several calls at a time.
 pub(crate) struct Shared {
     blueprint: Arc<Blueprint>,
     pub(crate) pre: ServicePre<Guest>,
-    seats: Mutex<Vec<Seat>>,
+    seats: Mutex<Vec<Arc<Seat>>>,
+    /// Whether instances are kept no longer.
+    retired: AtomicBool,
     made: AtomicU64,
     calls: AtomicU64,
 }
@@ -71,23 +61,10 @@ impl Shared {
             blueprint: Arc::clone(blueprint),
             pre,
             seats: Mutex::default(),
+            retired: AtomicBool::new(false),
             made: AtomicU64::new(0),
             calls: AtomicU64::new(0),
         })
-    }
-
-    /// Runs one call to its end on an instance with room, or on a new one.
-    pub(crate) async fn run(self: Arc<Self>, request_id: Arc<str>, job: Job) -> Verdict {
-        let (done, verdict) = oneshot::channel();
-        self.seat(request_id, Seated { job, done });
-        match verdict.await {
-            Ok(verdict) => verdict,
-            // The instance was dropped with this call on it.
-            Err(_) => Verdict {
-                outcome: Outcome::Trap,
-                detail: Some("the instance ended with this call on it".into()),
-            },
-        }
     }
 
     /// What became of its instances.
@@ -102,221 +79,270 @@ impl Shared {
 
     /// Lets the instances end with the calls that they have.
     pub(crate) fn retire(&self) {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        for seat in seats.drain(..) {
-            // Before its queue goes, whose end would end the calls, too.
-            seat.occupancy.closed.store(1, Relaxed);
+        self.retired.store(true, Relaxed);
+        for seat in self.seats().drain(..) {
+            seat.close();
         }
     }
 
-    fn seat(&self, request_id: Arc<str>, mut job: Seated) {
+    fn seats(&self) -> MutexGuard<'_, Vec<Arc<Seat>>> {
+        // Whole at every step.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a call a place on an instance with room, or on a new one.
+    pub(crate) fn seat(self: &Arc<Self>, job: Job) {
+        Meter::charge_overhead(&self.blueprint.setup.tenant);
         self.calls.fetch_add(1, Relaxed);
+        self.place(job);
+    }
+
+    fn place(self: &Arc<Self>, job: Job) {
         let policy = &self.blueprint.setup.instance;
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.retain(|seat| seat.occupancy.closed.load(Relaxed) == 0);
-        for seat in seats.iter() {
-            let occupancy = &seat.occupancy;
-            if occupancy.now.load(Relaxed) >= policy.concurrent
-                || occupancy.ever.load(Relaxed) >= policy.reuse
-            {
-                continue;
-            }
-            occupancy.now.fetch_add(1, Relaxed);
-            occupancy.ever.fetch_add(1, Relaxed);
-            match seat.calls.send(job) {
-                Ok(()) => return,
-                Err(unsent) => {
-                    occupancy.closed.store(1, Relaxed);
-                    job = unsent.0;
-                }
-            }
+        let mut seats = self.seats();
+        seats.retain(|seat| seat.is_open());
+        if let Some(seat) = seats.iter().find(|seat| seat.has_room(policy)) {
+            seat.take(job);
+            return;
         }
         self.made.fetch_add(1, Relaxed);
-        let occupancy = Arc::new(Occupancy {
-            now: AtomicU32::new(1),
-            ever: AtomicU32::new(1),
-            closed: AtomicU32::new(0),
-        });
-        let (calls, queue) = mpsc::unbounded_channel();
-        let sent = calls.send(job);
-        debug_assert!(sent.is_ok(), "the receiver is right here");
-        seats.push(Seat {
-            calls,
-            occupancy: Arc::clone(&occupancy),
-        });
+        let request_id = Arc::clone(&job.request_id);
+        let seat = Seat::new();
+        seat.take(job);
+        if self.retired.load(Relaxed) {
+            seat.close();
+        } else {
+            seats.push(Arc::clone(&seat));
+        }
         drop(seats);
         tokio::spawn(drive(
+            Arc::downgrade(self),
             Arc::clone(&self.blueprint),
             self.pre.clone(),
+            Occupied(seat),
             request_id,
-            queue,
-            occupancy,
         ));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 
 /// The life of one shared instance.
 async fn drive(
+    shared: Weak<Shared>,
     blueprint: Arc<Blueprint>,
     pre: ServicePre<Guest>,
+    occupied: Occupied,
     request_id: Arc<str>,
-    mut queue: mpsc::UnboundedReceiver<Seated>,
-    occupancy: Arc<Occupancy>,
 ) {
     let setup = &blueprint.setup;
-    let pending = Pending::default();
+    let seat = &*occupied.0;
     let mut store = match Guest::store(&blueprint, request_id) {
         Ok(store) => store,
         Err(refused) => {
-            occupancy.closed.store(1, Relaxed);
-            while let Ok(job) = queue.try_recv() {
-                let _ = job.done.send(refused.clone());
+            for job in occupied.end(None) {
+                job.reception.ended(refused.clone());
             }
             return;
         }
     };
-    let life = async {
-        let proxy = pre.instantiate_async(&mut store).await?;
-        store.set_epoch_deadline(1);
-        store
-            .run_concurrent(async |accessor| {
-                take_calls(accessor, &proxy, &mut queue, &occupancy, &pending, setup).await
-            })
-            .await?
-    };
-    let meter = Meter::new(&setup.tenant, blueprint.clock, setup.cpu);
-    let result = Metered {
-        inner: pin!(life),
-        meter,
-        renewed: 0,
-        occupancy: &occupancy,
-    }
-    .await;
-    occupancy.closed.store(1, Relaxed);
-    if let Err(error) = result {
-        // Before the store goes: a body that ends because its store is gone
-        // must find out that it was cut.
-        pending.fail_all(|| verdict(&error, Some(&store.data().ledger)));
-        while let Ok(job) = queue.try_recv() {
-            let _ = job.done.send(verdict(&error, Some(&store.data().ledger)));
-        }
-    }
-}
-
-/// The calls whose end nobody has been told of yet.
-#[derive(Default)]
-struct Pending(Mutex<Vec<oneshot::Sender<Verdict>>>);
-
-impl Pending {
-    fn list(&self) -> std::sync::MutexGuard<'_, Vec<oneshot::Sender<Verdict>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fail_all(&self, verdict: impl Fn() -> Verdict) {
-        for done in self.list().drain(..) {
-            let _ = done.send(verdict());
-        }
-    }
-
-    /// Forgets calls that nobody waits for any more; says how many are left.
-    fn prune(&self) -> usize {
-        let mut list = self.list();
-        list.retain(|done| !done.is_closed());
-        list.len()
-    }
-}
-
-/// How often an instance looks whether its calls are still wanted.
-const LOOK: Duration = Duration::from_millis(50);
-
-async fn take_calls(
-    accessor: &Accessor<Guest>,
-    proxy: &Service,
-    queue: &mut mpsc::UnboundedReceiver<Seated>,
-    occupancy: &Occupancy,
-    pending: &Pending,
-    setup: &HandlerSetup,
-) -> wasmtime::Result<()> {
-    let mut calls = FuturesUnordered::new();
-    let mut idle_since = None;
-    let mut look = tokio::time::interval(LOOK);
-    loop {
-        tokio::select! {
-            biased;
-            Some(result) = calls.next(), if !calls.is_empty() => {
-                let answered: Option<oneshot::Sender<Verdict>> = result?;
-                if let Some(done) = answered {
-                    pending.list().push(done);
-                }
+    let quiet = Quiet::default();
+    let begun = AtomicU32::new(0);
+    let result = {
+        let life = async {
+            let proxy = pre.instantiate_async(&mut store).await?;
+            store.set_epoch_deadline(1);
+            let serve = async |accessor: &Accessor<Guest>| {
+                let mut instance = Instance {
+                    accessor,
+                    proxy: &proxy,
+                    seat,
+                    quiet: &quiet,
+                    policy: &setup.instance,
+                    begun: &begun,
+                    answering: FuturesUnordered::new(),
+                    leaving: Vec::new(),
+                    idle: None,
+                };
+                std::future::poll_fn(|cx| instance.poll(cx)).await
+            };
+            store.run_concurrent(serve).await?
+        };
+        let mut life = pin!(life);
+        let mut meter = Meter::new(&setup.tenant, blueprint.clock, setup.cpu);
+        let mut renewed = 0;
+        std::future::poll_fn(|cx| {
+            // Out here, because a busy store polls nothing inside.
+            if seat.look(cx) {
+                return Poll::Ready(Ok(()));
             }
-            job = queue.recv(), if occupancy.closed.load(Relaxed) == 0 => match job {
-                Some(job) => calls.push(answer(accessor, proxy, job)),
-                // Its handler is gone or retired: it ends with its last call.
-                None => occupancy.closed.store(1, Relaxed),
-            },
-            _ = look.tick() => {}
-        }
-        // A call is over for the instance's purposes when its guest has
-        // answered and its body is whole or unwanted.
-        let waiting = pending.prune();
-        let busy = u32::try_from(calls.len() + waiting).unwrap_or(u32::MAX);
-        occupancy
-            .now
-            .store(busy + u32::try_from(queue.len()).unwrap_or(0), Relaxed);
-        let spent = occupancy.ever.load(Relaxed) >= setup.instance.reuse;
-        if busy > 0 || !queue.is_empty() {
-            idle_since = None;
-            continue;
-        }
-        let since = *idle_since.get_or_insert_with(std::time::Instant::now);
-        if spent || occupancy.closed.load(Relaxed) != 0 || since.elapsed() > setup.instance.idle {
-            occupancy.closed.store(1, Relaxed);
-            if queue.is_empty() {
-                return Ok(());
+            let now = begun.load(Relaxed);
+            if std::mem::replace(&mut renewed, now) != now {
+                meter.renew();
             }
-        }
-    }
-}
-
-/// One call, until its guest has answered. Gives back whom to tell of its end,
-/// or `None` if that was done.
-async fn answer(
-    accessor: &Accessor<Guest>,
-    proxy: &Service,
-    seated: Seated,
-) -> wasmtime::Result<Option<oneshot::Sender<Verdict>>> {
-    let Seated { job, mut done } = seated;
-    let verdict = tokio::select! {
-        biased;
-        verdict = p3::answer(accessor, proxy, job) => verdict?,
-        () = done.closed() => return Ok(None),
+            meter.poll(cx, |cx| quiet.poll_loop(life.as_mut(), cx))
+        })
+        .await
     };
-    if verdict.outcome == Outcome::Ok {
-        return Ok(Some(done));
-    }
-    let _ = done.send(verdict);
-    Ok(None)
-}
-
-/// Meters an instance whose budget is renewed with every call that it takes.
-struct Metered<'a, F> {
-    inner: Pin<&'a mut F>,
-    meter: Meter,
-    renewed: u32,
-    occupancy: &'a Occupancy,
-}
-
-impl<R, F: Future<Output = wasmtime::Result<R>>> Future for Metered<'_, F> {
-    type Output = wasmtime::Result<R>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let ever = this.occupancy.ever.load(Relaxed);
-        if ever != this.renewed {
-            this.renewed = ever;
-            this.meter.renew();
+    let Err(error) = result else {
+        return;
+    };
+    let verdict = verdict(&error, Some(&store.data().ledger));
+    drop(store);
+    let queue = occupied.end(Some(&verdict));
+    let again = shared.upgrade().filter(|_| begun.load(Relaxed) > 0);
+    for job in queue {
+        match &again {
+            // It was the others' fault.
+            Some(shared) => shared.place(job),
+            None => job.reception.ended(verdict.clone()),
         }
-        let inner = this.inner.as_mut();
-        this.meter.poll(cx, |cx| inner.poll(cx))
     }
+}
+
+type Answering<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<Left>> + Send + 'a>>;
+
+/// A call whose handler has answered.
+struct Left {
+    answered: Answered,
+    reception: Arc<dyn Reception>,
+    /// Whether its task is over, too.
+    gone: bool,
+}
+
+/// What runs within the event loop of a store.
+struct Instance<'a> {
+    accessor: &'a Accessor<Guest>,
+    proxy: &'a Service,
+    seat: &'a Seat,
+    quiet: &'a Quiet,
+    policy: &'a InstancePolicy,
+    /// Calls that the guest was asked.
+    begun: &'a AtomicU32,
+    answering: FuturesUnordered<Answering<'a>>,
+    leaving: Vec<Left>,
+    /// Ends it when nobody has come for long.
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+impl Instance<'_> {
+    /// Polled again after whatever the guest did. Ends when the instance does.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<wasmtime::Result<()>> {
+        self.accessor
+            .with(|mut access| guest::weigh(&mut access.as_context_mut()))?;
+        while let Poll::Ready(Some(left)) = self.answering.poll_next_unpin(cx) {
+            self.leaving.push(left?);
+        }
+        self.see_off();
+        self.welcome();
+        // Those that have just come are asked now.
+        while let Poll::Ready(Some(left)) = self.answering.poll_next_unpin(cx) {
+            self.leaving.push(left?);
+        }
+        self.poll_idle(cx).map(Ok)
+    }
+
+    /// Ends the calls of which nothing is left.
+    fn see_off(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let accessor = self.accessor;
+        accessor.with(|mut access| {
+            let mut store = access.as_context_mut();
+            let Some(table) = store.concurrent_resource_table() else {
+                return;
+            };
+            for left in &mut self.leaving {
+                left.gone = left.gone || table.get_any_mut(index_of(left.answered.task)).is_err();
+            }
+        });
+        if !self.leaving.iter().any(|left| left.gone) || self.quiet.poll().is_pending() {
+            return;
+        }
+        let seat = self.seat;
+        self.leaving.retain(|left| {
+            if left.gone {
+                let verdict = left.answered.verdict.clone();
+                let verdict = match verdict.outcome {
+                    Outcome::Ok => left.reception.returned(),
+                    _ => verdict,
+                };
+                seat.end(&left.reception, verdict);
+            }
+            !left.gone
+        });
+        self.name_request();
+    }
+
+    /// Asks the guest what it has not been asked.
+    fn welcome(&mut self) {
+        while let Some(job) = self.seat.next() {
+            self.begun.fetch_add(1, Relaxed);
+            let (accessor, proxy) = (self.accessor, self.proxy);
+            let reception = Arc::clone(&job.reception);
+            self.name_request();
+            self.answering.push(Box::pin(async move {
+                let answered = p3::answer(accessor, proxy, job).await?;
+                Ok(Left {
+                    answered,
+                    reception,
+                    gone: false,
+                })
+            }));
+        }
+    }
+
+    /// What the guest writes is for some call, and it cannot be told for which
+    /// unless there is but one.
+    fn name_request(&self) {
+        let request = self.seat.only_request().unwrap_or_default();
+        self.accessor
+            .with(|mut access| access.get().set_request(request));
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.seat.is_empty() {
+            self.idle = None;
+            return Poll::Pending;
+        }
+        let reuse = self.policy.reuse;
+        if self.seat.close_empty(reuse, false) {
+            return Poll::Ready(());
+        }
+        let idle = self.policy.idle;
+        let timer = self
+            .idle
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        if timer.as_mut().poll(cx).is_ready() && self.seat.close_empty(reuse, true) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// Where a task is in its store's table: gone from there once it has exited.
+/// wasmtime says so only of all tasks of a store together.
+fn index_of(task: GuestTaskId) -> u32 {
+    struct Index(u32);
+
+    impl Hasher for Index {
+        fn write(&mut self, _: &[u8]) {}
+
+        fn write_u32(&mut self, index: u32) {
+            self.0 = index;
+        }
+
+        fn finish(&self) -> u64 {
+            self.0.into()
+        }
+    }
+
+    let mut index = Index(u32::MAX);
+    task.hash(&mut index);
+    index.0
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use skep_core::LogLevel;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
+
+use crate::held::{Held, Load};
 
 /// Which of a guest's streams a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub enum Stream {
 /// Where a guest's lines go. Must not block: it is called from within calls.
 pub trait GuestLog: Send + Sync {
     /// Takes one line without its newline. `request` is the request that the
-    /// instance was made for, or empty.
+    /// instance works on, or empty where it works on several.
     fn line(&self, stream: Stream, request: &str, line: &[u8]);
 
     /// Takes one record of `wasi:logging`.
@@ -32,22 +34,48 @@ pub trait GuestLog: Send + Sync {
 
 /// The longest line; a longer one is cut into several. Log collectors reject
 /// much longer ones.
-pub(crate) const MAX_LINE: usize = 8 << 10;
+const MAX_LINE: usize = 8 << 10;
+
+/// Names the request that an instance works on: set with each call, read with
+/// each line.
+#[derive(Clone)]
+pub(crate) struct RequestId(Arc<Mutex<Arc<str>>>);
+
+impl RequestId {
+    pub(crate) fn new(request: Arc<str>) -> Self {
+        Self(Arc::new(Mutex::new(request)))
+    }
+
+    pub(crate) fn set(&self, request: Arc<str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    }
+
+    pub(crate) fn get(&self) -> Arc<str> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// One stream of one instance.
 #[derive(Clone)]
 pub(crate) struct LineStream {
     stream: Stream,
-    request: Arc<str>,
+    request: RequestId,
     log: Arc<dyn GuestLog>,
+    held: Held,
 }
 
 impl LineStream {
-    pub(crate) fn new(stream: Stream, request: Arc<str>, log: Arc<dyn GuestLog>) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        request: RequestId,
+        log: Arc<dyn GuestLog>,
+        held: Held,
+    ) -> Self {
         Self {
             stream,
             request,
             log,
+            held,
         }
     }
 }
@@ -73,13 +101,17 @@ impl StdoutStream for LineStream {
 struct Lines {
     to: LineStream,
     partial: Vec<u8>,
+    /// A guest may have many streams, each with a line that has no end yet.
+    load: Load,
 }
 
 impl Lines {
     fn new(to: LineStream) -> Self {
+        let load = to.held.load(size_of::<Self>());
         Self {
             to,
             partial: Vec::new(),
+            load,
         }
     }
 
@@ -101,12 +133,13 @@ impl Lines {
             bytes = later;
         }
         self.partial.extend_from_slice(bytes);
+        self.load.set(size_of::<Self>() + self.partial.capacity());
     }
 
     fn give(&mut self) {
         self.to
             .log
-            .line(self.to.stream, &self.to.request, &self.partial);
+            .line(self.to.stream, &self.to.request.get(), &self.partial);
         self.partial.clear();
     }
 }
@@ -181,11 +214,17 @@ mod tests {
     #[test]
     fn writes_become_lines() {
         let kept = Arc::new(Kept::default());
-        let mut lines = Lines::new(LineStream::new(Stream::Stdout, "".into(), kept.clone()));
+        let held = Held::default();
+        let request = RequestId::new("".into());
+        let to = LineStream::new(Stream::Stdout, request, kept.clone(), held.clone());
+        let mut lines = Lines::new(to);
         lines.take(b"one\ntw");
         lines.take(b"o\n\nthree");
         lines.take(&vec![b'x'; MAX_LINE]);
+        let least = lines.partial.len();
+        assert!(held.bytes() >= least && held.bytes() <= 2 * MAX_LINE);
         drop(lines);
+        assert_eq!(held.bytes(), 0);
         let kept = kept.0.lock().unwrap();
         assert_eq!(kept[..3], ["one", "two", ""]);
         assert_eq!(kept[3].len(), MAX_LINE);

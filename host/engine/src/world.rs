@@ -1,28 +1,55 @@
 //! What the two versions of `wasi:http` have in common.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use http::uri::Scheme;
 use http::{Request, Response};
-use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
 use wasmtime_wasi_http::WasiBody;
 
-use crate::RequestBody;
 use crate::fault::Verdict;
 use crate::guest::Guest;
+use crate::origin::Outside;
+use crate::seat::Place;
 
 /// What a guest answers before its body.
 pub(crate) type Answer = Response<WasiBody>;
 
+/// A guest's run, to its end.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
 /// One request on its way to a guest.
 pub(crate) struct Job {
-    pub(crate) request: Request<RequestBody>,
+    pub(crate) request: Request<Outside>,
     pub(crate) scheme: Scheme,
-    /// Where the answer goes, as soon as the guest gives it. A receiver that
-    /// is gone belongs to a client that is gone.
-    pub(crate) answer: oneshot::Sender<Answer>,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) reception: Arc<dyn Reception>,
+}
+
+/// Where a call's guest is heard.
+pub(crate) trait Reception: Send + Sync {
+    /// The call shares an instance, on which it has this place.
+    fn seated(&self, place: Place);
+
+    /// Whether the call still has that place.
+    fn is_wanted(&self) -> bool;
+
+    /// The guest answers.
+    fn answer(&self, answer: Answer);
+
+    /// The guest says that there is no answer, and why.
+    fn refuse(&self, verdict: Verdict);
+
+    /// What the call came to on the guest's side. To be asked once, when the guest
+    /// has returned and the event loop of its store has nothing left to do, and
+    /// before anything happens to the store.
+    fn returned(&self) -> Verdict;
+
+    /// The guest of a call that shares an instance has ended like this.
+    fn ended(&self, verdict: Verdict);
 }
 
 /// A component whose imports are resolved, of either version.

@@ -15,8 +15,8 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, Phase, Runtime, ShareLimits, Stream,
-    Tenants, ValidateFault, Validation, Witness, compile,
+    CallSetup, Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, Phase, Runtime,
+    ShareLimits, Stream, Tenants, ValidateFault, Validation, Witness, compile,
 };
 
 const MEMORY: u64 = 4 << 20;
@@ -265,7 +265,12 @@ fn a_cut_ends_the_calls_that_wait_and_those_that_come() {
     let call = || {
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let request = Request::get("http://localhost/").body(body).unwrap();
-        handler.call(request, Scheme::HTTP, "id".into(), told.clone())
+        let setup = CallSetup {
+            scheme: Scheme::HTTP,
+            request_id: "id".into(),
+            patience: PATIENCE,
+        };
+        handler.call(request, setup, told.clone())
     };
     let ends = async {
         let mut waits = Box::pin(call());

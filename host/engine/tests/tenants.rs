@@ -17,8 +17,8 @@ use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime, ShareLimits,
-    Stream, TenantShare, Tenants, Witness, compile,
+    CallSetup, Capacity, Clock, Compiled, Ended, GuestLog, Handler, HandlerSetup, Runtime,
+    ShareLimits, Stream, TenantShare, Tenants, Witness, compile,
 };
 
 /// Long enough for anything that ends.
@@ -143,7 +143,12 @@ fn load(compiled: &Compiled, tenant: &Arc<TenantShare>, instance: InstancePolicy
 async fn call(handler: &Handler, told: &Told) -> Option<Outcome> {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("http://localhost/").body(body).unwrap();
-    let called = handler.call(request, Scheme::HTTP, "id".into(), told.clone());
+    let setup = CallSetup {
+        scheme: Scheme::HTTP,
+        request_id: "id".into(),
+        patience: PATIENCE,
+    };
+    let called = handler.call(request, setup, told.clone());
     called.await.err()
 }
 
@@ -281,6 +286,10 @@ fn who_waits_in_line_ends_at_the_deadline_and_leaves_it_when_dropped() {
         for call in &calls[..16] {
             call.abort();
         }
+        until("16 gone", || {
+            calls[..16].iter().all(tokio::task::JoinHandle::is_finished)
+        })
+        .await;
         hog.handler.cut();
         for (at, call) in calls.into_iter().enumerate() {
             match tokio::time::timeout(PATIENCE, call).await.unwrap() {

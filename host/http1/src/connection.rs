@@ -7,12 +7,14 @@
 //! [`finish`](Connection::finish) for what is said in return, and, when all of
 //! that is written, [`next`](Connection::next).
 
+mod answering;
+mod ending;
+
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::{HeaderMap, StatusCode};
 
-use crate::answer::{BadAnswer, Framing, Size, plan, write_head};
+use crate::answer::Framing;
 use crate::body::{Body, Bounds, Piece};
 use crate::head::{Head, Manner, Violation, Waiting};
 
@@ -325,165 +327,6 @@ impl Connection {
         }
     }
 
-    /// Whether the client waits for `100 Continue`: it is owed as soon as
-    /// somebody wants the body, and before the answer.
-    #[must_use]
-    pub fn owes_continue(&self) -> bool {
-        match &self.phase {
-            Phase::Exchange(exchange) => {
-                exchange.manner.expects
-                    && exchange.answer == Answer::Awaited
-                    && !exchange.body.is_whole()
-            }
-            _ => false,
-        }
-    }
-
-    /// Invites the body.
-    pub fn invite(&mut self, out: &mut BytesMut) {
-        if self.owes_continue()
-            && let Phase::Exchange(exchange) = &mut self.phase
-        {
-            exchange.manner.expects = false;
-            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
-    }
-
-    /// Asks a client that has half-closed whether it is still there: one that
-    /// has gone resets the connection. An interim answer may come at any time
-    /// before the answer (RFC 9110 §15.2). Says whether it could be asked.
-    pub fn probe(&mut self, out: &mut BytesMut) -> bool {
-        match &self.phase {
-            Phase::Exchange(exchange)
-                if exchange.answer == Answer::Awaited && !exchange.manner.http10 =>
-            {
-                out.extend_from_slice(b"HTTP/1.1 102 Processing\r\n\r\n");
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether trailers can be sent to the client that is answered.
-    #[must_use]
-    pub fn takes_trailers(&self) -> bool {
-        match &self.phase {
-            Phase::Exchange(exchange) => {
-                exchange.manner.trailers
-                    && !matches!(exchange.answer, Answer::Begun(Framing::Exact(_)))
-            }
-            _ => false,
-        }
-    }
-
-    /// Begins the answer. `date` is the value of its `Date` field; `waiting` says
-    /// how many bytes of the client's are known to be there and are not taken.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be sent as it is; nothing was written, and another one is owed.
-    pub fn answer(
-        &mut self,
-        (status, headers): (StatusCode, &HeaderMap),
-        size: Size,
-        waiting: u64,
-        date: &[u8],
-        out: &mut BytesMut,
-    ) -> Result<(), BadAnswer> {
-        let leaves = self.leaving != Leaving::No && waiting == 0;
-        let Phase::Exchange(exchange) = &mut self.phase else {
-            return Ok(());
-        };
-        debug_assert_eq!(exchange.answer, Answer::Awaited, "one answer a request");
-        let plan = plan(exchange.manner, status, headers, size)?;
-        exchange.keep &=
-            !leaves && plan.framing != Framing::UntilClose && exchange.body_allows_more(waiting);
-        let keep = exchange.keep;
-        if let (true, Reader::Nobody { left, .. }, Body::Exact(rest)) =
-            (keep, &mut exchange.reader, &exchange.body)
-        {
-            // The client was told that the connection goes on, so all of it is
-            // dropped, its end included.
-            *left = (*left).max(rest.saturating_add(1));
-        }
-        write_head(out, (status, headers), plan, exchange.manner, keep, date);
-        exchange.answer = Answer::Begun(plan.framing);
-        Ok(())
-    }
-
-    /// Ends the connection with the answer that is about to begin.
-    pub fn close_after_answer(&mut self) {
-        if let Phase::Exchange(exchange) = &mut self.phase {
-            exchange.keep = false;
-        }
-    }
-
-    /// Says some of the answer's content.
-    ///
-    /// # Errors
-    ///
-    /// It is more than was announced: the connection is to be cut.
-    pub fn content(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<(), BadAnswer> {
-        match &mut self.phase {
-            Phase::Exchange(Exchange {
-                answer: Answer::Begun(framing),
-                ..
-            }) => framing.write(out, bytes),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether all content was said that was announced, where it was.
-    #[must_use]
-    pub fn has_all_content(&self) -> bool {
-        matches!(
-            &self.phase,
-            Phase::Exchange(Exchange {
-                answer: Answer::Begun(Framing::Exact(0)) | Answer::Whole,
-                ..
-            })
-        )
-    }
-
-    /// Whether the end of the answer that has begun is the connection's: cut, it
-    /// must not look as if it were whole.
-    #[must_use]
-    pub fn ends_by_closing(&self) -> bool {
-        matches!(
-            &self.phase,
-            Phase::Exchange(Exchange {
-                answer: Answer::Begun(Framing::UntilClose),
-                ..
-            })
-        )
-    }
-
-    /// Ends the answer. Trailers are left out where the client does not take
-    /// them.
-    ///
-    /// # Errors
-    ///
-    /// It is less than was announced: the connection is to be cut.
-    pub fn finish(
-        &mut self,
-        trailers: Option<&HeaderMap>,
-        out: &mut BytesMut,
-        now: Instant,
-    ) -> Result<(), BadAnswer> {
-        let Phase::Exchange(exchange) = &mut self.phase else {
-            return Ok(());
-        };
-        if let Answer::Begun(framing) = exchange.answer {
-            let trailers = trailers.filter(|_| exchange.manner.trailers);
-            framing.finish(out, trailers)?;
-            exchange.answer = Answer::Whole;
-            if let Reader::Nobody { left, .. } = exchange.reader {
-                exchange.reader = Reader::nobody(left, now);
-            }
-        }
-        Ok(())
-    }
-
     /// What follows, once all that there was is written. `input` is looked at
     /// only for whether the client has more to say.
     pub fn next(&mut self, input: &BytesMut, now: Instant) -> Next {
@@ -520,74 +363,6 @@ impl Connection {
             quiet: now + LINGER_QUIET,
         };
         Next::Linger
-    }
-
-    /// The client has sent its last byte. What came before is answered.
-    pub fn eof(&mut self) {
-        self.ended = true;
-        if let Phase::Linger { .. } = self.phase {
-            self.phase = Phase::Closed;
-        }
-    }
-
-    /// Whether it is over.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        matches!(self.phase, Phase::Closed)
-    }
-
-    /// A connection that is idle counts as idle from now on.
-    pub fn postpone(&mut self, now: Instant) {
-        if let Phase::Idle { since, .. } = &mut self.phase {
-            *since = now;
-        }
-    }
-
-    /// The connection is to end: with the next answer, or when it was silent for
-    /// `linger`.
-    pub fn leave(&mut self, linger: Duration, now: Instant) {
-        self.leaving = Leaving::After(linger, now);
-    }
-
-    /// Whether it is to end.
-    #[must_use]
-    pub fn is_leaving(&self) -> bool {
-        self.leaving != Leaving::No
-    }
-
-    /// When [`late`](Self::late) is to be called.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Idle { since, .. } => {
-                let silent = *since + self.settings.header_timeout;
-                Some(match self.leaving {
-                    Leaving::No => silent,
-                    Leaving::After(linger, from) => silent.min(from.max(*since) + linger),
-                })
-            }
-            Phase::Head(since, _) => Some(*since + self.settings.header_timeout),
-            Phase::Exchange(Exchange {
-                answer: Answer::Whole,
-                reader: Reader::Nobody { begun, since, .. },
-                ..
-            }) => Some((*since + self.settings.body_timeout).min(*begun + LINGER)),
-            Phase::Exchange(_) | Phase::Closed => None,
-            Phase::Linger { quiet, .. } => Some(*quiet),
-        }
-    }
-
-    /// What is to be done at `now`, if it is late.
-    pub fn late(&mut self, now: Instant) -> Late {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
-            return Late::No;
-        }
-        if let Phase::Head(..) = self.phase {
-            self.refuse(now);
-            return Late::Refuse;
-        }
-        self.phase = Phase::Closed;
-        Late::Close
     }
 
     fn bounds(&self) -> Bounds {

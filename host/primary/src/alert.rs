@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use skep_core::identity::Role;
 use skep_core::{AlertSpec, LogLevel};
-use skep_sys::{Channel, Child, Spawn};
+use skep_sys::{Channel, Child, Output, Spawn};
 use skep_wire::{FromAlerter, ToAlerter};
 use tokio::select;
 use tokio::sync::Notify;
@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::outbox::{Alert, Outbox, Raised};
 use crate::line::Line;
-use crate::log::Log;
+use crate::log::{Listening, Log, Speaker};
 use crate::walls::identity_of;
 
 /// The times of an alerter's life.
@@ -83,7 +83,8 @@ impl Alerts {
     /// Tells the webhook of `spec` from now on, if there is one. Must be called
     /// within a tokio runtime.
     pub(crate) fn start(spec: Option<AlertSpec>, log: Log) -> Self {
-        Self::with(Processes, PACE, spec, log)
+        let processes = Processes { log: log.clone() };
+        Self::with(processes, PACE, spec, log)
     }
 
     fn with<S: Start>(start: S, pace: Pace, spec: Option<AlertSpec>, log: Log) -> Self {
@@ -174,21 +175,28 @@ trait Start: Send + 'static {
 }
 
 /// Alerters as processes of this executable.
-struct Processes;
+struct Processes {
+    log: Log,
+}
 
 impl Start for Processes {
-    /// Dropping a child kills and reaps it. Its end is noticed by its channel's.
-    type Life = Child;
+    /// Dropping a child kills and reaps it, and then what it said last is read.
+    /// Its end is noticed by its channel's.
+    type Life = (Child, Listening);
 
-    fn start(&mut self) -> io::Result<(Line, Child)> {
+    fn start(&mut self) -> io::Result<(Line, Self::Life)> {
         let (ours, theirs) = Channel::pair()?;
+        let (output, written) = Output::pipe()?;
         let child = skep_sys::spawn(Spawn {
             role: "alerter",
             title: "skep: alerter",
             channel: theirs,
+            output: Some(written),
             identity: identity_of(Role::Alerter),
         })?;
-        Ok((Line::new(ours)?, child))
+        let speaker = Speaker::role("alerter", None);
+        let listening = self.log.listen(output, speaker, child.pid());
+        Ok((Line::new(ours)?, (child, listening)))
     }
 }
 

@@ -77,6 +77,26 @@ impl Catalog {
         entries.map(|entry| entry.artifact.component).collect()
     }
 
+    /// The apps of a component among these handlers.
+    pub(crate) fn apps_of<'a>(
+        &self,
+        component: Digest,
+        handlers: impl Iterator<Item = &'a HandlerId>,
+    ) -> BTreeSet<AppName> {
+        let entries = handlers.filter_map(|handler| self.entries.get(handler));
+        let its = entries.filter(|entry| entry.artifact.component == component);
+        its.map(|entry| entry.load.app.clone()).collect()
+    }
+
+    /// Has all handlers of this artifact's component open its file from now on.
+    pub(crate) fn renew(&self, artifact: &Artifact) {
+        for entry in self.entries.values() {
+            if entry.artifact.component == artifact.component {
+                entry.artifact.renew(artifact);
+            }
+        }
+    }
+
     /// Forgets all but these.
     pub(crate) fn retain(&mut self, named: &BTreeSet<HandlerId>) {
         self.entries.retain(|handler, _| named.contains(handler));

@@ -9,6 +9,7 @@
 //! | `dispatchers`, `outbound` | the dispatchers and the connector, and what they are told |
 //! | `plans` | makes plans and brings workers to them |
 //! | `lingering` | what pools answer until nobody sends it to them |
+//! | `mending` | artifacts that somebody has damaged |
 //! | `passage` | what an app's rollout needs done |
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
@@ -23,6 +24,7 @@ mod apply;
 mod deploy;
 mod dispatchers;
 mod lingering;
+mod mending;
 mod operation;
 mod operator;
 mod outbound;
@@ -115,6 +117,8 @@ pub(crate) struct Fleet {
     hosts: BTreeMap<ListenerName, Hosts>,
     /// What pools answer until nobody sends it to them any more.
     lingering: Lingering,
+    /// Pools whose artifacts are being verified, and what waits for that.
+    suspects: BTreeMap<PoolName, Vec<Continuation>>,
     journal: Journal,
     alerts: Alerts,
     news: mpsc::Sender<Heard>,
@@ -156,6 +160,8 @@ struct Worker {
     generation: Generation,
     /// Requests that it was working on when it was told to stop.
     cut: u32,
+    /// Whether it said that it cannot serve an app.
+    unfit: bool,
 }
 
 /// What work that was done elsewhere leads to.
@@ -219,6 +225,7 @@ impl Fleet {
             connector: Connector::new(parts.seed.wrapping_add(1)),
             hosts: BTreeMap::new(),
             lingering: Lingering::default(),
+            suspects: BTreeMap::new(),
             journal: parts.journal,
             alerts: parts.alerts,
             news,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use skep_core::supervise::EndStatus;
 use skep_core::{ListenerName, WorkerId};
 use skep_sys::cgroup::Cgroup;
-use skep_sys::{Channel, Child, Ended, Signal, Spawn};
+use skep_sys::{Channel, Child, Ended, Output, Signal, Spawn};
 use skep_wire::{
     FromConnector, FromDispatcher, FromWorker, Message, ToConnector, ToDispatcher, ToWorker,
 };
@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::line::{Line, LineError};
+use crate::log::{Listening, Log, Speaker};
 use crate::walls::Wall;
 
 /// What a process of ours is.
@@ -188,6 +189,9 @@ pub(crate) struct Birth<R: Role = WorkerRole> {
     pub(crate) grace: Duration,
     /// What it is born behind.
     pub(crate) wall: Wall,
+    /// Where what it writes to its standard error goes, and how it is named
+    /// there.
+    pub(crate) log: (Log, Speaker),
 }
 
 impl<R: Role> Link<R> {
@@ -198,14 +202,18 @@ impl<R: Role> Link<R> {
     /// No process could be made; none is left then.
     pub(crate) fn start(birth: Birth<R>, news: mpsc::Sender<Heard>) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
+        let (output, written) = Output::pipe()?;
         // First of all: while the new program is loaded, the rest goes on.
         let child = skep_sys::spawn(Spawn {
             role: R::NAME,
             title: &birth.title,
             channel: theirs,
+            output: Some(written),
             identity: birth.wall.identity,
         })?;
         let pid = child.pid();
+        let (log, speaker) = birth.log;
+        let listening = log.listen(output, speaker, pid);
         if let Some(cgroup) = &birth.wall.cgroup {
             // Before it is told anything, so before it does anything.
             cgroup.add(pid)?;
@@ -218,6 +226,7 @@ impl<R: Role> Link<R> {
         let task = Task::<R> {
             id: birth.id,
             child: skep_sys::watch(child)?,
+            listening: Some(listening),
             line,
             orders: inbox,
             news,
@@ -245,6 +254,8 @@ impl<R: Role> Link<R> {
 struct Task<R: Role> {
     id: R::Id,
     child: AsyncFd<Child>,
+    /// After the child, so that it has ended when this is dropped.
+    listening: Option<Listening>,
     line: Line,
     orders: mpsc::UnboundedReceiver<Order<R::To>>,
     news: mpsc::Sender<Heard>,
@@ -354,6 +365,8 @@ impl<R: Role> Task<R> {
             // waits for it.
             Ok(None) | Err(_) => EndStatus::Code(-1),
         };
+        // Its last words come before the record of its end.
+        self.listening = None;
         if let Some(cgroup) = self.cgroup.take() {
             // The kernel may take a moment to let go of it.
             tokio::task::spawn_blocking(move || drop(cgroup));

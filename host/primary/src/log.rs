@@ -1,17 +1,33 @@
 //! Writing records to standard error without ever waiting for it.
 //!
 //! Standard error may be a stalled terminal or a full pipe, so a thread of its
-//! own writes; what does not fit its queue is dropped, counted, and told of
-//! once there is room. What records say is decided by the callers, and how
-//! they look by `skep-core`.
+//! own writes, and nobody else does: our own records, which come through a
+//! queue, and what our processes write, each through a pipe of its own that this
+//! thread reads. What does not fit the queue is dropped, counted, and told of
+//! once there is room; what does not fit a pipe is dropped by who writes there.
+//! So one that floods takes nobody else's room, and its own turn only. What
+//! records say is decided by the callers, and how they look by `skep-core`.
 
-use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+mod lines;
+mod speaker;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skep_core::{LogFormat, LogLevel, LogSpec, Record};
+use skep_sys::Output;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+
+use self::speaker::Source;
+
+pub(crate) use self::speaker::Speaker;
 
 /// Records that may wait to be written: about half a second of a crash loop of
 /// a thousand workers, and less than 1 MiB.
@@ -23,9 +39,29 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 /// Where records go. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    spec: Arc<Mutex<LogSpec>>,
-    queue: Option<SyncSender<String>>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    /// `None` if nobody writes.
+    queue: Option<UnboundedSender<Said>>,
+}
+
+/// What the thread that writes knows, too.
+#[derive(Debug)]
+struct Shared {
+    spec: Mutex<LogSpec>,
+    /// Records in the queue.
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
+    last_output: AtomicU64,
+}
+
+/// What the thread that writes is told, in this order.
+#[derive(Debug)]
+enum Said {
+    Record(String),
+    /// Read this process's pipe.
+    Begun(u64, Box<(Output, Speaker, u32)>),
+    /// Read what is left in it: the process has ended.
+    Ended(u64),
 }
 
 /// The thread that writes.
@@ -34,51 +70,72 @@ pub(crate) struct Writer {
     done: Receiver<()>,
 }
 
+/// The pipe of one process is read. To be dropped when that process has ended:
+/// what is left in the pipe comes before whatever is logged then.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    id: u64,
+    queue: Option<UnboundedSender<Said>>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            let _ = queue.send(Said::Ended(self.id));
+        }
+    }
+}
+
 impl Log {
     /// Starts a thread that writes to `sink`.
-    pub(crate) fn start(spec: LogSpec, mut sink: impl Write + Send + 'static) -> (Self, Writer) {
-        let (queue, records) = sync_channel::<String>(QUEUE);
+    ///
+    /// # Errors
+    ///
+    /// No descriptors or threads left.
+    pub(crate) fn start(
+        spec: LogSpec,
+        sink: impl Write + Send + 'static,
+    ) -> io::Result<(Self, Writer)> {
+        let (queue, said) = unbounded_channel();
         let (finished, done) = sync_channel(1);
         let log = Self {
-            spec: Arc::new(Mutex::new(spec)),
+            shared: Arc::new(Shared::new(spec)),
             queue: Some(queue),
-            dropped: Arc::default(),
         };
-        let dropped = log.dropped.clone();
-        let format = spec.format;
-        std::thread::spawn(move || {
-            for record in records {
-                // There is nowhere to complain about standard error.
-                let _ = sink.write_all(record.as_bytes());
-                let lost = dropped.swap(0, Relaxed);
-                if lost > 0 {
-                    let record = begin(format, LogLevel::Warn, "log.dropped")
-                        .number("count", lost)
-                        .finish();
-                    let _ = sink.write_all(record.as_bytes());
-                }
-            }
-            let _ = sink.flush();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let shared = log.shared.clone();
+        let work = move || {
+            let sink = Sink {
+                shared,
+                out: RefCell::new(Box::new(sink)),
+            };
+            LocalSet::new().block_on(&runtime, write(said, Rc::new(sink)));
             let _ = finished.send(());
-        });
-        (log, Writer { done })
+        };
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(work)?;
+        Ok((log, Writer { done }))
     }
 
     /// Swallows everything.
+    #[cfg(test)]
     pub(crate) fn discard() -> Self {
+        let spec = LogSpec {
+            format: LogFormat::Text,
+            level: LogLevel::Error,
+        };
         Self {
-            spec: Arc::new(Mutex::new(LogSpec {
-                format: LogFormat::Text,
-                level: LogLevel::Error,
-            })),
+            shared: Arc::new(Shared::new(spec)),
             queue: None,
-            dropped: Arc::default(),
         }
     }
 
     /// Writes a record with the fields that `fill` adds, if its level is wanted.
     pub(crate) fn record(&self, level: LogLevel, name: &str, fill: impl FnOnce(Record) -> Record) {
-        let spec = self.spec();
+        let spec = self.shared.spec();
         if level <= spec.level {
             self.push(fill(begin(spec.format, level, name)).finish());
         }
@@ -86,11 +143,8 @@ impl Log {
 
     /// Writes records in this way from now on, those of all clones too.
     pub(crate) fn reconfigure(&self, spec: LogSpec) {
-        *self.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
-    }
-
-    fn spec(&self) -> LogSpec {
-        *self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+        let own = &self.shared.spec;
+        *own.lock().unwrap_or_else(PoisonError::into_inner) = spec;
     }
 
     /// Writes a line as it is, whatever the format and the level.
@@ -98,12 +152,45 @@ impl Log {
         self.push(format!("{line}\n"));
     }
 
-    fn push(&self, record: String) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(record).is_err()
-        {
-            self.dropped.fetch_add(1, Relaxed);
+    /// Passes on what a process writes to its end of this pipe, until the result
+    /// is dropped.
+    pub(crate) fn listen(&self, output: Output, speaker: Speaker, pid: u32) -> Listening {
+        let id = self.shared.last_output.fetch_add(1, Relaxed);
+        if let Some(queue) = &self.queue {
+            let _ = queue.send(Said::Begun(id, Box::new((output, speaker, pid))));
         }
+        Listening {
+            id,
+            queue: self.queue.clone(),
+        }
+    }
+
+    fn push(&self, record: String) {
+        let Some(queue) = &self.queue else { return };
+        let Shared {
+            waiting, dropped, ..
+        } = &*self.shared;
+        if waiting.fetch_add(1, Relaxed) < QUEUE {
+            let _ = queue.send(Said::Record(record));
+        } else {
+            waiting.fetch_sub(1, Relaxed);
+            dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    fn new(spec: LogSpec) -> Self {
+        Self {
+            spec: Mutex::new(spec),
+            waiting: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            last_output: AtomicU64::new(0),
+        }
+    }
+
+    fn spec(&self) -> LogSpec {
+        *self.spec.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,6 +199,86 @@ impl Writer {
     /// log must be gone.
     pub(crate) fn finish(self) {
         let _ = self.done.recv_timeout(FLUSH_DEADLINE);
+    }
+}
+
+/// Where the thread writes: the one place that may wait.
+struct Sink {
+    shared: Arc<Shared>,
+    out: RefCell<Box<dyn Write>>,
+}
+
+impl Sink {
+    fn format(&self) -> LogFormat {
+        self.shared.spec().format
+    }
+
+    fn write(&self, lines: &str) {
+        // There is nowhere to complain about standard error.
+        let _ = self.out.borrow_mut().write_all(lines.as_bytes());
+    }
+}
+
+/// The pipe of a process, and who reads it.
+struct Followed {
+    source: Rc<Source>,
+    task: AbortHandle,
+}
+
+impl Followed {
+    fn finish(&self, sink: &Sink) {
+        self.task.abort();
+        self.source.finish(sink);
+    }
+}
+
+/// Writes until nobody is left who logs.
+async fn write(mut said: UnboundedReceiver<Said>, sink: Rc<Sink>) {
+    let mut followed = BTreeMap::new();
+    while let Some(said) = said.recv().await {
+        match said {
+            Said::Record(record) => {
+                sink.shared.waiting.fetch_sub(1, Relaxed);
+                sink.write(&record);
+                let lost = sink.shared.dropped.swap(0, Relaxed);
+                if lost > 0 {
+                    let record = begin(sink.format(), LogLevel::Warn, "log.dropped");
+                    sink.write(&record.number("count", lost).finish());
+                }
+            }
+            Said::Begun(id, begun) => {
+                let (output, speaker, pid) = *begun;
+                if let Some(new) = follow(output, speaker, pid, &sink) {
+                    followed.insert(id, new);
+                }
+            }
+            Said::Ended(id) => {
+                if let Some(ended) = followed.remove(&id) {
+                    ended.finish(&sink);
+                }
+            }
+        }
+    }
+    for left in followed.values() {
+        left.finish(&sink);
+    }
+    let _ = sink.out.borrow_mut().flush();
+}
+
+fn follow(output: Output, speaker: Speaker, pid: u32, sink: &Rc<Sink>) -> Option<Followed> {
+    match Source::new(output, speaker, pid) {
+        Ok(source) => {
+            let source = Rc::new(source);
+            let (reads, sink) = (Rc::clone(&source), Rc::clone(sink));
+            let task = spawn_local(async move { reads.follow(&sink).await }).abort_handle();
+            Some(Followed { source, task })
+        }
+        Err(error) => {
+            let record = begin(sink.format(), LogLevel::Error, "log.unread");
+            let record = record.number("pid", pid);
+            sink.write(&record.text("message", &error.to_string()).finish());
+            None
+        }
     }
 }
 
@@ -125,10 +292,13 @@ fn begin(format: LogFormat, level: LogLevel, name: &str) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::fs::File;
     use std::sync::mpsc::{Sender, channel};
+    use std::time::Instant;
 
     use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
 
     const TEXT: LogSpec = LogSpec {
         format: LogFormat::Text,
@@ -136,15 +306,15 @@ mod tests {
     };
 
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    struct Kept(Arc<Mutex<Vec<u8>>>);
 
-    impl Sink {
+    impl Kept {
         fn text(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
     }
 
-    impl Write for Sink {
+    impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend(bytes);
             Ok(bytes.len())
@@ -159,7 +329,7 @@ mod tests {
     struct Stalled {
         entered: Sender<()>,
         leave: Receiver<()>,
-        sink: Sink,
+        sink: Kept,
     }
 
     impl Write for Stalled {
@@ -176,8 +346,8 @@ mod tests {
 
     #[test]
     fn only_wanted_levels_are_written() {
-        let sink = Sink::default();
-        let (log, writer) = Log::start(TEXT, sink.clone());
+        let sink = Kept::default();
+        let (log, writer) = Log::start(TEXT, sink.clone()).unwrap();
         log.record(LogLevel::Info, "worker.ready", |r| r.number("worker", 3));
         log.record(LogLevel::Debug, "never", |r| r);
         log.plain("skep: serving");
@@ -192,13 +362,13 @@ mod tests {
     fn a_stalled_terminal_costs_records_and_no_time() {
         let (entered, writing) = channel();
         let (go, leave) = channel();
-        let sink = Sink::default();
+        let sink = Kept::default();
         let stalled = Stalled {
             entered,
             leave,
             sink: sink.clone(),
         };
-        let (log, writer) = Log::start(TEXT, stalled);
+        let (log, writer) = Log::start(TEXT, stalled).unwrap();
         log.plain("first");
         writing.recv().unwrap();
         for _ in 0..QUEUE + 7 {
@@ -210,5 +380,113 @@ mod tests {
         let text = sink.text();
         assert_eq!(text.matches("more").count(), QUEUE);
         assert!(text.contains("warn  log.dropped count=7"), "{text}");
+    }
+
+    fn role() -> Speaker {
+        Speaker::role("connector", None)
+    }
+
+    #[test]
+    fn what_a_process_said_last_comes_before_what_is_said_of_its_end() {
+        let sink = Kept::default();
+        let (log, writer) = Log::start(TEXT, sink.clone()).unwrap();
+        let (ours, theirs) = Output::pipe().unwrap();
+        let listening = log.listen(ours, role(), 7);
+        let mut theirs = File::from(theirs);
+        theirs.write_all(b"one\ntwo").unwrap();
+        drop(listening);
+        log.plain("it has exited");
+        // Somebody else has its end of the pipe; nobody waits for that.
+        drop(log);
+        writer.finish();
+        drop(theirs);
+        let text = sink.text();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(
+            lines[0].ends_with("error connector.stderr pid=7 text=one"),
+            "{text}"
+        );
+        assert!(
+            lines[1].ends_with("error connector.stderr pid=7 text=two"),
+            "{text}"
+        );
+        assert_eq!(lines[2..], ["it has exited"]);
+    }
+
+    #[test]
+    fn a_flood_delays_nobody_and_is_counted() {
+        let sink = Kept::default();
+        let (log, writer) = Log::start(TEXT, sink.clone()).unwrap();
+        let (ours, theirs) = Output::pipe().unwrap();
+        let flooding = log.listen(ours, role(), 7);
+        let mut theirs = File::from(theirs);
+        let flood = std::thread::spawn(move || {
+            let mut taken = 0;
+            let (piece, until) = (b"flood\n".repeat(1000), Instant::now() + DEADLINE);
+            while taken < 1 << 20 && Instant::now() < until {
+                match theirs.write(&piece) {
+                    Ok(count) => taken += count,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                std::thread::yield_now();
+            }
+            taken
+        });
+        let (ours, theirs) = Output::pipe().unwrap();
+        let quiet = log.listen(ours, role(), 8);
+        let mut theirs = File::from(theirs);
+        for number in 0..20 {
+            let began = Instant::now();
+            theirs
+                .write_all(format!("quiet{number}\n").as_bytes())
+                .unwrap();
+            log.plain(&format!("own{number}"));
+            while !(sink.text().contains(&format!("pid=8 text=quiet{number}\n"))
+                && sink.text().contains(&format!("own{number}\n")))
+            {
+                assert!(began.elapsed() < DEADLINE, "{number}");
+                std::thread::yield_now();
+            }
+        }
+        assert!(flood.join().unwrap() >= 1 << 20);
+        drop((flooding, quiet, log));
+        writer.finish();
+        let text = sink.text();
+        assert!(text.len() < 2 << 20, "{}", text.len());
+        assert!(
+            text.contains("warn  log.dropped pid=7 records="),
+            "{}",
+            text.len()
+        );
+    }
+
+    #[test]
+    fn a_stalled_terminal_holds_up_no_process() {
+        let (entered, writing) = channel();
+        let (go, leave) = channel();
+        let sink = Kept::default();
+        let stalled = Stalled {
+            entered,
+            leave,
+            sink: sink.clone(),
+        };
+        let (log, writer) = Log::start(TEXT, stalled).unwrap();
+        log.plain("first");
+        writing.recv().unwrap();
+        let (ours, theirs) = Output::pipe().unwrap();
+        let listening = log.listen(ours, role(), 7);
+        let mut theirs = File::from(theirs);
+        let full = loop {
+            if let Err(error) = theirs.write(b"more\n") {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        drop((listening, log, go));
+        writer.finish();
+        assert!(sink.text().contains("pid=7 text=more"));
+        // Nobody reads any more.
+        let gone = theirs.write(b"more\n").unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -264,25 +264,25 @@ impl Pool {
         // A worker cannot map what is not in its folder, and says so.
         let file = self
             .open(&entry.artifact)
-            .unwrap_or_else(|_| Arc::clone(&entry.artifact.file));
+            .unwrap_or_else(|_| entry.artifact.file());
         (message, vec![file])
     }
 
     /// An artifact, opened in this pool's folder.
     fn open(&self, artifact: &Artifact) -> io::Result<Arc<OwnedFd>> {
-        let mut opened = self.opened();
+        let (mut opened, original) = (self.opened(), artifact.file());
         if let Some(found) = opened.get(&artifact.component)
-            && Arc::ptr_eq(&found.original, &artifact.file)
+            && Arc::ptr_eq(&found.original, &original)
         {
             return Ok(Arc::clone(&found.here));
         }
         // Workers are somebody else, and open it by its descriptor.
-        folder::make_readable(artifact.file.as_fd())?;
+        folder::make_readable(original.as_fd())?;
         let name = name_of(artifact.component);
-        let here = folder::link_and_open(self.folder.as_fd(), &name, artifact.file.as_fd())?;
+        let here = folder::link_and_open(self.folder.as_fd(), &name, original.as_fd())?;
         let here = Arc::new(here);
         let new = Opened {
-            original: Arc::clone(&artifact.file),
+            original,
             here: Arc::clone(&here),
         };
         opened.insert(artifact.component, new);

@@ -3,10 +3,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::solo::{Action, Event, Record, Settings, Solo, State};
 use skep_core::{LogLevel, Moment};
+use skep_sys::Board;
 use skep_wire::SoloStatus;
 
 use crate::journal::Journal;
@@ -21,6 +24,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Single<R: Role> {
     solo: Solo,
     link: Option<Link<R>>,
+    /// Of one cell, into which the process beats: a new one for each.
+    board: Option<Board>,
     /// What its events are about, besides itself.
     subject: Option<(&'static str, String)>,
 }
@@ -31,6 +36,7 @@ impl<R: Role> Single<R> {
         Self {
             solo: Solo::new(Settings::default(), seed),
             link: None,
+            board: None,
             subject,
         }
     }
@@ -60,6 +66,13 @@ impl<R: Role> Single<R> {
         matches!(self.solo.state(), State::Starting | State::Serving) && self.link.is_some()
     }
 
+    /// Its newest sign of life, if it has given one.
+    pub(crate) fn beat(&self) -> Option<Event> {
+        let heartbeat = self.board.as_ref()?.cell(0)?.heartbeat();
+        let at = Moment::after_origin(heartbeat);
+        (!heartbeat.is_zero()).then_some(Event::Beat(at))
+    }
+
     /// Tells it something, if there is one.
     pub(crate) fn say(&self, (message, fds): Words<R::To>) {
         if let Some(link) = &self.link {
@@ -67,14 +80,14 @@ impl<R: Role> Single<R> {
         }
     }
 
-    /// Takes an event and does what follows from it. `start` makes the process.
-    /// Returns whether it is another process now, or none.
+    /// Takes an event and does what follows from it. `start` makes the process,
+    /// which beats into the scoreboard that it is given. Returns whether it is another process now, or none.
     pub(crate) fn step(
         &mut self,
         now: Moment,
         event: Event,
         journal: &Journal,
-        mut start: impl FnMut() -> io::Result<Link<R>>,
+        mut start: impl FnMut(Arc<OwnedFd>) -> io::Result<Link<R>>,
     ) -> bool {
         let mut other = false;
         let mut actions: VecDeque<_> = self.solo.step(now, event).into();
@@ -82,9 +95,14 @@ impl<R: Role> Single<R> {
             match action {
                 Action::Spawn => {
                     other = true;
-                    let event = match start() {
-                        Ok(link) => {
+                    let started = Board::create(1).and_then(|board| {
+                        let theirs = Arc::new(board.as_fd().try_clone_to_owned()?);
+                        Ok((start(theirs)?, board))
+                    });
+                    let event = match started {
+                        Ok((link, board)) => {
                             self.link = Some(link);
+                            self.board = Some(board);
                             Event::Spawned
                         }
                         Err(error) => Event::SpawnFailed {
@@ -103,6 +121,7 @@ impl<R: Role> Single<R> {
                     if matches!(record, Record::Exited(_)) {
                         other = true;
                         self.link = None;
+                        self.board = None;
                     }
                 }
             }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_core::history::{AtStart, History};
-use skep_core::{AppName, FleetSpec, LogLevel};
+use skep_core::{AppName, FleetSpec, LogFormat, LogLevel, LogSpec};
 use skep_sys::{BindError, process};
 use skep_wire::Refusal;
 use tokio::runtime::{self, Runtime};
@@ -24,7 +24,7 @@ use crate::control::{Control, ControlError};
 use crate::fleet::{FirstApp, Fleet, Parts, Reread};
 use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
-use crate::log::Log;
+use crate::log::{Log, Writer};
 use crate::scribe::{Scribe, unix_millis};
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
@@ -120,7 +120,7 @@ impl StartError {
 /// then is in its log and its status.
 pub fn run(options: Options) -> Result<(), StartError> {
     let runtime = new_runtime()?;
-    let (log, writer) = Log::start(options.spec.server.log, io::stderr());
+    let (log, writer) = start_log(options.spec.server.log)?;
     let result = runtime.block_on(start(options, log));
     // Nothing is awaited: what still runs is waiting for a file's lock or for a
     // client that does not read.
@@ -137,12 +137,27 @@ pub fn run(options: Options) -> Result<(), StartError> {
 ///
 /// [`StartError::Builder`] and [`StartError::System`].
 pub async fn check_components(spec: &FleetSpec) -> Result<BTreeMap<AppName, Refusal>, StartError> {
-    let workshop = open_workshop(spec, &Log::discard()).await?;
+    // Only what builders say on standard error, which is why they died.
+    let (log, writer) = start_log(LogSpec {
+        format: LogFormat::Text,
+        level: LogLevel::Error,
+    })?;
+    let checked = check(spec, log).await;
+    writer.finish();
+    checked
+}
+
+async fn check(spec: &FleetSpec, log: Log) -> Result<BTreeMap<AppName, Refusal>, StartError> {
+    let workshop = open_workshop(spec, &log).await?;
     match compile(&workshop, spec).await {
         Ok(_) => Ok(BTreeMap::new()),
         Err(StartError::Components(refused)) => Ok(refused),
         Err(error) => Err(error),
     }
+}
+
+fn start_log(spec: LogSpec) -> Result<(Log, Writer), StartError> {
+    Log::start(spec, io::stderr()).map_err(StartError::system("start the log"))
 }
 
 fn new_runtime() -> Result<Runtime, StartError> {

@@ -18,7 +18,7 @@ use skep_sys::{Identity, folder, process};
 
 use crate::log::Log;
 
-/// Processes and threads of one worker: it has two, and starts no more. The
+/// Processes and threads of one worker: it has one, and starts no more. The
 /// rest is room for what a debugger starts.
 const WORKER_TASKS: u64 = 16;
 

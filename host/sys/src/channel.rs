@@ -59,17 +59,23 @@ impl Channel {
         Ok((Self { socket: ours }, theirs))
     }
 
-    /// Takes a connected unix stream socket, and makes it non-blocking and
-    /// close-on-exec.
+    /// Takes a connected unix stream socket that whoever passed it has made
+    /// non-blocking. It is not changed here: a confined process cannot, because
+    /// the flags of an open file are those of everybody who has it open.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` when the descriptor is no unix stream socket.
+    /// `InvalidInput` when the descriptor is no unix stream socket, or one that
+    /// blocks.
     pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
         check_unix_stream(socket.as_fd())?;
-        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
-        fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        if !flags.contains(OFlag::O_NONBLOCK) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the descriptor blocks, and a channel's may not",
+            ));
+        }
         Ok(Self { socket })
     }
 
@@ -111,6 +117,7 @@ impl Channel {
             let _ = std::os::fd::IntoRawFd::into_raw_fd(socket);
             return Err(not_inherited());
         }
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         Self::from_fd(socket)
     }
 
@@ -218,6 +225,12 @@ impl Channel {
             return Err(io::Error::other("descriptors were lost on the channel"));
         }
         Ok(received)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.socket
     }
 }
 

@@ -11,7 +11,6 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -22,10 +21,8 @@ use crate::policy::seccomp::{Filters, Policy};
 use crate::policy::{admin, alerter, builder, connector, dispatcher, worker};
 use crate::process;
 
-pub use self::companion::{Companion, companion};
 pub use self::offer::{Missing, Offer, offer};
 
-mod companion;
 mod offer;
 
 /// What to do where the kernel cannot confine as we ask.
@@ -159,64 +156,6 @@ pub enum ConfineError {
     Missing(Vec<Missing>),
 }
 
-/// A confinement that threads can take.
-struct Prepared {
-    strictness: Strictness,
-    rules: Rules,
-    filters: Arc<Filters>,
-}
-
-impl Prepared {
-    fn new(
-        grants: &Grants<'_>,
-        policy: &Policy,
-        strictness: Strictness,
-    ) -> Result<Self, ConfineError> {
-        Ok(Self {
-            strictness,
-            rules: Rules::new(grants).map_err(step("prepare Landlock"))?,
-            filters: Arc::new(Filters::new(policy).map_err(step("prepare seccomp"))?),
-        })
-    }
-
-    fn try_clone(&self) -> Result<Self, ConfineError> {
-        Ok(Self {
-            strictness: self.strictness,
-            rules: self.rules.try_clone().map_err(step("prepare Landlock"))?,
-            filters: Arc::clone(&self.filters),
-        })
-    }
-
-    /// Puts it in force for the calling thread.
-    fn apply(self) -> Result<Confined, ConfineError> {
-        process::set_not_dumpable().map_err(step("become not dumpable"))?;
-        process::no_new_privileges().map_err(step("give up new privileges"))?;
-        process::drop_capabilities().map_err(step("give up capabilities"))?;
-        if self.strictness == Strictness::Off {
-            return Ok(Confined {
-                applied: Applied {
-                    landlock: Support::Off,
-                    seccomp: Support::Off,
-                },
-                missing: Vec::new(),
-            });
-        }
-        let restricted = self.rules.restrict().map_err(step("apply Landlock"))?;
-        let seccomp = self.filters.apply().map_err(step("apply seccomp"))?;
-        let missing = offer::missing(restricted.version, seccomp == Support::Full);
-        if self.strictness == Strictness::Require && !missing.is_empty() {
-            return Err(ConfineError::Missing(missing));
-        }
-        Ok(Confined {
-            applied: Applied {
-                landlock: restricted.support,
-                seccomp,
-            },
-            missing,
-        })
-    }
-}
-
 /// Confines a builder: it can compute, and read and write what is open.
 ///
 /// It may receive a few more descriptors over its channel. The process must
@@ -236,17 +175,16 @@ pub fn confine_builder(
 
 /// Confines a worker: it can accept, run guests, and use what it is passed.
 ///
-/// The process must have no threads but this one and its companions, which are
-/// confined likewise, and it cannot start others. Before this, wasmtime must
-/// have opened the process's pagemap, and an event loop that exclusive
-/// listeners are going to join must be [kept](crate::keep_event_loop).
+/// The process must have one thread, and it cannot start another. Before this,
+/// wasmtime must have opened the process's pagemap, and an event loop that
+/// exclusive listeners are going to join must be
+/// [kept](crate::keep_event_loop).
 ///
 /// # Errors
 ///
 /// [`ConfineError`]; part of the confinement may be in force then.
 pub fn confine_worker(
     confinement: &WorkerConfinement<'_>,
-    companions: Vec<Companion>,
     strictness: Strictness,
 ) -> Result<Confined, ConfineError> {
     let mounts = if confinement.mounts.is_empty() {
@@ -267,13 +205,9 @@ pub fn confine_worker(
         };
         (mount.folder, usage)
     }));
-    with_threads(1 + companions.len())?;
+    alone()?;
     limit(&worker::resource_limits(confinement.descriptors))?;
-    let prepared = Prepared::new(&grants, &worker::policy(mounts), strictness)?;
-    for companion in companions {
-        companion.confine(prepared.try_clone()?)?;
-    }
-    prepared.apply()
+    confine(&grants, &worker::policy(mounts), strictness)
 }
 
 /// Confines a dispatcher: it can accept, look at what was received, and pass
@@ -357,15 +291,9 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> ConfineError {
 }
 
 fn alone() -> Result<(), ConfineError> {
-    with_threads(1)
-}
-
-fn with_threads(wanted: usize) -> Result<(), ConfineError> {
-    let threads = process::threads().map_err(step("count threads"))?;
-    if threads == wanted {
-        Ok(())
-    } else {
-        Err(ConfineError::Threads(threads))
+    match process::threads().map_err(step("count threads"))? {
+        1 => Ok(()),
+        threads => Err(ConfineError::Threads(threads)),
     }
 }
 
@@ -375,7 +303,33 @@ fn confine(
     policy: &Policy,
     strictness: Strictness,
 ) -> Result<Confined, ConfineError> {
-    Prepared::new(grants, policy, strictness)?.apply()
+    let rules = Rules::new(grants).map_err(step("prepare Landlock"))?;
+    let filters = Filters::new(policy).map_err(step("prepare seccomp"))?;
+    process::set_not_dumpable().map_err(step("become not dumpable"))?;
+    process::no_new_privileges().map_err(step("give up new privileges"))?;
+    process::drop_capabilities().map_err(step("give up capabilities"))?;
+    if strictness == Strictness::Off {
+        return Ok(Confined {
+            applied: Applied {
+                landlock: Support::Off,
+                seccomp: Support::Off,
+            },
+            missing: Vec::new(),
+        });
+    }
+    let restricted = rules.restrict().map_err(step("apply Landlock"))?;
+    let seccomp = filters.apply().map_err(step("apply seccomp"))?;
+    let missing = offer::missing(restricted.version, seccomp == Support::Full);
+    if strictness == Strictness::Require && !missing.is_empty() {
+        return Err(ConfineError::Missing(missing));
+    }
+    Ok(Confined {
+        applied: Applied {
+            landlock: restricted.support,
+            seccomp,
+        },
+        missing,
+    })
 }
 
 fn limit(limits: &[Limit]) -> Result<(), ConfineError> {

@@ -26,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::socket::{SockFlag, SockaddrStorage, accept4, getpeername, setsockopt, sockopt};
+use nix::sys::socket::{SockFlag, SockaddrStorage, accept4, getpeername};
 
 use crate::channel::socket_domain;
 use crate::listener::socket_address;
@@ -42,8 +42,8 @@ pub enum Peer {
     Unix,
 }
 
-/// An accepted connection: non-blocking and close-on-exec, over TCP without
-/// Nagle's delay.
+/// An accepted connection: non-blocking and close-on-exec, and over TCP without
+/// Nagle's delay if its listener is, as those of [`bind`](crate::bind()) are.
 #[derive(Debug)]
 pub struct Accepted {
     /// The connection.
@@ -168,12 +168,11 @@ impl ExclusiveListener {
                     peer: Peer::Unix,
                 }));
             }
-            // Both fail only for a connection that was reset meanwhile.
+            // Fails only for a connection that was reset meanwhile.
             let peer = getpeername::<SockaddrStorage>(stream.as_raw_fd())
                 .ok()
                 .and_then(|address| socket_address(&address));
-            let prompt = setsockopt(&stream, sockopt::TcpNoDelay, &true);
-            if let (Some(peer), Ok(())) = (peer, prompt) {
+            if let Some(peer) = peer {
                 return Ok(Some(Accepted {
                     stream,
                     peer: Peer::Tcp(peer),

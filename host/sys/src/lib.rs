@@ -5,7 +5,8 @@
 //! close-on-exec, and what the kernel refuses is an error, never a panic. Not
 //! responsible for deciding anything: when to fork, whom to signal and what to
 //! accept is said by the callers. Nothing here is async; [`watch()`]
-//! registers [`Channel`], [`Child`] and [`ExclusiveListener`] with tokio.
+//! registers [`Channel`], [`Child`], [`Output`] and [`ExclusiveListener`] with
+//! tokio.
 //!
 //! Linux 5.11 or newer (`close_range` with `CLOSE_RANGE_CLOEXEC` is the newest
 //! call that is needed), x86-64 and AArch64.
@@ -20,6 +21,7 @@ mod exclusive;
 mod holder;
 mod identity;
 mod listener;
+mod output;
 mod scoreboard;
 mod sheet;
 mod spawn;
@@ -36,13 +38,17 @@ pub mod process;
 pub mod ticker;
 
 pub use channel::Channel;
-pub use connection::{peek, peer_of, reset_on_close};
+pub use connection::{
+    connected_peer, cookie_of, end_writing, is_nonblocking, local_of, make_nonblocking, peek,
+    peer_of, read_now, reset_on_close, write_now,
+};
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
 pub use identity::Identity;
 pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix};
+pub use output::Output;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
-pub use sheet::{Count, Counting, Full, Sheet};
+pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};
 pub use ticker::Ticker;
 pub use watch::{Watched, keep_event_loop, watch};

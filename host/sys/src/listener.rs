@@ -88,6 +88,9 @@ pub fn bind(address: SocketAddr) -> Result<Bound, BindError> {
         let socket = stream_socket(family)?;
         // Connections of an earlier run that linger do not keep us out.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        // Connections inherit it. Set here and once: processes that accept may
+        // set no options, because a listener's are everybody's.
+        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
         if address.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }

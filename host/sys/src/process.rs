@@ -82,6 +82,15 @@ pub fn raise_nofile_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// How many descriptors this process may have.
+///
+/// # Errors
+///
+/// A security module forbids to ask.
+pub fn nofile_limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
 /// Gives the process the short name that `ps` and `top` show; the kernel cuts
 /// it to 15 bytes. After an exec of `/proc/self/exe` it would be `exe`. Called
 /// by the main thread.

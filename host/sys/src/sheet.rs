@@ -38,6 +38,7 @@ mod keys;
 mod word;
 
 use keys::Entries;
+pub use keys::Key;
 pub use word::Count;
 use word::update;
 
@@ -69,7 +70,7 @@ pub enum Counting<E> {
     Done,
     /// The caller did not want it counted.
     Refused(E),
-    /// There is no such row, or at the moment no place in it for another key.
+    /// There is no such row.
     NoPlace,
 }
 
@@ -227,43 +228,37 @@ impl Sheet {
 
     /// Changes the count of one of a row's keys, which [`Sheet::key_of`] made.
     /// Counts for which `is_over` says so are as good as none, and may be taken
-    /// for other keys.
+    /// for other keys. `now` is since when something is counted that begins.
     ///
     /// Each key has a choice of 16 places of 65,536. If all are taken by others
-    /// there is none for it: [`Counting::NoPlace`]. That is counted in
-    /// [`Sheet::crowded`].
+    /// one of those makes room: one of a client with more keys there, or the one
+    /// that was counted least.
     ///
-    /// No key ever gets more than `step` allows: where two processes begin a
-    /// count of the same key at the same time, whoever comes later counts in
-    /// both, and is let in only by both.
+    /// A key that keeps its place never gets more than `step` allows: where two
+    /// processes begin a count of the same key at the same time, whoever comes
+    /// later counts in both, and is let in only by both. One that had to make
+    /// room goes on about where it was; it is only when other clients' keys need
+    /// the place of a client with many that it begins anew.
     pub fn count_key<E>(
         &self,
         row: u32,
-        key: u64,
+        key: Key,
+        now: u64,
         is_over: impl Fn(Count) -> bool,
         step: impl Fn(Count) -> Result<Count, E>,
     ) -> Counting<E> {
-        let (Some(entries), Some(row)) = (self.entries(row), self.row(row)) else {
-            return Counting::NoPlace;
-        };
-        let counted = entries.count(key, &is_over, &step);
-        if matches!(counted, Counting::NoPlace) {
-            row.crowded.fetch_add(1, SeqCst);
+        match self.entries(row) {
+            Some(entries) => entries.count(key, now, &is_over, &step),
+            None => Counting::NoPlace,
         }
-        counted
     }
 
-    /// How often a key found no place in a row.
+    /// What stands for some bytes that a client brought in this sheet. It
+    /// depends on a secret of the sheet's, so that nobody can choose bytes that
+    /// stand for the same.
     #[must_use]
-    pub fn crowded(&self, row: u32) -> u64 {
-        self.row(row).map_or(0, |row| row.crowded.load(SeqCst))
-    }
-
-    /// What stands for some bytes in this sheet. It depends on a secret of the
-    /// sheet's, so that nobody can choose bytes that stand for the same.
-    #[must_use]
-    pub fn key_of<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-        keys::hash(&self.head().secret, parts)
+    pub fn key_of<'a>(&self, client: &[u8], parts: impl IntoIterator<Item = &'a [u8]>) -> Key {
+        keys::key(&self.head().secret, client, parts)
     }
 }
 
@@ -442,7 +437,6 @@ struct Head {
 #[repr(C, align(4096))]
 struct Row {
     window: AtomicU128,
-    crowded: AtomicU64,
     calls: [AtomicU32; CELLS as usize],
 }
 

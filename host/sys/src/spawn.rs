@@ -5,13 +5,13 @@
 //! supervisor's.
 //!
 //! The child is this executable again, told apart by `argv[1]`. It gets
-//! descriptor 3 as its channel, `/dev/null` to read, standard error as both of
-//! its outputs (the data on standard output is the parent's), no environment,
-//! default signal dispositions, an empty signal mask and a process group of its
-//! own, so that a terminal's ^C reaches the parent alone. It gets no
-//! parent-death signal: a worker may outlive its primary. Root can give it to
-//! another user, for ever: then it has that user's group and no other, and no
-//! capability.
+//! descriptor 3 as its channel, `/dev/null` to read, one descriptor as both of
+//! its outputs (what is written to standard output by mistake is no data of the
+//! parent's), no environment, default signal dispositions, an empty signal mask
+//! and a process group of its own, so that a terminal's ^C reaches the parent
+//! alone. It gets no parent-death signal: a worker may outlive its primary. Root
+//! can give it to another user, for ever: then it has that user's group and no
+//! other, and no capability.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -40,6 +40,10 @@ pub struct Spawn<'a> {
     pub title: &'a str,
     /// The child's end of a channel.
     pub channel: OwnedFd,
+    /// What becomes the child's standard output and error: its end of an
+    /// [`Output`]'s pipe. `None` is this process's own standard error, of which
+    /// the child then shares the position and the flags.
+    pub output: Option<OwnedFd>,
     /// Who the child runs as, if not as this process does. Not root.
     pub identity: Option<Identity>,
 }
@@ -196,6 +200,11 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     // none can be overwritten before its turn.
     let channel = above_channel(spawn.channel)?;
     let null = above_channel(File::open("/dev/null")?.into())?;
+    let output = match spawn.output {
+        Some(output) => output,
+        None => io::stderr().as_fd().try_clone_to_owned()?,
+    };
+    let output = above_channel(output)?;
     let (report, failure) = pipe2(OFlag::O_CLOEXEC)?;
     let failure = above_channel(failure)?;
 
@@ -217,13 +226,14 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
             &argv,
             channel.as_fd(),
             null.as_fd(),
+            output.as_fd(),
             failure.as_fd(),
             identity,
         );
     }
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     debug_assert!(restored.is_ok(), "a mask that was in force is valid");
-    drop((channel, failure));
+    drop((channel, output, failure));
 
     let pid = forked?;
     let mut child = adopt(pid)?;
@@ -357,10 +367,11 @@ fn become_child(
     argv: &[*const libc::c_char; 3],
     channel: BorrowedFd<'_>,
     null: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
     failure: BorrowedFd<'_>,
     identity: Option<Identity>,
 ) -> ! {
-    let failed = match arrange(channel, null) {
+    let failed = match arrange(channel, null, output) {
         Err(errno) => Failure::from((Step::Arranging, errno)),
         Ok(()) => match identity.map_or(Ok(()), become_user) {
             Err(errno) => Failure::from((Step::ChangingUser, errno)),
@@ -377,7 +388,11 @@ fn become_child(
 }
 
 /// Descriptors, signals and the process group.
-fn arrange(channel: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<(), Errno> {
+fn arrange(
+    channel: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+) -> Result<(), Errno> {
     // SAFETY: all of these are async-signal-safe system calls. dup2 and setpgid
     // take integers; the sources are open and lie above every target, so no
     // dup2 closes what a later one needs. close_range only marks descriptors
@@ -387,7 +402,8 @@ fn arrange(channel: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<(), Errno> {
     unsafe {
         Errno::result(libc::setpgid(0, 0))?;
         Errno::result(libc::dup2(null.as_raw_fd(), 0))?;
-        Errno::result(libc::dup2(2, 1))?;
+        Errno::result(libc::dup2(output.as_raw_fd(), 1))?;
+        Errno::result(libc::dup2(output.as_raw_fd(), 2))?;
         Errno::result(libc::dup2(channel.as_raw_fd(), CHANNEL_FD))?;
         Errno::result(libc::syscall(
             libc::SYS_close_range,

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::io::unix::AsyncFd;
 
 use crate::exclusive::registration;
-use crate::{Channel, Child, ExclusiveListener};
+use crate::{Channel, Child, ExclusiveListener, Output};
 
 /// A type that owns one descriptor for all of its life and always names it.
 pub trait Watched: AsRawFd + sealed::Sealed {}
@@ -32,6 +32,7 @@ mod sealed {
 
 impl sealed::Sealed for Channel {}
 impl sealed::Sealed for Child {}
+impl sealed::Sealed for Output {}
 impl sealed::Sealed for OwnedFd {}
 
 impl sealed::Sealed for ExclusiveListener {

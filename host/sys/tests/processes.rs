@@ -81,6 +81,7 @@ fn start_as(role: &str, identity: Option<Identity>) -> (Child, Channel) {
         role: &format!("child:{role}"),
         title: "skep: test child",
         channel: theirs,
+        output: None,
         identity,
     });
     (child.unwrap(), ours)
@@ -196,6 +197,7 @@ fn refused() {
         role: "with\0nul",
         title: "t",
         channel: theirs,
+        output: None,
         identity: None,
     });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -206,6 +208,7 @@ fn refused() {
         role: &"x".repeat(1 << 20),
         title: "t",
         channel: theirs,
+        output: None,
         identity: None,
     });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::ArgumentListTooLong);

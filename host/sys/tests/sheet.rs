@@ -82,6 +82,7 @@ impl Worker {
             role: &format!("child:{role}"),
             title: "skep: test child",
             channel: theirs,
+            output: None,
             identity: None,
         })
         .unwrap();

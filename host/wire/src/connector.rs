@@ -22,7 +22,8 @@ use crate::Message;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToConnector {
-    /// The first message. Answered by [`FromConnector::Ready`].
+    /// The first message. Carries a scoreboard of one cell into which the
+    /// connector beats. Answered by [`FromConnector::Ready`].
     Begin {
         /// What happens where the kernel cannot confine this process.
         sandbox: Sandbox,
@@ -140,11 +141,8 @@ impl Message for ToConnector {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Worker { .. } => 1,
-            Self::Begin { .. }
-            | Self::Grants { .. }
-            | Self::PoolGone { .. }
-            | Self::WorkerGone { .. } => 0,
+            Self::Begin { .. } | Self::Worker { .. } => 1,
+            Self::Grants { .. } | Self::PoolGone { .. } | Self::WorkerGone { .. } => 0,
         }
     }
 }

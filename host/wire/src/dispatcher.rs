@@ -19,7 +19,8 @@ use crate::Message;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToDispatcher {
-    /// The first message. Carries the listening socket. Answered by
+    /// The first message. Carries the listening socket, and a scoreboard of one
+    /// cell into which the dispatcher beats. Answered by
     /// [`FromDispatcher::Ready`].
     Begin {
         /// The listener.
@@ -90,6 +91,14 @@ pub enum FromDispatcher {
     },
     /// What it has done since it began; once a second while it changes.
     Counts(DispatchCounts),
+    /// A worker said what no worker says: it gets no more connections, and what
+    /// it had not acknowledged went to others.
+    Distrusts {
+        /// The worker.
+        worker: WorkerId,
+        /// What it said, in words.
+        why: String,
+    },
     /// Every connection is handed out by the hosts that it was told last, and
     /// workers have been told; once for each [`ToDispatcher::Hosts`].
     Switched,
@@ -117,24 +126,10 @@ pub struct DispatchCounts {
     pub evicted: u64,
     /// Connections that were closed because no worker took them in time.
     pub unserved: u64,
+    /// Conversations that were ended because a worker said what no worker says.
+    pub distrusted: u64,
     /// Connections that wait now: for a head or for a worker.
     pub waiting: u32,
-}
-
-/// What a connection has spoken so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Spoken {
-    /// Nothing: it may be of any protocol.
-    #[default]
-    Nothing,
-    /// HTTP/1.1, and nothing else from now on.
-    Http1,
-    /// The preface of HTTP/2.
-    Http2 {
-        /// It was sent SETTINGS, which it will acknowledge.
-        greeted: bool,
-    },
 }
 
 /// What a dispatcher tells a worker.
@@ -146,7 +141,7 @@ pub enum ToTaker {
     Take(Vec<Taken>),
     /// These came back. The worker closes its copies.
     GotBack {
-        /// The worker's numbers.
+        /// Their numbers.
         ids: Vec<u64>,
     },
     /// Hosts have changed. No connection that was handed out before is known any
@@ -157,10 +152,39 @@ pub enum ToTaker {
     },
 }
 
+/// What a connection has spoken, so that nobody reads it in another way than
+/// who had it before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spoken {
+    /// No byte of it was taken for anything yet.
+    #[default]
+    Nothing,
+    /// HTTP/1.1. It never becomes HTTP/2 any more: the preface of HTTP/2 is no
+    /// request line.
+    Http1,
+    /// HTTP/2: its preface is the first that there is to be read.
+    Http2 {
+        /// The dispatcher has sent an empty SETTINGS frame, for clients that
+        /// wait for one. Whoever serves the connection passes over the first
+        /// acknowledgement of settings that comes.
+        greeted: bool,
+    },
+}
+
+impl Spoken {
+    /// Whether nothing is known yet.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
 /// One connection that is handed out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
-    /// Its number at the dispatcher.
+    /// Its number. Numbers of a listener's connections are never used again,
+    /// also by the dispatchers that follow.
     pub id: u64,
     /// The host that it was handed out for, as it was received, empty for a
     /// request without one; `None` where hosts do not matter and the worker need
@@ -174,14 +198,29 @@ pub struct Taken {
     /// What was read of it already and is to be read again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<u8>,
+    /// What it has spoken.
+    #[serde(default, skip_serializing_if = "Spoken::is_nothing")]
+    pub spoken: Spoken,
 }
 
 /// What a worker tells a dispatcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromTaker {
+    /// Connections of an earlier dispatcher of the listener that are still
+    /// open, or on their way back to it. The first message, or none.
+    Kept {
+        /// Their numbers.
+        ids: Vec<u64>,
+    },
     /// These are served. The dispatcher closes its copies.
     Took {
+        /// Their numbers.
+        ids: Vec<u64>,
+    },
+    /// These were taken or kept, and have ended. Said when there are some: until
+    /// then they count as open.
+    Ended {
         /// Their numbers.
         ids: Vec<u64>,
     },
@@ -194,11 +233,16 @@ pub enum FromTaker {
     /// A connection between two requests. Carries its socket, of which the
     /// worker keeps a copy until [`ToTaker::GotBack`].
     GaveBack {
-        /// Its number at the worker.
+        /// The number under which it was handed out. Of a number that was not,
+        /// or was given back already, or with another socket than was handed
+        /// out under it, nothing is taken: the conversation ends.
         id: u64,
         /// What was read of the next request, without having been looked at
         /// further than its host.
         read: Vec<u8>,
+        /// What it has spoken.
+        #[serde(default, skip_serializing_if = "Spoken::is_nothing")]
+        spoken: Spoken,
     },
 }
 
@@ -218,7 +262,8 @@ impl Message for ToDispatcher {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Begin { .. } | Self::Pool { .. } | Self::Worker { .. } => 1,
+            Self::Begin { .. } => 2,
+            Self::Pool { .. } | Self::Worker { .. } => 1,
             Self::Limits(_)
             | Self::PoolGone { .. }
             | Self::Hosts { .. }
@@ -234,6 +279,7 @@ impl Message for FromDispatcher {
             Self::Ready { .. } => "ready",
             Self::Unfit { .. } => "unfit",
             Self::Counts(_) => "counts",
+            Self::Distrusts { .. } => "distrusts",
             Self::Switched => "switched",
             Self::Drained => "drained",
         }
@@ -264,7 +310,9 @@ impl Message for ToTaker {
 impl Message for FromTaker {
     fn name(&self) -> &'static str {
         match self {
+            Self::Kept { .. } => "kept",
             Self::Took { .. } => "took",
+            Self::Ended { .. } => "ended",
             Self::Declined { .. } => "declined",
             Self::GaveBack { .. } => "gave-back",
         }
@@ -272,7 +320,7 @@ impl Message for FromTaker {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Took { .. } | Self::Declined { .. } => 0,
+            Self::Kept { .. } | Self::Took { .. } | Self::Ended { .. } | Self::Declined { .. } => 0,
             Self::GaveBack { .. } => 1,
         }
     }

@@ -31,7 +31,9 @@ pub use connector::{AppGrants, FromConnector, FromOpener, ToConnector, ToOpener}
 pub use control::{
     AppHistory, ControlReply, ControlRequest, RevisionStatus, decode_line, encode_line,
 };
-pub use dispatcher::{Spoken, DispatchCounts, FromDispatcher, FromTaker, Taken, ToDispatcher, ToTaker};
+pub use dispatcher::{
+    DispatchCounts, FromDispatcher, FromTaker, Spoken, Taken, ToDispatcher, ToTaker,
+};
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
 pub use status::{
     AppStatus, BreakerStatus, DispatcherStatus, FleetStatus, LastExit, LatencyStatus,

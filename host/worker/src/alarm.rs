@@ -13,14 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-/// How often a worker beats.
-pub(crate) const BEAT: Duration = Duration::from_millis(500);
+/// How often a worker beats. tokio's timers lie in wheels, the second of which
+/// turns by 64 ms at a time: a moment that is a multiple of that costs one
+/// wake-up, others two.
+pub(crate) const BEAT: Duration = Duration::from_millis(8 * 64);
 
 /// Deadlines are put off by an eighth of what is left of them at most, and by a
 /// beat at most.
 const PART: u32 = 8;
 
-/// When the beats are counted from.
+/// When the beats are counted from: a moment before the event loop was made, less
+/// than a millisecond, so that its wheels and the beats meet. Whoever makes the
+/// event loop asks first.
 pub(crate) fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)
@@ -94,9 +98,9 @@ mod tests {
     fn far_deadlines_meet_on_a_beat_and_near_ones_are_near() {
         let now = origin() + Duration::from_millis(1234);
         let at = |millis| put_off(now + Duration::from_millis(millis), now) - origin();
-        let beats = [5000, 5100, 5266].map(at);
-        assert_eq!(beats, [Duration::from_millis(6500); 3]);
-        assert_eq!(at(5267), Duration::from_secs(7));
+        let beats = [5000, 5100, 5422].map(at);
+        assert_eq!(beats, [13 * BEAT; 3]);
+        assert_eq!(at(5423), 14 * BEAT);
         assert_eq!(at(80), Duration::from_millis(1234 + 90));
         assert_eq!(at(0), Duration::from_millis(1234));
     }

@@ -8,11 +8,12 @@ use skep_engine::Handler;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::admission::{Admission, Permit};
-use crate::budget::{Budget, Call, Column};
+use crate::admission::{Admission, Permit, Place};
+use crate::budget::{Budget, Call, Column, Origin};
 use crate::counts::Counts;
 use crate::log::AppLog;
 use crate::news::News;
+use crate::upload::Upload;
 
 /// One handler of an app. It lives for as long as something of it is in
 /// flight; its end is news.
@@ -74,23 +75,20 @@ impl App {
     /// The right to call, at once or after a wait. A request waits no longer
     /// than it may take: having used up its time it could not be answered any
     /// more.
-    pub(crate) async fn admit(&self, budget: &Budget, on: &Column) -> Result<Admitted, Outcome> {
-        let permit = match self.admission.try_admit() {
+    pub(crate) async fn admit(
+        &self,
+        budget: &Budget,
+        on: &Column,
+        origin: Origin,
+    ) -> Result<Admitted, Outcome> {
+        let permit = match self.admission.try_admit(origin) {
             Some(permit) => match budget.try_begin(on) {
                 Ok(call) => return Ok(Admitted::new(permit, call)),
                 Err(_) => Some(permit),
             },
             None => None,
         };
-        let cut = self.told.notified();
-        if self.cut.load(Relaxed) {
-            return Err(Outcome::Deadline);
-        }
-        tokio::select! {
-            biased;
-            admitted = self.wait(permit, budget, on) => admitted,
-            () = cut => Err(Outcome::Deadline),
-        }
+        self.unless_cut(self.wait(permit, budget, on, origin)).await
     }
 
     /// First the app's permit and then its tenant's call: the other way round,
@@ -101,18 +99,66 @@ impl App {
         permit: Option<Permit>,
         budget: &Budget,
         on: &Column,
+        origin: Origin,
     ) -> Result<Admitted, Outcome> {
+        let over = |_| Outcome::TenantOverBudget;
         let until = Instant::now() + self.limits.timeout;
         let permit = match permit {
             Some(permit) => permit,
-            None => self.admission.wait(until).await?,
+            None => self.admission.admit(origin, until).await?,
         };
         if let Ok(call) = budget.try_begin(on) {
             return Ok(Admitted::new(permit, call));
         }
-        let _place = self.admission.queue().ok_or(Outcome::TenantOverBudget)?;
-        let call = budget.wait(on, until).await?;
-        Ok(Admitted::new(permit, call))
+        let mut place = self.admission.aside(origin).map_err(over)?;
+        tokio::select! {
+            biased;
+            call = budget.wait(on, origin, until) => Ok(Admitted::new(permit, call?)),
+            () = place.displaced() => Err(Outcome::TenantOverBudget),
+        }
+    }
+
+    /// What `first` gives, while the request has a place and no permit: for the
+    /// first part of a body, before which a guest could do nothing but hold an
+    /// instance. Afterwards it is to be [admitted](Self::admit) like any other.
+    ///
+    /// There are as many such places as requests that may run and wait, shared
+    /// between clients as the queue is.
+    pub(crate) async fn gather<T>(
+        &self,
+        origin: Origin,
+        first: impl Future<Output = T>,
+    ) -> Result<T, Outcome> {
+        let mut place: Place = self.admission.gather(origin)?;
+        self.unless_cut(async {
+            tokio::select! {
+                biased;
+                first = first => Ok(first),
+                () = place.displaced() => Err(Outcome::QueueFull),
+            }
+        })
+        .await
+    }
+
+    /// The watch over the pace of a request's body, once it was admitted.
+    pub(crate) fn upload(&self) -> Upload {
+        Upload::new(&self.admission)
+    }
+
+    /// What `waits` gives, unless everything in flight is ended.
+    async fn unless_cut<T>(
+        &self,
+        waits: impl Future<Output = Result<T, Outcome>>,
+    ) -> Result<T, Outcome> {
+        let cut = self.told.notified();
+        if self.cut.load(Relaxed) {
+            return Err(Outcome::Deadline);
+        }
+        tokio::select! {
+            biased;
+            done = waits => done,
+            () = cut => Err(Outcome::Deadline),
+        }
     }
 
     /// A request is this handler's from now on.
@@ -127,10 +173,11 @@ impl App {
 
     /// Ends everything that is in flight; says how much that is.
     pub(crate) fn cut(&self) -> u32 {
+        let in_flight = self.in_flight.load(Relaxed);
         self.cut.store(true, Relaxed);
         self.told.notify_waiters();
         self.handler.cut();
-        self.in_flight.load(Relaxed)
+        in_flight
     }
 }
 

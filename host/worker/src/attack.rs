@@ -2,7 +2,7 @@
 //! `attacker`.
 //!
 //! An app's `config` names the attack (`attack`) and what it is aimed at
-//! (`attack-pid`, `attack-path`, `attack-port`). It is made once the worker is
+//! (`attack-pid`, `attack-path`, `attack-port`, `attack-text`). It is made once the worker is
 //! confined and serves, in the place where an escape from wasm would run.
 
 use std::collections::BTreeMap;
@@ -27,6 +27,7 @@ pub(crate) fn order(config: &BTreeMap<String, String>) {
         port: number("attack-port")
             .and_then(|port| u16::try_from(port).ok())
             .unwrap_or_default(),
+        text: config.get("attack-text").cloned().unwrap_or_default(),
     };
     ORDERED.get_or_init(|| (name.clone(), target));
 }

@@ -14,14 +14,20 @@ use skep_core::{
     Moment, Outcome, OverRate, PlannedTenant, Rate, RateLimit, RatePer, Refusal, TenantLimits,
     Window,
 };
-use skep_sys::{Count, Counting, Peer, Sheet, clock};
-use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use skep_sys::{Count, Counting, Key, Peer, Sheet, clock};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::admission::{Admission, Share};
 
 /// How often the first of a tenant's requests that wait looks whether a call on
 /// another worker has ended: workers send each other no messages. One request
 /// per worker looks, however many wait; it takes a microsecond.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Different values of the field that a rate is by which a request may have:
+/// more than a sender that is not after something else has a use for.
+const MAX_VALUES: usize = 4;
 
 /// This worker's column of the pool's sheet.
 #[derive(Clone, Debug)]
@@ -49,12 +55,25 @@ pub(crate) struct Tenant {
 
 /// Requests of a tenant that wait for a call to end. The same from plan to
 /// plan.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
-    /// Held by the first.
-    first: Mutex<()>,
+    /// One permit, of the first, for which clients take turns. How many may
+    /// wait is bounded by their apps' queues.
+    first: Arc<Admission>,
     /// A call on this worker has ended.
     ended: Notify,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            first: Admission::new(Share {
+                concurrency: 1,
+                queue: u32::MAX,
+            }),
+            ended: Notify::new(),
+        }
+    }
 }
 
 /// The right of one call of a tenant. Dropping it gives it back.
@@ -64,8 +83,8 @@ pub(crate) struct Call {
     tenant: Arc<Tenant>,
 }
 
-/// Whose connection it is, as far as rates per client go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whose connection it is, as far as rates per client and shares of clients go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Origin([u8; 9]);
 
 impl Origin {
@@ -110,9 +129,10 @@ impl Tenant {
             return Ok(None);
         }
         // Not past those who wait.
-        match self.line.first.try_lock() {
-            Ok(_first) => self.begin(on).map(Some),
-            Err(_) => Err(Outcome::TenantOverBudget),
+        if self.line.first.is_idle() {
+            self.begin(on).map(Some)
+        } else {
+            Err(Outcome::TenantOverBudget)
         }
     }
 
@@ -126,12 +146,16 @@ impl Tenant {
         })
     }
 
-    /// The right of a call after a wait, in the order in which they came.
-    async fn wait(self: &Arc<Self>, on: &Column, until: Instant) -> Result<Call, Outcome> {
-        let over = |_| Outcome::TenantOverBudget;
-        let _first = timeout_at(until, self.line.first.lock())
-            .await
-            .map_err(over)?;
+    /// The right of a call after a wait: clients take turns, and requests of one
+    /// go in the order in which they came.
+    async fn wait(
+        self: &Arc<Self>,
+        on: &Column,
+        origin: Origin,
+        until: Instant,
+    ) -> Result<Call, Outcome> {
+        let first = self.line.first.admit(origin, until).await;
+        let _first = first.map_err(|_| Outcome::TenantOverBudget)?;
         let _waiting = Waiting::say(on, self.row);
         loop {
             let ended = self.line.ended.notified();
@@ -178,15 +202,16 @@ impl Budget {
         }
         let now = Moment::after_origin(clock::monotonic());
         if let Some(limit) = rate {
-            let key = match &limit.per {
-                RatePer::All => None,
-                RatePer::Client => Some(sheet.key_of([&origin.0[..]])),
+            let count = |key| count(sheet, self.row, key, limit.rate, now);
+            match &limit.per {
+                RatePer::All => count(None)?,
+                RatePer::Client => count(Some(sheet.key_of(&origin.0, [&origin.0[..]])))?,
                 RatePer::Header(name) => {
-                    let values = headers.get_all(name.as_str());
-                    Some(sheet.key_of(values.iter().map(http::HeaderValue::as_bytes)))
+                    each_value(headers, name, |value| {
+                        count(Some(sheet.key_of(&origin.0, value)))
+                    })?;
                 }
-            };
-            count(sheet, self.row, key, limit.rate, now)?;
+            }
         }
         match tenants {
             Some((row, rate)) => count(sheet, row, None, rate, now),
@@ -203,9 +228,14 @@ impl Budget {
     }
 
     /// The right of a call after a wait.
-    pub(crate) async fn wait(&self, on: &Column, until: Instant) -> Result<Option<Call>, Outcome> {
+    pub(crate) async fn wait(
+        &self,
+        on: &Column,
+        origin: Origin,
+        until: Instant,
+    ) -> Result<Option<Call>, Outcome> {
         match &self.tenant {
-            Some(tenant) => tenant.wait(on, until).await.map(Some),
+            Some(tenant) => tenant.wait(on, origin, until).await.map(Some),
             None => Ok(None),
         }
     }
@@ -230,28 +260,46 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Has a request counted for each value that it has for a header, without the
+/// white space around it, or once for none. A guest reads the first value, the
+/// last, or all: whichever it takes for the client's, the request was counted
+/// for that.
+fn each_value(
+    headers: &HeaderMap,
+    name: &str,
+    count: impl Fn(Option<&[u8]>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let mut counted = [None; MAX_VALUES];
+    for value in headers.get_all(name) {
+        let value = value.as_bytes().trim_ascii();
+        if counted.contains(&Some(value)) {
+            continue;
+        }
+        let Some(free) = counted.iter_mut().find(|one| one.is_none()) else {
+            return Err(Outcome::BadRequest.into());
+        };
+        *free = Some(value);
+        count(Some(value))?;
+    }
+    if counted[0].is_none() {
+        count(None)?;
+    }
+    Ok(())
+}
+
 /// Counts a request in the window of a row or of one of its keys.
-///
-/// A key that finds no place is counted in the row's own window, together with
-/// all others that find none. So nobody gets more than the rate allows, and who
-/// fills the table with keys that he made up wins nothing by it; those that
-/// have a place keep it.
 fn count(
     sheet: &Sheet,
     row: u32,
-    key: Option<u64>,
+    key: Option<Key>,
     rate: Rate,
     now: Moment,
 ) -> Result<(), Refusal> {
     let is_over = |count| window(count).is_over(now, rate);
     let step = |count| window(count).admit(now, rate).map(counted);
     let counting = match key {
-        Some(key) => sheet.count_key(row, key, is_over, step),
-        None => Counting::NoPlace,
-    };
-    let counting = match counting {
-        Counting::NoPlace => sheet.count(row, step),
-        done => done,
+        Some(key) => sheet.count_key(row, key, now.millis(), is_over, step),
+        None => sheet.count(row, step),
     };
     match counting {
         Counting::Done => Ok(()),
@@ -356,6 +404,24 @@ mod tests {
                 "{key:?}"
             );
         }
+        // Whichever of its values a guest takes, with whatever around them.
+        let ask = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("x-key", http::HeaderValue::from_static(value));
+            }
+            budget.pass(&sheet, Some(&header), Origin::of(&Peer::Unix), &headers)
+        };
+        assert_eq!(ask(&["c", "x"]), Ok(()));
+        assert_eq!(ask(&["y", "\tc "]), Ok(()));
+        for values in [&["c"][..], &["c", "z"], &["z", "c"], &["v", "", "c", "c"]] {
+            let refused = ask(values).unwrap_err();
+            assert_eq!(refused.outcome, Outcome::RateLimited, "{values:?}");
+        }
+        assert_eq!(ask(&["d", " d", "d\t", "d", "d"]), Ok(()));
+        assert_eq!(ask(&["d"]), Ok(()));
+        let many = ask(&["1", "2", "3", "4", "5"]).unwrap_err();
+        assert_eq!(many.outcome, Outcome::BadRequest);
         // No row: nobody.
         let budget = Budget::new(u32::MAX, None);
         assert!(
@@ -387,7 +453,7 @@ mod tests {
 
             let soon = || Instant::now() + Duration::from_secs(20);
             for one in [first, second] {
-                let waits = both.wait(&here, soon());
+                let waits = both.wait(&here, Origin::of(&Peer::Unix), soon());
                 let mut waits = std::pin::pin!(waits);
                 let not_yet = tokio::time::timeout(Duration::from_millis(20), &mut waits).await;
                 assert!(not_yet.is_err());
@@ -397,8 +463,17 @@ mod tests {
                 std::mem::forget(call);
             }
             let late = Instant::now() + Duration::from_millis(20);
-            assert!(both.wait(&here, late).await.is_err());
+            let late = both.wait(&here, Origin::of(&Peer::Unix), late);
+            assert!(late.await.is_err());
             assert_eq!(sheet.calls(1), 2);
+            // The one with a thousand requests and the one with one.
+            let line = &both.line.first;
+            let first = line.try_admit(Origin::of(&Peer::Unix)).unwrap();
+            assert_eq!(
+                both.try_begin(&here).unwrap_err(),
+                Outcome::TenantOverBudget
+            );
+            drop(first);
             // A limit of none.
             assert!(tenant(0, None, 2).try_begin(&here).unwrap().is_none());
         });

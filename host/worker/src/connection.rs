@@ -10,7 +10,6 @@ use skep_core::{ConnectionLimits, Outcome};
 use skep_http1::Settings;
 use skep_sys::Peer;
 use skep_wire::Spoken;
-use tokio::sync::mpsc;
 
 use crate::budget::Origin;
 use crate::desk::Desk;
@@ -18,6 +17,7 @@ use crate::home::Home;
 use crate::http1::Http1;
 use crate::http2;
 use crate::ids::random;
+use crate::intake::GiveBack;
 use crate::rooms::{Ask, Stay};
 use crate::transport::{Socket, Transport};
 
@@ -34,9 +34,6 @@ pub(crate) struct HandedOut {
     pub(crate) back: GiveBack,
 }
 
-/// Where connections go that are given back.
-pub(crate) type GiveBack = mpsc::UnboundedSender<Returned>;
-
 /// A connection that is given back. It counts as open until this is dropped.
 pub(crate) struct Returned {
     pub(crate) left: Left,
@@ -50,13 +47,15 @@ pub(crate) struct Left {
     pub(crate) socket: OwnedFd,
     /// What was read of the next request.
     pub(crate) read: Vec<u8>,
+    /// What it has spoken.
+    pub(crate) spoken: Spoken,
 }
 
 /// How a connection of HTTP/1.1 ends.
 pub(crate) enum End<T> {
     Closed,
     /// Others go on with it, and the client does not notice.
-    GivenBack(T, Vec<u8>),
+    GivenBack(T, Vec<u8>, Spoken),
     /// It is one of HTTP/2, and this was read of it.
     Http2(T, BytesMut),
 }
@@ -89,7 +88,9 @@ async fn serve_over<T: Transport>(
             let http1 = Http1::new(&carrier, transport, read, may_switch);
             match http1.run().await {
                 End::Closed => return,
-                End::GivenBack(transport, read) => return carrier.give_back(transport, read),
+                End::GivenBack(transport, read, spoken) => {
+                    return carrier.give_back(transport, read, spoken);
+                }
                 End::Http2(transport, read) => (transport, read, false),
             }
         }
@@ -225,11 +226,14 @@ impl Carrier {
         self.desk.refused_unread(outcome);
     }
 
-    fn give_back<T: Transport>(self, transport: T, read: Vec<u8>) {
+    fn give_back<T: Transport>(self, transport: T, read: Vec<u8>, spoken: Spoken) {
         if let (Some(from), Some(socket)) = (self.handed_out, transport.into_socket()) {
-            let left = Left { socket, read };
-            // If nobody is there any more, it is closed.
-            let _ = from.back.send(Returned {
+            let left = Left {
+                socket,
+                read,
+                spoken,
+            };
+            from.back.send(Returned {
                 left,
                 open: self.open,
             });

@@ -22,6 +22,7 @@
 //! answer, when a client that asks one thing after the other has nothing to
 //! write. Only a client that answers no GOAWAY is cut off.
 
+mod frames;
 mod guard;
 mod stream;
 
@@ -44,7 +45,8 @@ use skep_core::{LogLevel, Outcome};
 use crate::alarm::{Alarm, origin};
 use crate::connection::Carrier;
 use crate::desk::Desk;
-use crate::http2::guard::{Abuse, Guarded};
+use crate::http2::frames::Abuse;
+use crate::http2::guard::Guarded;
 use crate::http2::stream::{Pieces, Streams};
 use crate::rooms::Stay;
 use crate::service::{ClientBody, Service};

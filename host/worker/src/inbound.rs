@@ -16,6 +16,7 @@ use skep_engine::RequestBodyError;
 use crate::alarm::Alarm;
 use crate::lifeline::Lifeline;
 use crate::pipe::{BodyFault, PipeOut};
+use crate::upload::Upload;
 
 /// The body of a request as its connection brings it.
 pub(crate) enum ClientBody {
@@ -103,6 +104,8 @@ pub(crate) struct Inbound {
     bounds: Bounds,
     waits_since: Option<Instant>,
     alarm: Alarm,
+    /// Once its call holds a permit.
+    upload: Option<Upload>,
     lifeline: Arc<Lifeline>,
 }
 
@@ -117,16 +120,28 @@ impl Inbound {
             bounds,
             waits_since: None,
             alarm: Alarm::default(),
+            upload: None,
             lifeline: Arc::clone(lifeline),
         }
+    }
+
+    /// Its pace is watched from now on.
+    pub(crate) fn watched(mut self, upload: Upload) -> Self {
+        self.upload = Some(upload);
+        self
+    }
+
+    /// Whether a first part of it is there, or its end.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.first.is_some()
+            || self.lifeline.outcome().is_some()
+            || matches!(self.body, ClientBody::Empty | ClientBody::Whole(_))
+            || self.body.is_end_stream()
     }
 
     /// Waits until a first part of it is there, or it has failed, which the
     /// lifeline knows.
     pub(crate) async fn begin(&mut self) {
-        if self.first.is_some() {
-            return;
-        }
         let first = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await;
         if let Some(Ok(first)) = first {
             if let Some(bytes) = first.data_ref() {
@@ -157,6 +172,9 @@ impl Inbound {
         match self.left.checked_sub(bytes) {
             Some(left) => {
                 self.left = left;
+                if let Some(upload) = &mut self.upload {
+                    upload.brought(bytes);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             None => self.fail(
@@ -205,7 +223,9 @@ impl Body for Inbound {
             Poll::Pending => {
                 let since = *this.waits_since.get_or_insert_with(Instant::now);
                 let late = this.alarm.watch(Some(since + this.bounds.pause), cx);
-                if late.is_pending() {
+                let upload = this.upload.as_mut();
+                let slow = upload.is_some_and(|upload| upload.poll_too_slow(cx).is_ready());
+                if late.is_pending() && !slow {
                     return Poll::Pending;
                 }
                 this.fail(Outcome::TooSlow, RequestBodyError::ConnectionReadTimeout)

@@ -5,29 +5,28 @@
 //! it to another worker; acknowledged, it is this one's. On the way back it is
 //! the same with the roles exchanged; without a dispatcher, connections wait for
 //! the next one.
+//!
+//! A dispatcher takes back what it handed out, under the number under which it
+//! did. So it is told of connections that have ended, now and then, and the next
+//! dispatcher is told first of those that are left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use skep_link::{Link, LinkError};
 use skep_sys::{Accepted, Channel};
-use skep_wire::{Decoder, FromTaker, Message as _, Taken, ToTaker};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use skep_wire::{FromTaker, Taken, ToTaker};
+use tokio::sync::{Notify, mpsc};
 
 use crate::accept::{self, Terms};
-use crate::connection::{self, GiveBack, HandedOut, Returned};
+use crate::connection::{self, HandedOut, Returned};
 use crate::desk::Desk;
 use crate::home::{Home, Hosts};
 use crate::transport::Socket;
-
-/// Bytes of one read: most of what 64 connections are announced with.
-const READ: usize = 16 << 10;
 
 /// How long a connection that is given back waits until a dispatcher has it.
 /// Longer than it takes to start one.
@@ -36,6 +35,11 @@ const BACK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a dispatcher may take to take a message; longer means that it is
 /// stuck, and another one may come.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that have ended before a dispatcher is told of them. It counts
+/// them as open until then, which is why there is a bound; and it has no other
+/// use for them, which is why it is not one.
+const ENDED: usize = 128;
 
 /// What comes from the dispatcher of one listener. Ends when it is dropped and
 /// no connection is left that could be given back.
@@ -50,9 +54,9 @@ impl Intake {
         let taking = Taking {
             desk: Arc::clone(desk),
             hosts: Arc::default(),
+            held: Arc::default(),
             back: Some(back),
-            returning: BTreeMap::new(),
-            next: 0,
+            returning: VecDeque::new(),
         };
         tokio::spawn(run(taking, meets, returned));
         Self { met }
@@ -69,31 +73,90 @@ impl Intake {
 struct Taking {
     desk: Arc<Desk>,
     hosts: Arc<Hosts>,
+    held: Arc<Held>,
     /// Where connections go that are given back; `None` once none are taken any
     /// more.
-    back: Option<GiveBack>,
+    back: Option<mpsc::UnboundedSender<(u64, Returned)>>,
     /// What was given back and not acknowledged, and until when that is waited
     /// for. In the order in which it was given.
-    returning: BTreeMap<u64, (Returned, Instant)>,
-    next: u64,
+    returning: VecDeque<(u64, Returned, Instant)>,
+}
+
+/// The numbers of connections that were handed out.
+#[derive(Default)]
+struct Held {
+    numbers: Mutex<Numbers>,
+    /// So many have ended that the dispatcher is to be told.
+    enough: Notify,
+}
+
+#[derive(Default)]
+struct Numbers {
+    /// Those that are open, or on their way back.
+    open: BTreeSet<u64>,
+    /// Those that have ended, of which the dispatcher was not told.
+    ended: Vec<u64>,
+}
+
+/// The way back of one connection. Dropped unused, it tells that the connection
+/// has ended.
+pub(crate) struct GiveBack {
+    id: u64,
+    held: Arc<Held>,
+    back: Option<mpsc::UnboundedSender<(u64, Returned)>>,
 }
 
 /// A dispatcher.
 struct Dispatcher {
     terms: Arc<Terms>,
-    channel: AsyncFd<Channel>,
-    decoder: Decoder<OwnedFd>,
+    link: Link<ToTaker, FromTaker>,
+}
+
+impl Held {
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        // Nothing in here panics halfway through a change.
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self, id: u64) {
+        let mut numbers = self.numbers();
+        if numbers.open.remove(&id) {
+            numbers.ended.push(id);
+        }
+        if numbers.ended.len() == ENDED {
+            self.enough.notify_one();
+        }
+    }
+}
+
+impl GiveBack {
+    /// Gives the connection back. If nobody is there any more, it is closed.
+    pub(crate) fn send(mut self, returned: Returned) {
+        if let Some(back) = self.back.take()
+            && back.send((self.id, returned)).is_err()
+        {
+            self.held.ended(self.id);
+        }
+    }
+}
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        if self.back.is_some() {
+            self.held.ended(self.id);
+        }
+    }
 }
 
 async fn run(
     mut taking: Taking,
     mut meets: mpsc::UnboundedReceiver<(Arc<Terms>, OwnedFd)>,
-    mut returned: mpsc::UnboundedReceiver<Returned>,
+    mut returned: mpsc::UnboundedReceiver<(u64, Returned)>,
 ) {
     let mut dispatcher: Option<Dispatcher> = None;
     loop {
-        let late = taking.returning.first_key_value();
-        let late = late.map(|(_, (_, until))| *until);
+        let late = taking.returning.front().map(|(_, _, until)| *until);
+        let held = Arc::clone(&taking.held);
         let done = tokio::select! {
             biased;
             met = meets.recv(), if taking.back.is_some() => match met {
@@ -110,18 +173,21 @@ async fn run(
                     Ok(())
                 }
             },
-            message = next(dispatcher.as_mut()) => match (message, &dispatcher) {
+            message = next(dispatcher.as_mut()) => match (message, &mut dispatcher) {
                 (Ok((message, fds)), Some(from)) => taking.told(from, message, fds).await,
                 (Err(error), _) => Err(error),
                 (Ok(_), None) => Ok(()),
             },
             returned = returned.recv() => match returned {
-                Some(returned) => taking.returned(returned, dispatcher.as_ref()).await,
+                Some((id, returned)) => taking.returned(id, returned, dispatcher.as_mut()).await,
                 // Nothing is left that could.
                 None => return,
             },
+            () = held.enough.notified() => taking.tell_ended(dispatcher.as_mut()).await,
             () = at(late) => {
-                taking.returning.pop_first();
+                if let Some((id, ..)) = taking.returning.pop_front() {
+                    taking.held.ended(id);
+                }
                 Ok(())
             }
         };
@@ -133,15 +199,24 @@ async fn run(
 }
 
 impl Taking {
-    /// A dispatcher has come. What the one before has not acknowledged is given
-    /// to this one.
-    async fn meet(&self, terms: Arc<Terms>, channel: OwnedFd) -> anyhow::Result<Dispatcher> {
-        let dispatcher = Dispatcher {
+    /// A dispatcher has come. It is told what is left of those before it, and
+    /// what they have not acknowledged is given to this one.
+    async fn meet(&self, terms: Arc<Terms>, channel: OwnedFd) -> Result<Dispatcher, LinkError> {
+        let mut dispatcher = Dispatcher {
             terms,
-            channel: skep_sys::watch(Channel::from_fd(channel)?)?,
-            decoder: Decoder::default(),
+            link: Link::new(Channel::from_fd(channel)?)?,
         };
-        for (id, (returned, _)) in &self.returning {
+        let kept: Vec<u64> = {
+            let mut numbers = self.held.numbers();
+            numbers.ended.clear();
+            numbers.open.iter().copied().collect()
+        };
+        if !kept.is_empty() {
+            dispatcher
+                .tell(&FromTaker::Kept { ids: kept }, None)
+                .await?;
+        }
+        for (id, returned, _) in &self.returning {
             dispatcher.give_back(*id, returned).await?;
         }
         Ok(dispatcher)
@@ -149,15 +224,19 @@ impl Taking {
 
     async fn told(
         &mut self,
-        dispatcher: &Dispatcher,
+        dispatcher: &mut Dispatcher,
         message: ToTaker,
         fds: Vec<OwnedFd>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), LinkError> {
         match message {
             ToTaker::Take(taken) => return self.take(dispatcher, taken, fds).await,
             ToTaker::GotBack { ids } => {
                 for id in ids {
-                    self.returning.remove(&id);
+                    // The first one, nearly always.
+                    if let Some(at) = self.returning.iter().position(|(its, ..)| *its == id) {
+                        self.returning.remove(at);
+                        self.held.numbers().open.remove(&id);
+                    }
                 }
             }
             ToTaker::Hosts { matter } => self.hosts.change(matter),
@@ -167,10 +246,10 @@ impl Taking {
 
     async fn take(
         &self,
-        dispatcher: &Dispatcher,
+        dispatcher: &mut Dispatcher,
         taken: Vec<Taken>,
         fds: Vec<OwnedFd>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), LinkError> {
         let room = match &self.back {
             Some(_) if !*self.desk.draining().borrow() => {
                 let most = dispatcher.terms.limits.max_connections;
@@ -202,9 +281,20 @@ impl Taking {
     }
 
     fn serve(&self, dispatcher: &Dispatcher, taken: Taken, stream: OwnedFd) -> io::Result<()> {
-        let Some(back) = self.back.clone() else {
+        if self.back.is_none() {
             return Ok(());
+        }
+        self.held.numbers().open.insert(taken.id);
+        let back = GiveBack {
+            id: taken.id,
+            held: Arc::clone(&self.held),
+            back: self.back.clone(),
         };
+        // Who passes a connection on has seen to that, for we may not.
+        if !skep_sys::is_nonblocking(stream.as_fd())? {
+            let blocks = "a connection that blocks whoever reads it";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, blocks));
+        }
         let peer = skep_sys::peer_of(stream.as_fd())?;
         let (socket, peer) = Socket::new(Accepted { stream, peer })?;
         self.desk.cell().connection_opened();
@@ -216,7 +306,7 @@ impl Taking {
                 home: Arc::new(Home::new(&self.desk, &self.hosts, taken.host)),
                 once: taken.once,
                 read: taken.read,
-                spoken: skep_wire::Spoken::Nothing,
+                spoken: taken.spoken,
                 back,
             }),
         ));
@@ -225,67 +315,58 @@ impl Taking {
 
     async fn returned(
         &mut self,
+        id: u64,
         returned: Returned,
-        dispatcher: Option<&Dispatcher>,
-    ) -> anyhow::Result<()> {
-        let id = self.next;
-        self.next += 1;
+        dispatcher: Option<&mut Dispatcher>,
+    ) -> Result<(), LinkError> {
         let until = Instant::now() + BACK_PATIENCE;
-        let (returned, _) = self.returning.entry(id).or_insert((returned, until));
-        match dispatcher {
-            Some(dispatcher) => dispatcher.give_back(id, returned).await,
+        let given = match dispatcher {
+            Some(dispatcher) => dispatcher.give_back(id, &returned).await,
             None => Ok(()),
+        };
+        self.returning.push_back((id, returned, until));
+        given
+    }
+
+    async fn tell_ended(&self, dispatcher: Option<&mut Dispatcher>) -> Result<(), LinkError> {
+        let ids = std::mem::take(&mut self.held.numbers().ended);
+        match dispatcher {
+            Some(dispatcher) if !ids.is_empty() => {
+                dispatcher.tell(&FromTaker::Ended { ids }, None).await
+            }
+            _ => Ok(()),
         }
     }
 }
 
 impl Dispatcher {
-    async fn give_back(&self, id: u64, returned: &Returned) -> anyhow::Result<()> {
-        let read = returned.left.read.clone();
-        let socket = Some(&returned.left.socket);
-        self.tell(&FromTaker::GaveBack { id, read }, socket).await
+    async fn give_back(&mut self, id: u64, returned: &Returned) -> Result<(), LinkError> {
+        let message = FromTaker::GaveBack {
+            id,
+            read: returned.left.read.clone(),
+            spoken: returned.left.spoken,
+        };
+        self.tell(&message, Some(&returned.left.socket)).await
     }
 
-    async fn tell(&self, message: &FromTaker, socket: Option<&OwnedFd>) -> anyhow::Result<()> {
-        let frame = skep_wire::encode(message)?;
-        debug_assert_eq!(message.fds(), usize::from(socket.is_some()));
+    async fn tell(
+        &mut self,
+        message: &FromTaker,
+        socket: Option<&OwnedFd>,
+    ) -> Result<(), LinkError> {
         let sockets = socket.map(|socket| socket.as_fd());
-        let sending = async {
-            let mut sent = 0;
-            while sent < frame.len() {
-                // They go with the first byte.
-                let sockets = if sent == 0 { sockets.as_slice() } else { &[] };
-                let send = |channel: &Channel| channel.send(&frame[sent..], sockets);
-                sent += self.channel.async_io(Interest::WRITABLE, send).await?;
-            }
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(PATIENCE, sending)
-            .await
-            .context("the dispatcher takes no messages")?
+        let by = Instant::now() + PATIENCE;
+        self.link.tell(message, sockets.as_slice(), by).await
     }
 }
 
 /// The next message of a dispatcher; never, without one.
-async fn next(dispatcher: Option<&mut Dispatcher>) -> anyhow::Result<(ToTaker, Vec<OwnedFd>)> {
+async fn next(dispatcher: Option<&mut Dispatcher>) -> Result<(ToTaker, Vec<OwnedFd>), LinkError> {
     let Some(dispatcher) = dispatcher else {
         return pending().await;
     };
-    loop {
-        if let Some(message) = dispatcher.decoder.message::<ToTaker>()? {
-            return Ok(message);
-        }
-        let mut buffer = [0; READ];
-        let mut fds = Vec::new();
-        let read = dispatcher
-            .channel
-            .async_io(Interest::READABLE, |channel| {
-                channel.recv(&mut buffer, &mut fds)
-            })
-            .await?;
-        anyhow::ensure!(read > 0, "the dispatcher has gone");
-        dispatcher.decoder.push(&buffer[..read], fds);
-    }
+    let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    dispatcher.link.next().await?.ok_or_else(|| gone().into())
 }
 
 /// Ends then, or never.

@@ -3,11 +3,14 @@
 //! get as far as an answer, which would be 421.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use proptest::prelude::*;
 use skep_core::ConnectionLimits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use skep_wire::Spoken;
 
 use super::*;
 use crate::connection::tests::desk;
@@ -21,9 +24,9 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// The dispatcher's end.
 struct Hand {
-    channel: AsyncFd<Channel>,
-    decoder: Decoder<OwnedFd>,
-    next: u64,
+    link: Link<FromTaker, ToTaker>,
+    /// Of what was given back last.
+    spoken: Spoken,
 }
 
 impl Hand {
@@ -31,48 +34,35 @@ impl Hand {
         let (ours, theirs) = Channel::pair().unwrap();
         intake.meet(Terms::new(limits), theirs);
         Self {
-            channel: skep_sys::watch(ours).unwrap(),
-            decoder: Decoder::default(),
-            next: 0,
+            link: Link::new(ours).unwrap(),
+            spoken: Spoken::Nothing,
         }
     }
 
-    async fn say(&self, message: &ToTaker, sockets: &[OwnedFd]) {
-        let frame = skep_wire::encode(message).unwrap();
+    async fn say(&mut self, message: &ToTaker, sockets: &[OwnedFd]) {
         let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
-        let send = |channel: &Channel| channel.send(&frame, &sockets);
-        let sent = self.channel.async_io(Interest::WRITABLE, send).await;
-        assert_eq!(sent.unwrap(), frame.len());
+        let by = Instant::now() + LONG;
+        self.link.tell(message, &sockets, by).await.unwrap();
     }
 
     async fn hear(&mut self) -> (FromTaker, Vec<OwnedFd>) {
-        soon(async {
-            loop {
-                if let Some(message) = self.decoder.message().unwrap() {
-                    return message;
-                }
-                let (mut buffer, mut fds) = ([0; READ], Vec::new());
-                let recv = |channel: &Channel| channel.recv(&mut buffer, &mut fds);
-                let bytes = self.channel.async_io(Interest::READABLE, recv).await;
-                let bytes = bytes.unwrap();
-                assert_ne!(bytes, 0);
-                self.decoder.push(&buffer[..bytes], fds);
-            }
-        })
-        .await
+        soon(self.link.next()).await.unwrap().unwrap()
     }
 
     /// Hands a connection out without waiting for what becomes of it.
     async fn offer(&mut self, socket: OwnedFd, host: Option<&str>, once: bool, read: &[u8]) -> u64 {
-        self.next += 1;
+        // Those of a listener are never the same, whoever gives them.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Relaxed);
         let taken = Taken {
-            id: self.next,
+            id,
             host: host.map(str::to_owned),
             once,
             read: read.to_vec(),
+            spoken: Spoken::Nothing,
         };
         self.say(&ToTaker::Take(vec![taken]), &[socket]).await;
-        self.next
+        id
     }
 
     async fn hand_out(&mut self, socket: OwnedFd, host: Option<&str>, once: bool, read: &[u8]) {
@@ -90,7 +80,10 @@ impl Hand {
 
     async fn back_unacknowledged(&mut self) -> (u64, OwnedFd, Vec<u8>) {
         match self.hear().await {
-            (FromTaker::GaveBack { id, read }, mut fds) => (id, fds.pop().unwrap(), read),
+            (FromTaker::GaveBack { id, read, spoken }, mut fds) => {
+                self.spoken = spoken;
+                (id, fds.pop().unwrap(), read)
+            }
             (other, _) => panic!("{other:?}"),
         }
     }
@@ -215,11 +208,12 @@ async fn once_is_once_and_nothing_more_is_read() {
     hand.hand_out(socket, Some("a"), true, &first.as_bytes()[..30])
         .await;
     assert_eq!(client.answered().await, "1");
-    let (socket, read) = hand.back().await;
-    assert_eq!(read, b"");
-    // Also one that is ours; here it had come along.
+    // It rests with the worker until more comes, also if that is ours.
     client.send(&request("a", "2").repeat(2)).await;
-    hand.hand_out(socket, Some("a"), true, b"").await;
+    let (socket, read) = hand.back().await;
+    let got = [&read[..], &rest(&socket)].concat();
+    assert_eq!(got, request("a", "2").repeat(2).as_bytes());
+    hand.hand_out(socket, Some("a"), true, &read).await;
     assert_eq!(client.answered().await, "2");
     let (socket, read) = hand.back().await;
     let got = [read, rest(&socket)].concat();
@@ -272,21 +266,18 @@ async fn a_drain_gives_back_what_is_idle_and_declines_the_rest() {
     }
 
     desk.drain();
-    let mut back = [hand.back().await, hand.back().await];
-    assert!(back.iter().all(|(_, read)| read.is_empty()));
-    // The one whose request had begun gets its answer, and is kept alive.
-    half.send(&request("a", "2")[30..]).await;
-    assert_eq!(half.answered().await, "2");
-    let (socket, read) = hand.back().await;
-    assert_eq!(read, b"");
-    back[0] = (socket, read);
+    // One whose request had begun goes with what there is of it.
+    let back = [hand.back().await, hand.back().await, hand.back().await];
+    let mut read: Vec<_> = back.iter().map(|(_, read)| &read[..]).collect();
+    read.sort_unstable();
+    assert_eq!(read, [b"", b"", &request("a", "2").as_bytes()[..30]]);
 
     let (_client, socket) = pair();
     let id = hand.offer(socket, None, false, b"").await;
     let (answer, _) = hand.hear().await;
     assert_eq!(answer, FromTaker::Declined { ids: vec![id] });
     soon(desk.all_quiet()).await;
-    drop((back, fresh));
+    drop((back, fresh, half));
 }
 
 #[tokio::test]
@@ -308,15 +299,103 @@ async fn a_connection_on_its_way_back_outlives_the_dispatcher() {
 
     client.send(&request("a", "1")).await;
     client.answered().await;
+    client.send(&request("b", "2")).await;
     let lost = hand.back_unacknowledged().await;
+    let kept = FromTaker::Kept { ids: vec![lost.0] };
     drop((hand, lost));
     let mut hand = Hand::meets(&intake, limits);
+    assert_eq!(hand.hear().await.0, kept);
     let (socket, read) = hand.back().await;
-    assert_eq!(read, b"");
     closed_connections(&desk).await;
-    hand.hand_out(socket, Some("b"), false, b"").await;
-    client.send(&request("b", "2")).await;
+    hand.hand_out(socket, Some("b"), false, &read).await;
     assert_eq!(client.answered().await, "2");
+}
+
+#[tokio::test]
+async fn what_has_ended_is_told_when_it_is_many_and_what_is_kept_first() {
+    let desk = desk();
+    let intake = Intake::begin(&desk);
+    let mut hand = Hand::meets(&intake, ConnectionLimits::default());
+    let mut ended = Vec::new();
+    for _ in 0..ENDED {
+        let (client, socket) = pair();
+        ended.push(hand.offer(socket, Some("a"), false, b"").await);
+        hand.hear().await;
+        drop(client);
+        closed_connections(&desk).await;
+    }
+    let (told, _) = hand.hear().await;
+    assert_eq!(told, FromTaker::Ended { ids: ended });
+
+    // The next dispatcher is told of what is open, and not of what has ended.
+    let (kept, socket) = pair();
+    let id = hand.offer(socket, Some("a"), true, b"").await;
+    hand.hear().await;
+    let (short, socket) = pair();
+    hand.hand_out(socket, Some("a"), true, b"").await;
+    drop(short);
+    while desk.cell().connections() > 1 {
+        tokio::task::yield_now().await;
+    }
+    let mut next = Hand::meets(&intake, ConnectionLimits::default());
+    let (told, _) = next.hear().await;
+    assert_eq!(told, FromTaker::Kept { ids: vec![id] });
+    let mut kept = Client::new(kept);
+    kept.send(&request("a", "1")).await;
+    kept.answered().await;
+    kept.send(&request("a", "2")).await;
+    let (back, ..) = next.back_unacknowledged().await;
+    assert_eq!((back, next.spoken), (id, Spoken::Http1));
+}
+
+#[tokio::test]
+async fn a_socket_that_would_block_this_worker_is_not_served() {
+    let desk = desk();
+    let intake = Intake::begin(&desk);
+    let mut hand = Hand::meets(&intake, ConnectionLimits::default());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut client = UnixStream::from_std(ours).unwrap();
+    hand.hand_out(theirs.into(), Some("a"), false, b"").await;
+    assert_eq!(soon(client.read(&mut [0])).await.unwrap(), 0);
+    closed_connections(&desk).await;
+}
+
+#[tokio::test]
+async fn who_was_greeted_acknowledges_twice_and_is_served() {
+    let desk = desk();
+    let intake = Intake::begin(&desk);
+    let mut hand = Hand::meets(&intake, ConnectionLimits::default());
+    let (mut client, socket) = pair();
+    let taken = Taken {
+        id: 1 << 60,
+        host: Some("a".to_owned()),
+        once: false,
+        read: Vec::new(),
+        spoken: Spoken::Http2 { greeted: true },
+    };
+    hand.say(&ToTaker::Take(vec![taken]), &[socket]).await;
+    hand.hear().await;
+    let acknowledged = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    bytes.extend(acknowledged);
+    client.write_all(&bytes).await.unwrap();
+    // Of the greeting, then of what the worker itself says.
+    let mut read = Vec::new();
+    while read.len() < 9 {
+        assert_ne!(soon(client.read_buf(&mut read)).await.unwrap(), 0);
+    }
+    client.write_all(&acknowledged).await.unwrap();
+    let mut stream = vec![0, 0, 6, 1, 5, 0, 0, 0, 1];
+    stream.extend_from_slice(&[0x82, 0x86, 0x84, 0x01, 1, b'a']);
+    client.write_all(&stream).await.unwrap();
+    while !String::from_utf8_lossy(&read).contains("404 Not Found") {
+        assert_ne!(
+            soon(client.read_buf(&mut read)).await.unwrap(),
+            0,
+            "{read:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,7 @@
 //!
 //! What a confined process cannot do any more is done here, in this order: the
 //! event loop is kept, so that listeners can join it later; this process's page
-//! map is opened, which engines need; the writer of the log is started, and
-//! confined with the rest.
+//! map is opened, which engines need.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -11,8 +10,6 @@ use anyhow::Context as _;
 use skep_core::Sandbox;
 use skep_engine::Runtime;
 use skep_sys::confine::{Confined, Strictness, WorkerConfinement, confine_worker};
-
-use crate::log;
 
 /// Descriptors that a worker may have, where the system lets it: as many
 /// connections as anybody had on one thread, twice.
@@ -32,7 +29,6 @@ pub(crate) fn enter(
 ) -> anyhow::Result<Confined> {
     skep_sys::keep_event_loop().context("cannot keep the event loop")?;
     runtime.open_page_map();
-    let writer = log::start_writer().context("cannot start the log's writer")?;
     let strictness = match sandbox {
         Sandbox::Require => Strictness::Require,
         Sandbox::BestEffort => Strictness::BestEffort,
@@ -43,7 +39,7 @@ pub(crate) fn enter(
         mounts: &[],
         descriptors: DESCRIPTORS,
     };
-    confine_worker(&confinement, vec![writer], strictness).context("cannot be confined")
+    confine_worker(&confinement, strictness).context("cannot be confined")
 }
 
 /// What the kernel lacks of this, for operators.

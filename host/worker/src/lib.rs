@@ -31,7 +31,6 @@ mod inbound;
 mod intake;
 mod jail;
 mod lifeline;
-mod link;
 mod listeners;
 mod load;
 mod log;
@@ -47,25 +46,35 @@ mod shelf;
 mod tenants;
 mod ticker;
 mod transport;
+mod upload;
 mod validate;
 mod writing;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use skep_engine::Tenants;
-use skep_sys::clock;
-use skep_wire::FromWorker;
+use skep_link::Link;
+use skep_sys::{Channel, clock};
+use skep_wire::{FromWorker, ToWorker};
 
 use crate::alarm::BEAT;
 use crate::desk::Desk;
-use crate::link::Link;
 use crate::load::Unfit;
 use crate::orders::Orders;
 use crate::outbound::Outlet;
 
 /// Beats in which the counts of a handler become a turn older: a minute's.
 const TURN: u32 = 120;
+
+/// How long the primary may take to take a message. Workers go on without it
+/// for as long as a person may hold it in a debugger; longer means that it is as
+/// good as gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The channel to the primary.
+type Primary = Link<ToWorker, FromWorker>;
 
 /// Exit code of a worker that reported that it cannot serve.
 const UNFIT: u8 = 78;
@@ -74,6 +83,7 @@ const UNFIT: u8 = 78;
 /// binary, never by people.
 #[must_use]
 pub fn run() -> ExitCode {
+    let _ = alarm::origin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -87,7 +97,8 @@ pub fn run() -> ExitCode {
 }
 
 async fn work() -> ExitCode {
-    let Ok(mut link) = Link::inherited() else {
+    // Not started by skep, or without room for one more descriptor.
+    let Ok(mut link) = Channel::inherited().and_then(Primary::new) else {
         return ExitCode::from(UNFIT);
     };
     let _ = skep_sys::process::raise_nofile_limit();
@@ -95,7 +106,8 @@ async fn work() -> ExitCode {
         Ok(fit) => fit,
         Err(Unfit { app, message }) => {
             // If the primary is gone there is nobody to tell.
-            let _ = link.tell(&FromWorker::Unfit { app, message }).await;
+            let unfit = FromWorker::Unfit { app, message };
+            let _ = link.tell(&unfit, &[], Instant::now() + PATIENCE).await;
             return ExitCode::from(UNFIT);
         }
     };

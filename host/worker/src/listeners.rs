@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use skep_core::ListenerName;
+use skep_core::{ListenerName, LogLevel};
 use skep_sys::ExclusiveListener;
 use skep_wire::ListenerRole;
 use tokio::sync::watch;
@@ -14,6 +14,10 @@ use tokio::task::JoinHandle;
 use crate::accept::{self, Order, Terms};
 use crate::desk::Desk;
 use crate::intake::Intake;
+
+/// Descriptors that a worker has besides those of its clients: channels,
+/// artifacts, and connections of its guests.
+const OTHER_DESCRIPTORS: u64 = 64;
 
 /// The listeners of one worker. Connections live on without them.
 pub(crate) struct Listeners {
@@ -40,6 +44,7 @@ impl Listeners {
     /// Accepts from this socket, or, if the listener is known, on these terms
     /// from now on.
     pub(crate) fn listen(&mut self, role: ListenerRole, socket: OwnedFd) {
+        self.warn_of_few_descriptors(&role);
         let order = Order::Accept(Terms::new(role.limits));
         if let Some(open) = self.open.get(&role.name) {
             open.orders.send_replace(order);
@@ -59,9 +64,30 @@ impl Listeners {
         self.open.insert(role.name, Open { orders, task });
     }
 
+    /// Says if this process cannot have as many connections as the listener
+    /// allows, before that shows under load.
+    fn warn_of_few_descriptors(&self, role: &ListenerRole) {
+        let Ok(limit) = skep_sys::process::nofile_limit() else {
+            return;
+        };
+        let most = role.limits.max_connections;
+        if u64::from(most) + OTHER_DESCRIPTORS <= limit {
+            return;
+        }
+        if let Some(record) = self.desk.log.record(LogLevel::Warn, "listener.limited") {
+            let reason = format!(
+                "max_connections is {most}, and this process may have {limit} descriptors: raise \
+                 its limit (LimitNOFILE=, ulimit -Hn) or lower max_connections"
+            );
+            let record = record.text("listener", role.name.as_str());
+            self.desk.log.write(record.text("reason", &reason));
+        }
+    }
+
     /// Takes connections from the dispatcher at the other end of this channel,
     /// instead of the one before.
     pub(crate) fn meet(&mut self, role: ListenerRole, channel: OwnedFd) {
+        self.warn_of_few_descriptors(&role);
         let intake = self.intakes.entry(role.name);
         let intake = intake.or_insert_with(|| Intake::begin(&self.desk));
         intake.meet(Terms::new(role.limits), channel);

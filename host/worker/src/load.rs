@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use skep_core::{AppName, Plan, PlannedTenant, PoolName, SlotIndex, WorkerId};
@@ -17,13 +18,13 @@ use crate::app::{App, Setting};
 use crate::budget::Column;
 use crate::desk::Desk;
 use crate::jail;
-use crate::link::Link;
 use crate::log::{AppIs, AppLog, Log};
 use crate::news::News;
 use crate::outbound::Outlet;
 use crate::tenants::Shares;
 use crate::ticker;
 use crate::validate::{Unproven, missing};
+use crate::{PATIENCE, Primary};
 
 /// Most instances that one worker holds, whatever its apps allow: each
 /// reserves 4 GiB of address space, of which a process has 128 TiB.
@@ -76,8 +77,9 @@ pub(crate) struct Loader {
 }
 
 /// Listens to the primary until everything is loaded, valid, and planned.
-pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
-    let Some((message, fds)) = link.next().await? else {
+pub(crate) async fn load(link: &mut Primary) -> Result<Fit, Unfit> {
+    let first = link.next().await.map_err(anyhow::Error::from)?;
+    let Some((message, fds)) = first else {
         return Err(anyhow::anyhow!("the primary has gone").into());
     };
     let ToWorker::Begin {
@@ -111,6 +113,7 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
 
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
+    log.keep_writing().context("cannot watch stderr")?;
     let (sender, news) = mpsc::unbounded_channel();
     let clock = Clock {
         thread_cpu: skep_sys::clock::thread_cpu,
@@ -118,7 +121,10 @@ pub(crate) async fn load(link: &mut Link) -> Result<Fit, Unfit> {
     let runtime = Runtime::start(capacity(&loads), clock);
     let confined = jail::enter(runtime, &folder, sandbox)?;
     let missing = jail::lacks(&confined);
-    link.tell(&FromWorker::Confined { missing }).await?;
+    let confined_so = FromWorker::Confined { missing };
+    link.tell(&confined_so, &[], Instant::now() + PATIENCE)
+        .await
+        .context("cannot tell the primary")?;
     let loader = Loader {
         runtime,
         _confined: confined,
@@ -174,7 +180,7 @@ struct Received {
 }
 
 /// Handlers may need the connector in their validation: it is met at once.
-async fn receive(link: &mut Link, wanted: u32, outlet: &Outlet) -> anyhow::Result<Received> {
+async fn receive(link: &mut Primary, wanted: u32, outlet: &Outlet) -> anyhow::Result<Received> {
     let (mut loads, mut peers) = (Vec::new(), Vec::new());
     loop {
         match link.next().await? {

@@ -1,14 +1,15 @@
 //! The worker's log records, on their way to stderr.
 //!
-//! Writing is done by a thread of its own behind a bounded queue, because
-//! stderr may be a terminal that somebody has stopped: a worker that waits for
-//! it serves nothing. What does not fit is dropped and counted.
+//! Stderr is a pipe to the primary, of this worker alone, and never waits. What
+//! the primary has not read yet and the pipe does not take is kept, so much of
+//! it at most; what does not fit is dropped and counted. A worker that waited
+//! would serve nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skep_core::{
@@ -16,15 +17,17 @@ use skep_core::{
 };
 use skep_engine::{GuestLog, Stream};
 use skep_sys::clock;
-use skep_sys::confine::{Companion, companion};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
-/// Records that may wait for stderr: four times as many as one tenant may have
-/// there, so that one that floods takes nobody else's room.
+/// Bytes of records that may wait for the pipe: four times as many as one
+/// tenant may have there, so that one that floods takes nobody else's room.
 const QUEUE: usize = 4 * LANE;
 
-/// Records of one tenant that may wait for stderr. They are of 200 bytes, most
-/// of them, and of 8 KiB at most.
-const LANE: usize = 1024;
+/// Bytes of one tenant's records that may wait for the pipe: a thousand of most
+/// records, which are of 200 bytes, and several of the longest, a line of 8 KiB
+/// of which every byte is quoted.
+const LANE: usize = 256 << 10;
 
 /// How often the drops of one app are reported at most: whoever floods its log
 /// shall not fill it with that.
@@ -36,6 +39,7 @@ pub(crate) struct Log {
     spec: LogSpec,
     worker: WorkerId,
     pid: u32,
+    out: Arc<Out>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -46,56 +50,112 @@ struct Known {
     lanes: BTreeMap<TenantName, Weak<Lane>>,
 }
 
-/// A line on its way to stderr, and in whose lane.
+/// The way to stderr.
+#[derive(Debug, Default)]
+struct Out {
+    queue: Mutex<VecDeque<Queued>>,
+    /// Bytes of what waits.
+    waiting: Lane,
+    /// Something has begun to wait.
+    begun: Notify,
+    dropped: AtomicU64,
+}
+
+/// A line that waits for the pipe, or the rest of one, and in whose lane.
+#[derive(Debug)]
 struct Queued {
     line: String,
+    written: usize,
     lane: Option<Arc<Lane>>,
 }
 
-static WRITER: OnceLock<Sender<Queued>> = OnceLock::new();
-/// All that wait. The channel itself has no bound, so that it takes no memory
-/// while nobody writes.
-static WAITING: Lane = Lane(AtomicUsize::new(0));
-static DROPPED: AtomicU64 = AtomicU64::new(0);
-
-/// Starts the writer, which writes once it is confined with the rest of the
-/// process: a confined process starts no threads.
-pub(crate) fn start_writer() -> io::Result<Companion> {
-    let (sender, receiver) = channel::<Queued>();
-    let writer = companion("log", move || {
-        for Queued { line, lane } in receiver {
-            let mut stderr = io::stderr().lock();
-            // Nobody can be told that stderr is gone.
-            let _ = stderr.write_all(line.as_bytes());
-            WAITING.leave();
-            if let Some(lane) = lane {
-                lane.leave();
+impl Out {
+    /// Writes a line, now or once there is room in the pipe, if not too much
+    /// waits for that. Never waits itself.
+    fn send(&self, line: String, lane: Option<&Arc<Lane>>) -> bool {
+        let mut queue = lock(&self.queue);
+        let mut written = 0;
+        if queue.is_empty() {
+            written = write_some(line.as_bytes());
+            if written == line.len() {
+                return true;
             }
         }
-    })?;
-    WRITER.get_or_init(|| sender);
-    Ok(writer)
+        // What has begun is ended: half a line would spoil the next one.
+        let must = written > 0;
+        if let Some(lane) = lane
+            && !lane.enter(line.len(), LANE, must)
+        {
+            return false;
+        }
+        if !self.waiting.enter(line.len(), QUEUE, must) {
+            if let Some(lane) = lane {
+                lane.leave(line.len());
+            }
+            return false;
+        }
+        queue.push_back(Queued {
+            line,
+            written,
+            lane: lane.map(Arc::clone),
+        });
+        self.begun.notify_one();
+        true
+    }
+
+    /// Writes what waits, as far as the pipe takes it. Returns whether nothing
+    /// waits any more.
+    fn flush(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        while let Some(first) = queue.front_mut() {
+            let rest = &first.line.as_bytes()[first.written..];
+            let written = write_some(rest);
+            first.written += written;
+            if written < rest.len() {
+                return false;
+            }
+            self.waiting.leave(first.line.len());
+            if let Some(lane) = &first.lane {
+                lane.leave(first.line.len());
+            }
+            queue.pop_front();
+        }
+        // The memory of a burst is not kept.
+        *queue = VecDeque::new();
+        true
+    }
 }
 
-/// Hands a line over, if there is room for it. Never waits.
-fn send(line: String, lane: Option<&Arc<Lane>>) -> bool {
-    let Some(writer) = WRITER.get() else {
-        return false;
-    };
-    if let Some(lane) = lane
-        && !lane.enter(LANE)
-    {
-        return false;
-    }
-    if !WAITING.enter(QUEUE) {
-        if let Some(lane) = lane {
-            lane.leave();
+/// How much of this stderr takes now. What it will never take, because the
+/// primary is gone, counts as taken: nobody can be told.
+fn write_some(bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match io::stderr().write(&bytes[written..]) {
+            Ok(count) if count > 0 => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return written,
+            Ok(_) | Err(_) => return bytes.len(),
         }
-        return false;
     }
-    let lane = lane.map(Arc::clone);
-    // The writer lives as long as the process.
-    writer.send(Queued { line, lane }).is_ok()
+    written
+}
+
+/// Writes what waits whenever the pipe has room again.
+async fn keep_writing(out: Arc<Out>, pipe: AsyncFd<OwnedFd>) {
+    loop {
+        out.begun.notified().await;
+        loop {
+            // Fails only where the runtime ends.
+            let Ok(mut room) = pipe.writable().await else {
+                return;
+            };
+            if out.flush() {
+                break;
+            }
+            room.clear_ready();
+        }
+    }
 }
 
 impl Log {
@@ -104,8 +164,26 @@ impl Log {
             spec,
             worker,
             pid: std::process::id(),
+            out: Arc::default(),
             known: Arc::default(),
         }
+    }
+
+    /// Writes what stderr does not take at once when it takes it: to be called
+    /// once, in the runtime.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left.
+    pub(crate) fn keep_writing(&self) -> io::Result<()> {
+        let pipe = io::stderr().as_fd().try_clone_to_owned()?;
+        match skep_sys::watch(pipe) {
+            Ok(pipe) => drop(tokio::spawn(keep_writing(Arc::clone(&self.out), pipe))),
+            // A file, where a test has left us one. It takes everything.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// What an app may write. Its handlers share one, at the rate of the newest.
@@ -147,8 +225,8 @@ impl Log {
 
     /// Hands a record over. Never waits.
     pub(crate) fn write(&self, record: Record) {
-        if !send(record.finish(), None) {
-            DROPPED.fetch_add(1, Relaxed);
+        if !self.out.send(record.finish(), None) {
+            self.out.dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -156,7 +234,7 @@ impl Log {
     /// worker's own records, and of those of each app. To be called now and
     /// then.
     pub(crate) fn report_dropped(&self) {
-        let dropped = DROPPED.swap(0, Relaxed);
+        let dropped = self.out.dropped.swap(0, Relaxed);
         if dropped > 0
             && let Some(record) = self.record(LogLevel::Warn, "log.dropped")
         {
@@ -214,7 +292,7 @@ impl AppLog {
     pub(crate) fn write(&self, record: Record) {
         let line = record.finish();
         self.volume.spend(line.len());
-        if !send(line, Some(&self.volume.lane)) {
+        if !self.log.out.send(line, Some(&self.volume.lane)) {
             self.volume.drop_one();
         }
     }
@@ -266,22 +344,22 @@ impl Volume {
     }
 }
 
-/// How many records wait for stderr: of a tenant, or of all.
+/// Bytes that wait for stderr: of a tenant, or of all.
 #[derive(Debug, Default)]
 struct Lane(AtomicUsize);
 
 impl Lane {
-    /// Whether there was room for one more.
-    fn enter(&self, limit: usize) -> bool {
-        let room = self.0.fetch_add(1, Relaxed) < limit;
-        if !room {
-            self.leave();
+    /// Whether there was room for so many, or they `must` enter.
+    fn enter(&self, bytes: usize, limit: usize, must: bool) -> bool {
+        let room = must || self.0.load(Relaxed) + bytes <= limit;
+        if room {
+            self.0.fetch_add(bytes, Relaxed);
         }
         room
     }
 
-    fn leave(&self) {
-        self.0.fetch_sub(1, Relaxed);
+    fn leave(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Relaxed);
     }
 }
 

@@ -16,14 +16,13 @@ use skep_wire::{FromWorker, HandlerTally, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::UNFIT;
 use crate::admission::Share;
 use crate::desk::Desk;
-use crate::link::Link;
 use crate::listeners::Listeners;
 use crate::load::{Fit, Loader};
 use crate::news::News;
 use crate::shelf::{MAX_LIVE, Retired};
+use crate::{PATIENCE, Primary, UNFIT};
 
 /// How often the counts of observed apps are reported.
 const REPORT: Duration = Duration::from_millis(250);
@@ -38,7 +37,7 @@ const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
 /// A worker from its first plan to its end.
 pub(crate) struct Orders {
     desk: Arc<Desk>,
-    link: Link,
+    link: Primary,
     loader: Loader,
     listeners: Listeners,
     news: mpsc::UnboundedReceiver<News>,
@@ -79,7 +78,7 @@ type Ends = Option<ExitCode>;
 
 impl Orders {
     /// Begins to accept: the handlers are valid, as `fit` proves.
-    pub(crate) fn begin(fit: Fit, link: Link) -> Self {
+    pub(crate) fn begin(fit: Fit, link: Primary) -> Self {
         let mut listeners = Listeners::new(&fit.desk);
         for (role, socket) in fit.listeners {
             listeners.listen(role, socket);
@@ -129,7 +128,7 @@ impl Orders {
             message = self.link.next(), if !orphaned => match message {
                 Ok(Some((message, fds))) => Next::Told(message, fds),
                 Ok(None) => Next::Alone("the primary has gone".into()),
-                Err(error) => Next::Alone(format!("{error:#}")),
+                Err(error) => Next::Alone(format!("{:#}", anyhow::Error::from(error))),
             },
             // Never closed: the loader has a sender.
             Some(news) = self.news.recv() => Next::News(news),
@@ -362,9 +361,10 @@ impl Orders {
     }
 
     /// That nobody is there is found out by listening.
-    async fn tell(&self, message: FromWorker) {
+    async fn tell(&mut self, message: FromWorker) {
         if !matches!(self.stage, Stage::Orphaned(_)) {
-            let _ = self.link.tell(&message).await;
+            let by = Instant::now() + PATIENCE;
+            let _ = self.link.tell(&message, &[], by).await;
         }
     }
 }

@@ -24,10 +24,6 @@ pub(crate) struct Reply {
 }
 
 /// The body of any response.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "almost every response is a guest's; a box would be one allocation for each"
-)]
 pub(crate) enum ReplyBody {
     /// What a guest says, and whose guest it is.
     Guest(GuestBody<Account>, Arc<App>),

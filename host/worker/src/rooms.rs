@@ -10,7 +10,7 @@
 //! there is need of room, the acceptor's.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -24,11 +24,16 @@ use crate::alarm::origin;
 /// comes.
 const BATCH: usize = 64;
 
+/// At least so many are asked at once: each goes within some ten milliseconds,
+/// and who waits may have others before it.
+const LEAST_BATCH: usize = 4;
+
 /// How long a connection that is asked to make room may stay silent before it
 /// ends: so that what was just written has gone.
 pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
-/// How long those that were asked have to go before others are asked, too.
+/// How long those that were asked have to go before others are asked, too: a
+/// request may have come to them.
 const GOING: Duration = Duration::from_millis(100);
 
 /// How long a silent connection of a worker that drains lives on. Long enough
@@ -63,6 +68,8 @@ pub(crate) struct Rooms {
     next: AtomicU64,
     /// Microseconds at which room was asked for last.
     asked: AtomicU64,
+    /// Those that were asked and have not gone.
+    going: AtomicUsize,
     draining: AtomicBool,
 }
 
@@ -107,8 +114,8 @@ impl Rooms {
     /// Asks those that have been idle for the longest to go, unless some were
     /// asked a moment ago. Says how many.
     pub(crate) fn make(&self, now: Instant) -> usize {
-        let asked = Duration::from_micros(self.asked.load(Relaxed));
-        if now.saturating_duration_since(origin() + asked) < GOING && !asked.is_zero() {
+        let asked = origin() + Duration::from_micros(self.asked.load(Relaxed));
+        if self.going.load(Relaxed) > 0 && now.saturating_duration_since(asked) < GOING {
             return 0;
         }
         let stays = self.stays();
@@ -116,7 +123,7 @@ impl Rooms {
         let mut idle: Vec<_> = idle
             .map(|guest| (guest.idle.load(Relaxed), guest))
             .collect();
-        let batch = (stays.len() / BATCH).max(1).min(idle.len());
+        let batch = (stays.len() / BATCH).max(LEAST_BATCH).min(idle.len());
         if batch == 0 {
             return 0;
         }
@@ -124,13 +131,16 @@ impl Rooms {
         for (_, guest) in &idle[..batch] {
             guest.ask(Ask::MakeRoom);
         }
-        self.asked.store(micros(now).max(1), Relaxed);
+        self.asked.store(micros(now), Relaxed);
+        self.going.fetch_add(batch, Relaxed);
         batch
     }
 
     /// Asks all to go, those too that still come.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
+        // Nobody comes any more.
+        self.going.store(0, Relaxed);
         for guest in self.stays().values() {
             guest.ask(Ask::Drain);
         }
@@ -170,6 +180,9 @@ impl Stay {
 impl Drop for Stay {
     fn drop(&mut self) {
         self.rooms.stays().remove(&self.number);
+        if self.asked() == Ask::MakeRoom {
+            self.rooms.going.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -197,20 +210,28 @@ mod tests {
     fn who_has_been_idle_for_the_longest_makes_room_and_nobody_who_is_busy() {
         let at = |millis| origin() + Duration::from_millis(millis);
         let rooms = Arc::new(Rooms::default());
-        let stays: Vec<_> = (1..=3).map(|n| rooms.enter(at(n))).collect();
+        let mut stays: Vec<_> = (1..=9).map(|n| rooms.enter(at(n))).collect();
         stays[0].busy();
-        stays[2].idle(at(0));
-        let asked = || stays.iter().map(Stay::asked).collect::<Vec<_>>();
-        assert_eq!(rooms.make(at(1000)), 1);
-        assert_eq!(asked(), [Ask::Stay, Ask::Stay, Ask::MakeRoom]);
-        // It is on its way.
+        stays[8].idle(at(0));
+        let asked = |stays: &[Stay]| -> Vec<usize> {
+            let asked = (0..stays.len()).filter(|n| stays[*n].asked() == Ask::MakeRoom);
+            asked.collect()
+        };
+        assert_eq!(rooms.make(at(1000)), LEAST_BATCH);
+        assert_eq!(asked(&stays), [1, 2, 3, 8]);
+        // They are on their way.
         assert_eq!(rooms.make(at(1099)), 0);
-        assert_eq!(rooms.make(at(1100)), 1);
-        assert_eq!(asked(), [Ask::Stay, Ask::MakeRoom, Ask::MakeRoom]);
+        assert_eq!(rooms.make(at(1100)), LEAST_BATCH);
+        assert_eq!(asked(&stays), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(rooms.make(at(1200)), 0);
+        // All that were asked have gone, and somebody has come.
+        drop(stays.drain(1..));
+        stays.push(rooms.enter(at(1201)));
+        assert_eq!(rooms.make(at(1201)), 1);
+        assert_eq!(asked(&stays), [1]);
         rooms.drain();
         assert_eq!(rooms.enter(at(1300)).asked(), Ask::Drain);
-        assert_eq!(asked(), [Ask::Drain; 3]);
+        assert!(stays.iter().all(|stay| stay.asked() == Ask::Drain));
         drop(stays);
         assert!(rooms.stays().is_empty());
     }

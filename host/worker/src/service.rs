@@ -29,6 +29,11 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// How long the first part of a body is waited for before it is looked whether
+/// anybody else wants the permit. Bodies of clients that send them come within a
+/// round trip.
+const FIRST_PART: Duration = Duration::from_millis(250);
+
 /// What the requests of one connection share.
 pub(crate) struct Service {
     desk: Arc<Desk>,
@@ -118,6 +123,10 @@ impl Service {
         let (app, budget) = (found.app, found.budget);
         let id: Arc<str> = request_id.to_str().unwrap_or_default().into();
         account.routed(&app, &id);
+        let expects = head.headers.contains_key(header::EXPECT);
+        // Before anything is counted by a field: the guest reads what is there
+        // afterwards.
+        self.forward(&mut head.headers, host, request_id);
         let rate = app.limits.rate.as_ref();
         let sheet = &self.desk.column().sheet;
         if let Err(refused) = budget.pass(sheet, rate, self.origin, &head.headers) {
@@ -126,11 +135,10 @@ impl Service {
         if body.least() > app.limits.max_body {
             return refuse(account, Outcome::BodyTooLarge.into());
         }
-        self.forward(&mut head.headers, host, request_id);
         if app.strip_prefix {
             head.uri = stripped(head.uri, found.prefix);
         }
-        let body = (!body.is_empty()).then(|| {
+        let mut body = (!body.is_empty()).then(|| {
             let bounds = Bounds {
                 most: app.limits.max_body,
                 pause: self.body_timeout,
@@ -138,13 +146,34 @@ impl Service {
             };
             Inbound::new(body, bounds, lifeline)
         });
-        match app.admit(&budget, self.desk.column()).await {
+        if let Some(body) = &mut body
+            && !expects
+            && let Err(outcome) = self.gather(&app, body).await
+        {
+            return refuse(account, outcome.into());
+        }
+        match app.admit(&budget, self.desk.column(), self.origin).await {
             Ok(admitted) => account.admitted(admitted),
             Err(outcome) => return refuse(account, outcome.into()),
         }
+        let body = body.map(|body| body.watched(app.upload()));
         self.call(account, app, head, body, (id, lifeline))
             .await
             .map_err(Into::into)
+    }
+
+    /// Waits for the first part of a body, before which a guest could do nothing
+    /// but hold an instance. Some clients send nothing before they are answered:
+    /// they are not kept waiting where nobody else wants the permit.
+    async fn gather(&self, app: &App, body: &mut Inbound) -> Result<(), Outcome> {
+        while !body.has_begun() {
+            let begins = tokio::time::timeout(FIRST_PART, body.begin());
+            let begun = app.gather(self.origin, begins).await?;
+            if begun.is_ok() || !app.admission.is_pressed() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn call(

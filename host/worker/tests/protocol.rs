@@ -177,6 +177,7 @@ impl Worker {
             role: ROLE,
             title: "worker",
             channel: theirs,
+            output: None,
             identity: None,
         })
         .unwrap();

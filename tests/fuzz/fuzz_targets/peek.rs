@@ -5,12 +5,13 @@
 use libfuzzer_sys::fuzz_target;
 use skep_core::ConnectionLimits;
 use skep_dispatcher::peek::{Heard, hear};
+use skep_wire::Spoken;
 
 fuzz_target!(|input: (u16, &[u8])| {
     let (cut, bytes) = input;
     let limits = ConnectionLimits::default();
-    let early = hear(&bytes[..bytes.len().min(cut.into())], &limits);
-    let whole = hear(bytes, &limits);
+    let early = hear(&bytes[..bytes.len().min(cut.into())], &limits, Spoken::Nothing);
+    let whole = hear(bytes, &limits, Spoken::Nothing);
     // Where a later frame or record is none, it may be bad after all.
     let is_http1 = !bytes.starts_with(b"\x16") && !bytes.starts_with(b"PRI * ");
     if early != Heard::NeedMore && is_http1 {

@@ -8,7 +8,9 @@
 //! | `/newline` | a header value with a line feed alone | the same |
 //! | `/nul` | a header value with a NUL | the same |
 //! | `/name-split` | a header name with a line break | the same |
-//! | `/hop/NAME` | a header of this hop that is the host's alone: `connection`, `keep-alive`, `upgrade`, `proxy-connection`, `host` | the same |
+//! | `/hop/NAME` | a header of this hop that is the host's alone: `connection`, `keep-alive`, `upgrade`, `proxy-connection` | the same |
+//! | `/host` | a `host`, which only requests have | sent without it |
+//! | `/space` | header values with white space at their ends | sent without that |
 //! | `/trailer-split` | a trailer with a line break | the guest traps after its body: cut off, the connection closed |
 //! | `/transfer-encoding` | a `transfer-encoding` of the guest's choice | the same |
 //! | `/status` | status 99 | the same |
@@ -53,6 +55,8 @@ impl wasip2::exports::http::incoming_handler::Guest for BadResponse {
                 send(out, 200, &lengths, b"four");
             }
             Some("/not-a-length") => send(out, 200, &[("content-length", "two")], b"ok"),
+            Some("/host") => send(out, 200, &[("host", "evil.test")], b"ok"),
+            Some("/space") => send(out, 200, &[("x-space", " v "), ("x-tab", "\tv")], b"ok"),
             Some("/twice") => {
                 let response = OutgoingResponse::new(Fields::new());
                 let _body = response.body();

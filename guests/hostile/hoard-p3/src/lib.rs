@@ -8,7 +8,7 @@
 //! | `/tasks` | calls of the host that never return |
 //! | `/fields` | empty header fields |
 //!
-//! The outcome: a store has a bound of its own for handles, and 10,000 for
+//! The outcome: a store has a bound of its own for handles, and 4,096 for
 //! fields; the guest traps: `trap`, 500, unless a budget is used up before.
 
 use std::future::Future;

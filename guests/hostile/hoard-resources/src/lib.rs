@@ -8,7 +8,7 @@
 //! | `/requests` | outbound requests that are never sent |
 //! | `/streams` | handles of stdout |
 //!
-//! The outcome: the host gives no more than 10,000 at a time and the guest
+//! The outcome: the host gives no more than 4,096 at a time and the guest
 //! traps: `trap`, 500.
 
 use skep_guest::wasip2::cli::stdout;

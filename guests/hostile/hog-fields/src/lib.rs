@@ -1,8 +1,7 @@
 //! The attack: thousands of header fields, each as large as the host allows.
 //! They lie in the host's memory; of the guest's they take a megabyte.
 //!
-//! The outcome: a budget ends it: `memory-budget`, `cpu-budget` or `trap` at
-//! 10,000 resources, never 200; the memory comes back with the instance.
+//! The outcome: `memory-budget`, 500; the memory comes back with the instance.
 
 use skep_guest::wasip2::http::types::Fields;
 use skep_guest::{Request, Response};

@@ -13,6 +13,7 @@ use skep_core::egress::{OpenFailure, Scheme, covers};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::announce::announced;
 use super::connection::{Connection, Returning};
 use super::pool::{Crowded, Found, Slot, Use};
 use super::target::{Target, Written};
@@ -102,7 +103,7 @@ impl AppOutbound {
         target: Target,
         timeouts: Timeouts,
     ) -> Result<Response<ResponseBody>, OutboundError> {
-        let mut request = in_origin_form(request, &target)?;
+        let mut request = announced(in_origin_form(request, &target)?).await;
         let connect = timeouts.connect.unwrap_or(CONNECT).min(CONNECT);
         let first_byte = timeouts.first_byte.unwrap_or(FIRST_BYTE).min(FIRST_BYTE);
         let between = timeouts.between_bytes.unwrap_or(BETWEEN_BYTES);

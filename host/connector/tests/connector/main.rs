@@ -15,7 +15,7 @@ use std::time::Duration;
 use skep_connector::{Ended, NameFiles, Names, serve};
 use skep_core::egress::{OpenFailure, OutboundGrant, Scheme};
 use skep_core::{AppName, PoolName, Sandbox, WorkerId};
-use skep_sys::Channel;
+use skep_sys::{Board, Channel};
 use skep_wire::{AppGrants, Decoder, FromConnector, FromOpener, Message, ToConnector, ToOpener};
 
 use self::dns::{Dns, Says};
@@ -83,10 +83,16 @@ impl Fleet {
         std::fs::write(&files.resolv, "nameserver 127.0.0.1\n").unwrap();
         let (mut primary, theirs) = End::pair();
         let thread = run(theirs, files.clone(), |_| Ok(vec!["nothing".into()]));
-        primary.say(&begin(), None);
+        let board = Board::create(1).unwrap();
+        primary.say(&begin(), Some(&fd_of(&board)));
         let (ready, _) = primary.hear::<FromConnector>().unwrap();
         let missing = vec!["nothing".to_owned()];
         assert_eq!(ready, FromConnector::Ready { missing });
+        let began = std::time::Instant::now();
+        while board.cell(0).unwrap().heartbeat().is_zero() {
+            assert!(began.elapsed() < PATIENCE, "it gives no sign of life");
+            std::thread::yield_now();
+        }
         Self {
             primary,
             dns,
@@ -127,6 +133,10 @@ impl Fleet {
             heard: VecDeque::new(),
         }
     }
+}
+
+fn fd_of(board: &Board) -> OwnedFd {
+    board.as_fd().try_clone_to_owned().unwrap()
 }
 
 fn begin() -> ToConnector {
@@ -493,7 +503,8 @@ fn it_serves_nobody_unless_it_is_confined() {
     };
     let (mut primary, theirs) = End::pair();
     let thread = run(theirs, files.clone(), |_| anyhow::bail!("no Landlock"));
-    primary.say(&begin(), None);
+    let board = Board::create(1).unwrap();
+    primary.say(&begin(), Some(&fd_of(&board)));
     let (said, _) = primary.hear::<FromConnector>().unwrap();
     let message = "no Landlock".to_owned();
     assert_eq!(said, FromConnector::Unfit { message });

@@ -2,6 +2,7 @@ use super::*;
 
 const SETTINGS: Settings = Settings {
     start_timeout: Duration::from_secs(10),
+    hang_timeout: Duration::from_secs(5),
     min_uptime: Duration::from_secs(10),
     backoff: Duration::from_millis(100),
     backoff_max: Duration::from_secs(10),
@@ -29,7 +30,8 @@ fn serving() -> Solo {
     let after = Duration::from_millis(100);
     let ready = [Action::Record(Record::Ready { after })];
     assert_eq!(solo.step(at(100), Event::Ready), ready);
-    assert_eq!((solo.state(), solo.deadline()), (State::Serving, None));
+    let hung = Some(at(5_100));
+    assert_eq!((solo.state(), solo.deadline()), (State::Serving, hung));
     solo
 }
 
@@ -84,6 +86,44 @@ fn late_is_killed_and_never_ready() {
     let actions = solo.step(at(10_002), Event::Exited(EndStatus::Signal(9)));
     assert_eq!(exit_of(&actions).reason, ExitReason::StartTimeout);
     assert_eq!(solo.state(), State::Waiting);
+}
+
+#[test]
+fn one_without_a_sign_of_life_is_killed_and_followed() {
+    let mut solo = serving();
+    for beat in 1..13 {
+        assert_eq!(solo.step(at(beat * 1000), Event::Timer), []);
+        let at_beat = Event::Beat(at(beat * 1000));
+        assert_eq!(solo.step(at(beat * 1000 + 5), at_beat), []);
+    }
+    // One that claims to have lived later than now has lived now.
+    let future = Event::Beat(at(999_000));
+    assert_eq!(solo.step(at(12_500), future), []);
+    // An older one changes nothing.
+    assert_eq!(solo.step(at(12_600), Event::Beat(at(3_000))), []);
+    assert_eq!(solo.deadline(), Some(at(17_500)));
+    assert_eq!(solo.step(at(17_499), Event::Timer), []);
+    assert_eq!(solo.step(at(17_500), Event::Timer), [Action::Kill]);
+    // It beats no more, whatever is seen of it.
+    assert_eq!(solo.step(at(17_501), Event::Beat(at(17_501))), []);
+    assert_eq!((solo.state(), solo.deadline()), (State::Leaving, None));
+    let actions = solo.step(at(17_600), Event::Exited(EndStatus::Signal(9)));
+    let exit = exit_of(&actions);
+    assert_eq!((exit.reason, exit.voluntary), (ExitReason::Hung, false));
+    // It was stable, so it is followed at once.
+    assert_eq!(exit.next, Some(at(17_600)));
+    assert_eq!(actions.last(), Some(&Action::Spawn));
+
+    // One that hangs from the beginning was never stable.
+    let mut solo = serving();
+    assert_eq!(solo.step(at(30_000), Event::Timer), [Action::Kill]);
+    solo.step(at(30_001), Event::Exited(EndStatus::Signal(9)));
+    assert_eq!(solo.state(), State::Waiting);
+
+    // One that is not wanted any more is asked to finish, and not watched.
+    let mut solo = serving();
+    assert_eq!(solo.step(at(200), UNWANTED), [Action::Drain]);
+    assert_eq!(solo.deadline(), Some(at(5_200)));
 }
 
 #[test]

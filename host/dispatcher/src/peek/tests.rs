@@ -10,7 +10,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use super::*;
 
 fn heard(bytes: &[u8]) -> Heard {
-    hear(bytes, &ConnectionLimits::default())
+    hear(bytes, &ConnectionLimits::default(), Spoken::Nothing)
+}
+
+/// What is heard of a connection that has spoken HTTP/1.1.
+fn heard_later(bytes: &[u8]) -> Heard {
+    hear(bytes, &ConnectionLimits::default(), Spoken::Http1)
 }
 
 fn host(host: &str) -> Heard {
@@ -34,10 +39,11 @@ fn requests_of_http1_say_their_host() {
     for (request, expected) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", host("a")),
         (
-            "\r\nGET / HTTP/1.1\r\nX: y\r\nhOST:  a:80 \r\n",
+            "\r\nGET / HTTP/1.1\r\nX: y\r\nhOST:  a:80 \r\n\r\n",
             host("a:80"),
         ),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", host("a")),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Heard::Bad),
+        ("GET / HTTP/1.1\nHost: a\n\n", Heard::Bad),
         ("GET http://b:1/x HTTP/1.1\r\nHost: a\r\n\r\n", host("b:1")),
         ("GET http://b?x HTTP/1.0\r\n\r\n", host("b")),
         ("GET /http://b HTTP/1.1\r\nHost: a\r\n\r\n", host("a")),
@@ -55,6 +61,47 @@ fn requests_of_http1_say_their_host() {
         if expected != Heard::NeedMore && request.ends_with("\r\n\r\n") {
             assert_eq!(heard(more.as_bytes()), expected, "{more:?}");
         }
+    }
+}
+
+#[test]
+fn what_has_spoken_http1_never_becomes_another_protocol() {
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(heard_later(request), host("a"));
+    let settings = frame(4, 0, 0, &[]);
+    let stream = frame(1, 5, 1, b"\x82\x86\x84\x41\x01b");
+    let late = [http2::PREFACE, &settings, &stream].concat();
+    assert_eq!(heard(&late), host("b"));
+    assert_eq!(heard_later(&late), Heard::Bad);
+    assert!(is_http1(&late, Spoken::Http1));
+    assert_eq!(heard_later(&client_hello("a.example")), Heard::Bad);
+    for bytes in [&late[..], request] {
+        assert_eq!(spoken(bytes, Spoken::Http1), Spoken::Http1);
+    }
+    assert_eq!(spoken(&late[..23], Spoken::Nothing), Spoken::Nothing);
+    assert_eq!(
+        spoken(&late, Spoken::Nothing),
+        Spoken::Http2 { greeted: false }
+    );
+}
+
+#[test]
+fn one_acknowledgement_of_a_greeting_is_passed_over() {
+    let limits = ConnectionLimits::default();
+    let acknowledgement = frame(4, 1, 0, &[]);
+    let settings = frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]);
+    let stream = frame(1, 5, 1, b"\x82\x86\x84\x41\x01b");
+    for parts in [
+        [&settings, &acknowledgement, &stream],
+        [&settings, &stream, &acknowledgement],
+    ] {
+        let bytes = [http2::PREFACE, &parts.map(|part| &part[..]).concat()].concat();
+        let greeted = |bytes| hear(bytes, &limits, Spoken::Http2 { greeted: true });
+        for cut in 0..bytes.len() {
+            let early = greeted(&bytes[..cut]);
+            assert!(early == Heard::NeedMore || early == host("b"), "{early:?}");
+        }
+        assert_eq!(greeted(&bytes), host("b"));
     }
 }
 

@@ -103,7 +103,7 @@ fn play(pace: Pace) -> Play {
         format: skep_core::LogFormat::Text,
         level: LogLevel::Debug,
     };
-    let (log, writer) = Log::start(log, sink.clone());
+    let (log, writer) = Log::start(log, sink.clone()).unwrap();
     let alerts = Alerts::with(Stage(entrance), pace, spec("http://hook/"), log);
     Play {
         alerts,

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::identity::Role;
-use skep_sys::{Channel, Child, Ended, Signal, Spawn};
+use skep_sys::{Channel, Child, Ended, Output, Signal, Spawn};
 use skep_wire::{FromBuilder, Refusal, ToBuilder};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::Built;
 use crate::line::{Line, LineError};
+use crate::log::{Listening, Log, Speaker};
 use crate::walls::identity_of;
 
 /// Wall time for one compilation. The largest components, of about 40 MiB,
@@ -55,15 +56,18 @@ pub(crate) trait Build: Sync {
 }
 
 /// Builders as processes of this executable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BuilderProcesses {
     /// Wall time for one compilation.
     pub(super) deadline: Duration,
+    /// Where what they write to their standard error goes.
+    pub(super) log: Log,
 }
 
 impl Build for BuilderProcesses {
     async fn fingerprint(&self) -> Result<String, Refusal> {
-        match converse(&ToBuilder::Fingerprint, vec![], FINGERPRINT_DEADLINE).await? {
+        let question = ToBuilder::Fingerprint;
+        match converse(&question, vec![], FINGERPRINT_DEADLINE, &self.log).await? {
             FromBuilder::Fingerprint { fingerprint } => Ok(fingerprint),
             FromBuilder::Refused(refusal) => Err(refusal),
             FromBuilder::Built { .. } => Err(beside_the_point()),
@@ -72,7 +76,7 @@ impl Build for BuilderProcesses {
 
     async fn compile(&self, component: OwnedFd, artifact: OwnedFd) -> Result<Built, Refusal> {
         let fds = vec![Arc::new(component), Arc::new(artifact)];
-        match converse(&ToBuilder::Compile, fds, self.deadline).await? {
+        match converse(&ToBuilder::Compile, fds, self.deadline, &self.log).await? {
             FromBuilder::Built {
                 flavor,
                 imports,
@@ -95,8 +99,10 @@ async fn converse(
     question: &ToBuilder,
     fds: Vec<Arc<OwnedFd>>,
     deadline: Duration,
+    log: &Log,
 ) -> Result<FromBuilder, Refusal> {
-    let (mut line, child) = start().map_err(|error| Refusal {
+    // Dropped after the child, so that it has ended by then.
+    let (_listening, child, mut line) = start(log).map_err(|error| Refusal {
         problem: format!("the compiler cannot be started: {error}"),
         hint: None,
     })?;
@@ -120,15 +126,19 @@ async fn converse(
     }
 }
 
-fn start() -> io::Result<(Line, AsyncFd<Child>)> {
+fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, Line)> {
     let (ours, theirs) = Channel::pair()?;
+    let (output, written) = Output::pipe()?;
     let child = skep_sys::spawn(Spawn {
         role: "builder",
         title: "skep: builder",
         channel: theirs,
+        output: Some(written),
         identity: identity_of(Role::Builder),
     })?;
-    Ok((Line::new(ours)?, skep_sys::watch(child)?))
+    let speaker = Speaker::role("builder", None);
+    let listening = log.listen(output, speaker, child.pid());
+    Ok((listening, skep_sys::watch(child)?, Line::new(ours)?))
 }
 
 /// Waits for a builder's end, which it has no reason to put off.

@@ -22,7 +22,7 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use skep_wire::Flavor;
@@ -53,7 +53,7 @@ struct Sidecar {
 }
 
 /// An artifact whose content was verified, open for reading. The open file is
-/// what workers get; the path is not used again.
+/// what workers get; the path is used again only to verify it again.
 #[derive(Debug)]
 pub(crate) struct Artifact {
     /// The component that it was compiled from.
@@ -62,8 +62,36 @@ pub(crate) struct Artifact {
     pub(crate) flavor: Flavor,
     /// Bytes of the artifact.
     pub(crate) size: u64,
+    file: Mutex<Arc<OwnedFd>>,
+}
+
+impl Artifact {
+    fn new(component: Digest, flavor: Flavor, size: u64, file: File) -> Self {
+        Self {
+            component,
+            flavor,
+            size,
+            file: Mutex::new(Arc::new(file.into())),
+        }
+    }
+
     /// The artifact itself; shared with the messages that carry it.
-    pub(crate) file: Arc<OwnedFd>,
+    pub(crate) fn file(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.held())
+    }
+
+    /// Takes the file of one of the same component that was verified later:
+    /// somebody may have written to the one that we have open.
+    pub(crate) fn renew(&self, from: &Self) {
+        debug_assert_eq!(self.component, from.component, "they are one artifact");
+        let file = from.file();
+        *self.held() = file;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Arc<OwnedFd>> {
+        // Whole at every step.
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a builder says about the artifact that it wrote.
@@ -301,12 +329,7 @@ impl Cache {
         fs::rename(&draft.path, &artifact_path).map_err(io_at(&artifact_path))?;
         self.write_sidecar(key, &sidecar)
             .map_err(io_at(&self.path(key, "json")))?;
-        Ok(Artifact {
-            component: key.component,
-            flavor: built.flavor,
-            size,
-            file: Arc::new(file.into()),
-        })
+        Ok(Artifact::new(key.component, built.flavor, size, file))
     }
 
     fn write_sidecar(&self, key: &Key, sidecar: &Sidecar) -> io::Result<()> {
@@ -342,12 +365,8 @@ impl Cache {
         if digest.to_string() != sidecar.artifact {
             return Err("its artifact is not the one that was stored".to_owned());
         }
-        Ok(Artifact {
-            component: key.component,
-            flavor: sidecar.flavor,
-            size: sidecar.size,
-            file: Arc::new(file.into()),
-        })
+        let (flavor, size) = (sidecar.flavor, sidecar.size);
+        Ok(Artifact::new(key.component, flavor, size, file))
     }
 
     fn path(&self, key: &Key, extension: &str) -> PathBuf {

@@ -77,6 +77,7 @@ impl Workshop {
     pub(crate) async fn open(state_dir: &Path, log: &Log) -> Result<Arc<Self>, ArtifactsError> {
         let builder = BuilderProcesses {
             deadline: COMPILE_DEADLINE,
+            log: log.clone(),
         };
         Self::with(builder, state_dir, log).await
     }
@@ -116,6 +117,36 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
         let file = path.clone();
         let component = blocking(move || Component::open(&file)).await?;
         self.obtain(component, &path).await.map(Arc::new)
+    }
+
+    /// Verifies the artifact of a component again, and builds it again from one
+    /// of `sources` if it is not what it should be. Says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be built.
+    pub(crate) async fn verify(
+        &self,
+        component: Digest,
+        sources: Vec<PathBuf>,
+    ) -> Result<(Arc<Artifact>, bool), Refusal> {
+        let key = Key::new(component, &self.fingerprint);
+        if let Lookup::Hit(artifact) = self.lookup(&key).await {
+            return Ok((Arc::new(artifact), false));
+        }
+        let mut refusal = Refusal {
+            problem: "its component is not kept".to_owned(),
+            hint: None,
+        };
+        for source in sources {
+            match self.make(source).await {
+                Ok(artifact) if artifact.component == component => return Ok((artifact, true)),
+                // Another component has its place by now.
+                Ok(_) => {}
+                Err(why) => refusal = why,
+            }
+        }
+        Err(refusal)
     }
 
     /// Deletes the artifacts of components that are not needed any more. Workers

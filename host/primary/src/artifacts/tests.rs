@@ -162,7 +162,7 @@ fn content(artifact: &Artifact) -> String {
     // As a worker opens it.
     let path = format!(
         "/proc/self/fd/{}",
-        std::os::fd::AsRawFd::as_raw_fd(&artifact.file)
+        std::os::fd::AsRawFd::as_raw_fd(&artifact.file())
     );
     fs::read_to_string(path).unwrap()
 }

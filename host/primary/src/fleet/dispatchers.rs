@@ -8,18 +8,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::identity::Role;
 use skep_core::solo::{Event, State};
 use skep_core::{ListenerName, LogLevel, PoolName, WorkerId};
+use skep_sys::Channel;
 use skep_wire::{DispatchCounts, FromDispatcher, ListenerRole, Peer, ToDispatcher, ToWorker};
 
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, DispatcherRole, Link, News, Order, Words};
 use crate::listeners::Bound;
+use crate::log::Speaker;
 use crate::pool::Pool;
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
@@ -180,6 +181,14 @@ impl Fleet {
                     dispatcher.counts = counts;
                 }
             }
+            News::Said(FromDispatcher::Distrusts { worker, why }) => {
+                self.journal
+                    .event(LogLevel::Error, "worker.distrusted", |line| {
+                        line.number("worker", worker)
+                            .text("listener", name.as_str())
+                            .text("message", &why)
+                    });
+            }
             News::Said(FromDispatcher::Switched) => self.forget_lingering(name),
             // Its exit follows.
             News::Said(FromDispatcher::Drained) => {}
@@ -207,7 +216,7 @@ impl Fleet {
             role,
             ..
         } = dispatcher;
-        let start = || {
+        let start = |board| {
             let socket = socket.clone().ok_or_else(closed)?;
             let begin = ToDispatcher::Begin {
                 listener: role.name.clone(),
@@ -217,9 +226,13 @@ impl Fleet {
             let birth = Birth {
                 id: name.clone(),
                 title: format!("skep: dispatcher {name}"),
-                messages: vec![(begin, vec![socket])],
+                messages: vec![(begin, vec![socket, board])],
                 grace: GRACE,
                 wall: Walls::around(Role::Dispatcher),
+                log: (
+                    self.journal.log().clone(),
+                    Speaker::role("dispatcher", Some(("listener", name.to_string()))),
+                ),
             };
             Link::<DispatcherRole>::start(birth, self.news.clone())
         };
@@ -317,10 +330,10 @@ impl Fleet {
     /// A channel between a worker and another process: that one's end, and the
     /// message that brings the worker its own.
     fn pair(&self, what: &str, peer: Peer) -> Option<(Arc<OwnedFd>, Words)> {
-        match UnixStream::pair() {
+        // Neither end blocks, for a worker may not change that.
+        match Channel::pair() {
             Ok((theirs, workers)) => {
-                let workers = Arc::new(OwnedFd::from(workers));
-                let meet = (ToWorker::Meet(peer), vec![workers]);
+                let meet = (ToWorker::Meet(peer), vec![Arc::new(workers)]);
                 Some((Arc::new(OwnedFd::from(theirs)), meet))
             }
             Err(error) => {
@@ -421,6 +434,7 @@ fn sum(one: DispatchCounts, other: DispatchCounts) -> DispatchCounts {
         unheard,
         evicted,
         unserved,
+        distrusted,
         waiting,
     } = other;
     DispatchCounts {
@@ -431,6 +445,7 @@ fn sum(one: DispatchCounts, other: DispatchCounts) -> DispatchCounts {
         unheard: one.unheard + unheard,
         evicted: one.evicted + evicted,
         unserved: one.unserved + unserved,
+        distrusted: one.distrusted + distrusted,
         waiting: one.waiting + waiting,
     }
 }

@@ -71,6 +71,7 @@ impl Fleet {
         for app in passing {
             self.feed(&app, Input::Abandon);
         }
+        self.hold_nothing();
         // Whoever waits for what will not be is told so by being hung up on.
         self.operation = None;
         let trials: Vec<_> = self.trials.keys().copied().collect();
@@ -141,9 +142,12 @@ impl Fleet {
             (Err(_), Ok(app)) => self.spec.apps[&app].pool.clone(),
             (Err(reply), Err(_)) => return asker.answer(reply),
         };
-        self.step(Event::Reset { pool: pool.clone() });
-        asker.answer(ControlReply::Done {
-            message: Some(format!("pool {pool} is reset")),
+        // Workers that died of a damaged artifact would die again.
+        self.when_verified(&pool.clone(), move |fleet| {
+            fleet.step(Event::Reset { pool: pool.clone() });
+            asker.answer(ControlReply::Done {
+                message: Some(format!("pool {pool} is reset")),
+            });
         });
     }
 

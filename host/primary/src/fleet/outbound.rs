@@ -15,6 +15,7 @@ use super::operation::Operation;
 use super::reload::Stage;
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, ConnectorRole, Link, News};
+use crate::log::Speaker;
 use crate::single::{GRACE, Single};
 use crate::told::{GrantWord, ToldGrants, WantedGrants};
 use crate::walls::Walls;
@@ -105,16 +106,17 @@ impl Fleet {
     }
 
     pub(super) fn step_connector(&mut self, event: Event) {
-        let start = || {
+        let start = |board| {
             let begin = ToConnector::Begin {
                 sandbox: self.spec.server.sandbox,
             };
             let birth = Birth {
                 id: (),
                 title: "skep: connector".to_owned(),
-                messages: vec![(begin, Vec::new())],
+                messages: vec![(begin, vec![board])],
                 grace: GRACE,
                 wall: Walls::around(Role::Connector),
+                log: (self.journal.log().clone(), Speaker::role("connector", None)),
             };
             Link::<ConnectorRole>::start(birth, self.news.clone())
         };

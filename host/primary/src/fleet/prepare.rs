@@ -84,6 +84,12 @@ impl Fleet {
             let digest = artifact.component.to_string();
             let source = app.component.clone();
             let current = self.apps.get(&name);
+            if let Some(current) = current
+                && current.artifact.component == artifact.component
+            {
+                // It was verified just now, and perhaps built again.
+                current.artifact.renew(&artifact);
+            }
             let mut history = match current {
                 Some(current) => current.history.clone(),
                 None => histories.remove(&name).unwrap_or_default(),

@@ -16,6 +16,7 @@ use skep_wire::FromWorker;
 
 use super::{Consequence, Fleet};
 use crate::link::{Birth, Link, Mute, News, Order};
+use crate::log::Speaker;
 use crate::pool::Newborn;
 use crate::records::reason_of;
 
@@ -102,6 +103,10 @@ impl Fleet {
             wall: self
                 .walls
                 .around_worker(name, &format!("worker-{worker}"), &pool.spec),
+            log: (
+                self.journal.log().clone(),
+                Speaker::worker(name, worker, self.spec.server.log.format),
+            ),
         };
         let link = match Link::start(birth, self.news.clone()) {
             Ok(link) => link,

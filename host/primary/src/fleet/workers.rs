@@ -3,7 +3,7 @@
 use std::io;
 
 use skep_core::rollout::Input;
-use skep_core::supervise::{Event, Record, WorkerView};
+use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
 use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
@@ -11,6 +11,7 @@ use skep_wire::FromWorker;
 use super::operation::Operation;
 use super::{Consequence, Fleet, Worker, counted};
 use crate::link::{Birth, Heard, Link, News, Order};
+use crate::log::Speaker;
 use crate::pool::{Counts, Newborn};
 use crate::records::{self, Known};
 
@@ -48,6 +49,10 @@ impl Fleet {
             wall: self
                 .walls
                 .around_worker(name, &format!("worker-{worker}"), &pool.spec),
+            log: (
+                self.journal.log().clone(),
+                Speaker::worker(name, worker, self.spec.server.log.format),
+            ),
         };
         match Link::start(birth, self.news.clone()) {
             Ok(link) => {
@@ -58,6 +63,7 @@ impl Fleet {
                     pool,
                     generation,
                     cut: 0,
+                    unfit: false,
                 };
                 self.workers.insert(worker, born);
                 self.introduce(worker, name, introduction);
@@ -116,10 +122,15 @@ impl Fleet {
             News::Exited(status) => {
                 // The last beat may hold the first good request.
                 self.read_beat(id);
-                self.step(Event::Exited { worker: id, status });
-                self.forget(id);
+                self.worker_exited(id, status);
             }
         }
+    }
+
+    /// Tells the supervisor that a worker is gone.
+    pub(super) fn tell_exit(&mut self, id: WorkerId, status: EndStatus) {
+        self.step(Event::Exited { worker: id, status });
+        self.forget(id);
     }
 
     fn listen_to(&mut self, id: WorkerId, words: FromWorker) {
@@ -127,6 +138,9 @@ impl Fleet {
             FromWorker::Ready => self.step(Event::Ready { worker: id }),
             FromWorker::Drained => self.step(Event::Drained { worker: id }),
             FromWorker::Unfit { app, message } => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.unfit = app.is_some();
+                }
                 if let Some(app) = &app {
                     self.fall_back(app, message.clone());
                 }
@@ -193,6 +207,16 @@ impl Fleet {
         let workers: Vec<_> = self.workers.keys().copied().collect();
         for worker in workers {
             self.read_beat(worker);
+        }
+        let dispatchers = self.dispatchers.iter();
+        let beats: Vec<_> = dispatchers
+            .filter_map(|(name, dispatcher)| Some((name.clone(), dispatcher.single.beat()?)))
+            .collect();
+        for (name, beat) in beats {
+            self.step_dispatcher(&name, beat);
+        }
+        if let Some(beat) = self.connector.single.beat() {
+            self.step_connector(beat);
         }
     }
 

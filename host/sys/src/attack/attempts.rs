@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::ptr;
 
@@ -111,6 +112,26 @@ pub(super) const ALL: &[(&str, Attempt)] = &[
     }),
     ("module", |_| call(libc::SYS_init_module, &[0, 0, 0])),
     ("terminal", terminal),
+    // What others have open, too.
+    ("block", block),
+    ("block-ioctl", block_ioctl),
+    ("linger", linger),
+    ("seek-output", |_| call(libc::SYS_lseek, &[2, 0, 0])),
+    ("seal-scoreboard", seal),
+    ("truncate-output", |_| {
+        reopen_output(libc::O_WRONLY | libc::O_TRUNC)
+    }),
+    ("read-output", read_output),
+    ("send-descriptors", send_descriptors),
+    // The log.
+    ("write", |target| write(&target.text)),
+    ("write-and-exit", |target| {
+        write(&target.text)?;
+        // SAFETY: _exit runs nothing of the process.
+        unsafe { libc::_exit(1) }
+    }),
+    ("panic", |target| panic!("{}", target.text)),
+    ("flood", flood),
     // All there is of something.
     ("exhaust-descriptors", exhaust_descriptors),
     ("exhaust-processes", exhaust_processes),
@@ -339,6 +360,131 @@ fn terminal(_: &Target) -> io::Result<String> {
     let letter = b"x";
     let request = usize::try_from(libc::TIOCSTI).unwrap_or_default();
     call(libc::SYS_ioctl, &[2, request, letter.as_ptr() as usize])
+}
+
+/// Every descriptor that an attacker may try.
+const NUMBERS: std::ops::Range<libc::c_int> = 3..256;
+
+/// Lets whoever has it open, too, wait for ever at one of our sockets.
+fn block(_: &Target) -> io::Result<String> {
+    for number in NUMBERS {
+        // SAFETY: F_SETFL takes integers; a closed number gives EBADF.
+        if unsafe { libc::fcntl(number, libc::F_SETFL, 0) } == 0 {
+            return Ok(format!("descriptor {number} blocks"));
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+fn block_ioctl(_: &Target) -> io::Result<String> {
+    let off: libc::c_int = 0;
+    for number in NUMBERS {
+        // SAFETY: FIONBIO reads one integer, which lives in this frame.
+        if unsafe { libc::ioctl(number, libc::FIONBIO, &raw const off) } == 0 {
+            return Ok(format!("descriptor {number} blocks"));
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// Has all connections to come of a listener cut at their ends.
+fn linger(_: &Target) -> io::Result<String> {
+    let now = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let (level, option) = (of(libc::SOL_SOCKET), of(libc::SO_LINGER));
+    let length = size_of_val(&now);
+    let mut last = Err(io::ErrorKind::NotFound.into());
+    for number in NUMBERS {
+        let pointer = (&raw const now) as usize;
+        last = call(
+            libc::SYS_setsockopt,
+            &[of(number), level, option, pointer, length],
+        );
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+/// Keeps workers to come from mapping their scoreboard.
+fn seal(_: &Target) -> io::Result<String> {
+    for number in NUMBERS {
+        // SAFETY: F_ADD_SEALS takes integers; what is no memory gives EINVAL.
+        let sealed = unsafe { libc::fcntl(number, libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+        if sealed == 0 {
+            return Ok(format!("descriptor {number} is sealed"));
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+fn reopen_output(flags: libc::c_int) -> io::Result<String> {
+    let path = c"/proc/self/fd/2".as_ptr() as usize;
+    call(libc::SYS_openat, &[of(libc::AT_FDCWD), path, of(flags)])
+}
+
+/// Reads what is on its way to the log: succeeds at what others have written.
+fn read_output(_: &Target) -> io::Result<String> {
+    let mut output = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/proc/self/fd/2")?;
+    let own = format!("pid={} ", std::process::id());
+    let mut piece = [0; 64 << 10];
+    let count = output.read(&mut piece)?;
+    let text = String::from_utf8_lossy(&piece[..count]);
+    match text.lines().find(|line| !line.contains(&own)) {
+        Some(line) => Ok(line.to_owned()),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// Gives descriptors to everybody whom this process has a socket to.
+fn send_descriptors(_: &Target) -> io::Result<String> {
+    let mut sent = 0;
+    for number in NUMBERS {
+        // SAFETY: a copy of a number that may be closed: F_DUPFD_CLOEXEC says so.
+        let Ok(copy) = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })
+        else {
+            continue;
+        };
+        // SAFETY: the duplicate is ours alone.
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        let Ok(channel) = crate::Channel::from_fd(copy) else {
+            continue;
+        };
+        let stderr = io::stderr();
+        let stderr = std::os::fd::AsFd::as_fd(&stderr);
+        if channel.send(b"x", &[stderr, stderr]).is_ok() {
+            sent += 1;
+        }
+    }
+    Ok(format!("to {sent}"))
+}
+
+/// Writes to the log, with `\\n` for the end of a line.
+fn write(text: &str) -> io::Result<String> {
+    let text = text.replace("\\n", "\n");
+    let own = std::process::id().to_string();
+    io::stderr().write_all(text.replace("OWN", &own).as_bytes())?;
+    Ok("written".to_owned())
+}
+
+/// Writes 10 MB of nonsense to the log, for a second at most.
+fn flood(_: &Target) -> io::Result<String> {
+    let piece = b"\x1b[2Jnonsense\n\xff\n\n".repeat(1000);
+    let (mut taken, began) = (0, std::time::Instant::now());
+    while taken < 10 << 20 && began.elapsed() < std::time::Duration::from_secs(1) {
+        match io::stderr().write(&piece) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(format!("{taken} bytes"))
 }
 
 /// Succeeds if there was no end to it.

@@ -20,6 +20,8 @@ pub struct Target {
     pub path: String,
     /// A TCP port of loopback where somebody listens.
     pub port: u16,
+    /// What to write.
+    pub text: String,
 }
 
 /// How an attack ended that its process survived.

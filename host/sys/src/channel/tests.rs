@@ -105,4 +105,9 @@ fn only_unix_stream_sockets_are_channels() {
     assert!(Channel::from_fd(tcp.into()).is_err());
     let file = File::open("/dev/null").unwrap();
     assert!(Channel::from_fd(file.into()).is_err());
+    let (blocking, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert!(Channel::from_fd(blocking.try_clone().unwrap().into()).is_err());
+    // Whoever passes it prepares it.
+    blocking.set_nonblocking(true).unwrap();
+    assert!(Channel::from_fd(blocking.into()).is_ok());
 }

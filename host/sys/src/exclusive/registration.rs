@@ -9,8 +9,9 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
@@ -19,6 +20,9 @@ thread_local! {
     /// Event loops belong to threads.
     static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
+
+/// Bytes of those lines that are read at a time: some fifty registrations.
+const PIECE: usize = 4 << 10;
 
 /// An event loop, and the kernel's lines about it, which can be read again and
 /// again once they are open.
@@ -39,7 +43,7 @@ pub(crate) fn keep(watched: RawFd) -> io::Result<()> {
 /// The epoll in which a descriptor of this process is registered, and its
 /// token there.
 pub(super) fn find(watched: RawFd) -> io::Result<(Epoll, u64)> {
-    match KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.find(watched))) {
+    match KEPT.with_borrow(|kept| kept.as_ref().map(|kept| kept.find(watched))) {
         Some(Ok(Some(found))) => Ok(found),
         Some(Err(error)) => Err(error),
         Some(Ok(None)) | None => search(watched),
@@ -47,10 +51,19 @@ pub(super) fn find(watched: RawFd) -> io::Result<(Epoll, u64)> {
 }
 
 impl Kept {
-    fn find(&mut self, watched: RawFd) -> io::Result<Option<(Epoll, u64)>> {
-        self.lines.rewind()?;
-        let mut registrations = String::new();
-        self.lines.read_to_string(&mut registrations)?;
+    fn find(&self, watched: RawFd) -> io::Result<Option<(Epoll, u64)>> {
+        // From the start, without moving the file's position: a confined
+        // process may not.
+        let mut registrations = Vec::new();
+        let mut piece = [0; PIECE];
+        loop {
+            let count = self.lines.read_at(&mut piece, registrations.len() as u64)?;
+            if count == 0 {
+                break;
+            }
+            registrations.extend_from_slice(&piece[..count]);
+        }
+        let registrations = String::from_utf8_lossy(&registrations);
         let Some(token) = parse(&registrations, watched) else {
             return Ok(None);
         };

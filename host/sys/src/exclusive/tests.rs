@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::sys::epoll::EpollTimeout;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::*;
 
 const NOW: EpollTimeout = EpollTimeout::ZERO;

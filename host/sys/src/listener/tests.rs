@@ -19,7 +19,8 @@ fn the_real_port_is_told_and_connections_queue() {
         .collect();
     let listener = TcpListener::from(bound.socket);
     for _ in &streams {
-        listener.accept().unwrap();
+        // Nobody else can set it: a worker may set no options.
+        assert!(listener.accept().unwrap().0.nodelay().unwrap());
     }
     let error = listener.accept().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);

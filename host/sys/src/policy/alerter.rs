@@ -8,8 +8,8 @@
 use nix::sys::resource::Resource;
 
 use crate::policy::basics::{
-    ANSWERED, CALLING, LIVING, Limit, MEMORY, NEW_CODE, READING, TALKING, THREADS,
-    THREADS_ANSWERED, WAITING,
+    ANSWERED, CALLING, LIVING, Limit, MEMORY, NEW_CODE, PREPARING, READING, SEEKING, TALKING,
+    THREADS, THREADS_ANSWERED, WAITING,
 };
 use crate::policy::seccomp::{Answer, Policy, Refused, Rule, When};
 
@@ -73,7 +73,8 @@ pub(crate) fn resource_limits() -> [Limit; 4] {
 pub(crate) fn policy() -> Policy {
     Policy {
         allowed: vec![
-            LIVING, MEMORY, NEW_CODE, WAITING, TALKING, CALLING, READING, THREADS, LOOKING,
+            LIVING, MEMORY, NEW_CODE, WAITING, TALKING, CALLING, PREPARING, READING, SEEKING,
+            THREADS, LOOKING,
         ],
         answered: vec![ANSWERED, THREADS_ANSWERED, RESOLVER],
     }

@@ -127,13 +127,20 @@ pub(crate) const WAITING: &[Rule] = &[
 
 /// Descriptors that are open, and bytes and descriptors through those that are
 /// sockets. Nothing is opened, bound or connected by any of these.
+///
+/// And nothing of an open file is changed by any of these. Descriptors that are
+/// passed between processes, as connections and listeners are, share one open
+/// file: its position and its flags are those of everybody who has it. Whoever
+/// passes a descriptor prepares it; the roles that prepare some are allowed to
+/// by [`PREPARING`].
 pub(crate) const TALKING: &[Rule] = &[
+    // What a role's outputs lead to is a pipe of its own to the primary, so
+    // that writing there writes over nobody.
     Rule::allow(libc::SYS_read),
     Rule::allow(libc::SYS_readv),
     Rule::allow(libc::SYS_pread64),
     Rule::allow(libc::SYS_write),
     Rule::allow(libc::SYS_writev),
-    Rule::allow(libc::SYS_lseek),
     Rule::allow(libc::SYS_close),
     // Sizes and kinds of open files. By a path they tell that a file exists,
     // and no more.
@@ -141,19 +148,24 @@ pub(crate) const TALKING: &[Rule] = &[
     Rule::allow(libc::SYS_statx),
     Rule::allow(libc::SYS_newfstatat),
     // Duplicates; an exclusive listener keeps its number and changes its file.
+    // Which file a number means is this process's own matter. How many there
+    // are is limited.
     Rule::allow(libc::SYS_dup),
     Rule::allow(libc::SYS_dup3),
     Rule::allow_when(libc::SYS_fcntl, command(libc::F_DUPFD)),
     Rule::allow_when(libc::SYS_fcntl, command(libc::F_DUPFD_CLOEXEC)),
-    // Flags and seals. Not the owner of a descriptor, who would be signalled,
-    // and not its leases.
+    // Flags and seals are looked at. `F_SETFD` is a number's own flag and would
+    // do no harm, but nothing is executed, so nobody needs it. `F_SETFL` is
+    // everybody's (above). `F_ADD_SEALS` would keep others from mapping a
+    // scoreboard. Not the owner of a descriptor, who would be signalled, not its
+    // leases, and not the size of a pipe, which is memory of the kernel.
     Rule::allow_when(libc::SYS_fcntl, command(libc::F_GETFD)),
-    Rule::allow_when(libc::SYS_fcntl, command(libc::F_SETFD)),
     Rule::allow_when(libc::SYS_fcntl, command(libc::F_GETFL)),
-    Rule::allow_when(libc::SYS_fcntl, command(libc::F_SETFL)),
-    Rule::allow_when(libc::SYS_fcntl, command(libc::F_ADD_SEALS)),
     Rule::allow_when(libc::SYS_fcntl, command(libc::F_GET_SEALS)),
-    // Messages, and descriptors with them.
+    // Messages, and descriptors with them. Who receives some that it did not
+    // ask for closes them and the channel: the primary takes none at all, a
+    // dispatcher those that it has handed out, a worker those of the three that
+    // it was introduced to.
     Rule::allow_when(
         libc::SYS_sendmsg,
         When::Bits {
@@ -170,7 +182,8 @@ pub(crate) const TALKING: &[Rule] = &[
     Rule::allow(libc::SYS_getsockname),
     Rule::allow(libc::SYS_getpeername),
     // The end of what is sent, and of nothing else: ending what is received by
-    // a listener, or by a channel, would end it for all who share it.
+    // a listener, or by a channel, would end it for all who share it. For a
+    // listener the end of what is sent means nothing.
     Rule::allow_when(
         libc::SYS_shutdown,
         When::Is {
@@ -178,57 +191,25 @@ pub(crate) const TALKING: &[Rule] = &[
             value: libc::SHUT_WR.cast_unsigned(),
         },
     ),
-    // std makes sockets non-blocking so.
+];
+
+/// Whether reads and writes of an open file wait, for all who have it: for
+/// roles that make sockets of their own, or that repair those which come back to
+/// them from somebody whom they do not trust. Both ways, as std has one and
+/// others the other.
+pub(crate) const PREPARING: &[Rule] = &[
+    Rule::allow_when(libc::SYS_fcntl, command(libc::F_SETFL)),
     Rule::allow_when(libc::SYS_ioctl, request(FIONBIO)),
 ];
 
-/// Connections of clients.
+/// Connections of clients. No options are set: those of a listener are
+/// everybody's and those of the connections to come (one that lingers for no
+/// time has all of them cut at their ends), and a filter cannot tell a listener
+/// from a connection. What connections need is set on the listener, by the
+/// primary.
 pub(crate) const SERVING: &[Rule] = &[
+    // With whatever flags: those of a new connection are its own.
     Rule::allow(libc::SYS_accept4),
-    // Of the options, those that have to do with one connection's pace. Others
-    // filter, mark or steal packets, and a listener's are everybody's.
-    Rule::allow_when(
-        libc::SYS_setsockopt,
-        When::Option {
-            level: libc::IPPROTO_TCP,
-            option: libc::TCP_NODELAY,
-        },
-    ),
-    Rule::allow_when(
-        libc::SYS_setsockopt,
-        When::Option {
-            level: libc::IPPROTO_TCP,
-            option: libc::TCP_KEEPIDLE,
-        },
-    ),
-    Rule::allow_when(
-        libc::SYS_setsockopt,
-        When::Option {
-            level: libc::IPPROTO_TCP,
-            option: libc::TCP_KEEPINTVL,
-        },
-    ),
-    Rule::allow_when(
-        libc::SYS_setsockopt,
-        When::Option {
-            level: libc::IPPROTO_TCP,
-            option: libc::TCP_KEEPCNT,
-        },
-    ),
-    Rule::allow_when(
-        libc::SYS_setsockopt,
-        When::Option {
-            level: libc::SOL_SOCKET,
-            option: libc::SO_KEEPALIVE,
-        },
-    ),
-    Rule::allow_when(
-        libc::SYS_setsockopt,
-        When::Option {
-            level: libc::SOL_SOCKET,
-            option: libc::SO_LINGER,
-        },
-    ),
 ];
 
 /// New connections to others, over TCP, and questions to name servers, over
@@ -285,6 +266,14 @@ const TO_READ: When = When::Bits {
     mask: (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND).cast_unsigned(),
     value: 0,
 };
+
+/// The position in files that this process has opened itself, and shares with
+/// nobody.
+pub(crate) const SEEKING: &[Rule] = &[Rule::allow(libc::SYS_lseek)];
+
+/// std asks for the position of a file before it reads all of it, and goes on
+/// without. Where a file was passed, its position is everybody's.
+pub(crate) const NO_SEEKING: &[Refused] = &[Refused::answer(libc::SYS_lseek, Answer::Denied)];
 
 /// Threads of this process, and nothing else that clone can make. What tells
 /// clone3 what to make cannot be seen by a filter, so that is missing.

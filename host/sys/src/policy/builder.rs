@@ -57,6 +57,8 @@ const ALLOWED: &[Rule] = &[
     Rule::allow(libc::SYS_write),
     Rule::allow(libc::SYS_writev),
     Rule::allow(libc::SYS_pwrite64),
+    // The position in the component's copy and in the artifact, which nobody
+    // else reads before the builder's end.
     Rule::allow(libc::SYS_lseek),
     Rule::allow(libc::SYS_ftruncate),
     Rule::allow(libc::SYS_fsync),
@@ -66,7 +68,9 @@ const ALLOWED: &[Rule] = &[
     // Sizes of open files. By a path they tell that a file exists, and no more.
     Rule::allow(libc::SYS_statx),
     Rule::allow(libc::SYS_newfstatat),
-    // Descriptor flags, duplicates, seals and locks.
+    // Descriptor flags, duplicates, seals and locks. All that it has open is for
+    // it alone: its end of its channel, of the pipe of its outputs, and the two
+    // files.
     Rule::allow(libc::SYS_fcntl),
     // Messages with descriptors on the channel.
     Rule::allow(libc::SYS_sendmsg),

@@ -2,8 +2,8 @@
 //! to workers, which cannot do so themselves.
 
 use crate::policy::basics::{
-    ANSWERED, CALLING, LIVING, Limit, MEMORY, NO_NEW_CODE, NO_THREADS, READING, TALKING, WAITING,
-    lasting,
+    ANSWERED, CALLING, LIVING, Limit, MEMORY, NO_NEW_CODE, NO_THREADS, PREPARING, READING, SEEKING,
+    TALKING, WAITING, lasting,
 };
 use crate::policy::seccomp::{Answer, Policy, Refused};
 
@@ -24,7 +24,10 @@ pub(crate) fn policy() -> Policy {
             WAITING,
             TALKING,
             CALLING,
+            // Its sockets are its own until it passes them.
+            PREPARING,
             READING,
+            SEEKING,
         ],
         answered: vec![ANSWERED, NO_THREADS, NO_LINKS],
     }

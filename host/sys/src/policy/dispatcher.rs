@@ -2,8 +2,8 @@
 //! without taking them, and pass them on.
 
 use crate::policy::basics::{
-    ANSWERED, LIVING, Limit, MEMORY, NO_FILES, NO_NEW_CODE, NO_THREADS, SERVING, TALKING, WAITING,
-    lasting,
+    ANSWERED, LIVING, Limit, MEMORY, NO_FILES, NO_NEW_CODE, NO_THREADS, PREPARING, SERVING,
+    TALKING, WAITING, lasting,
 };
 use crate::policy::seccomp::Policy;
 
@@ -13,7 +13,16 @@ pub(crate) fn resource_limits(descriptors: u64) -> [Limit; 5] {
 
 pub(crate) fn policy() -> Policy {
     Policy {
-        allowed: vec![LIVING, MEMORY, NO_NEW_CODE, WAITING, TALKING, SERVING],
+        allowed: vec![
+            LIVING,
+            MEMORY,
+            NO_NEW_CODE,
+            WAITING,
+            TALKING,
+            SERVING,
+            // Connections come back from workers, whom nobody trusts.
+            PREPARING,
+        ],
         answered: vec![ANSWERED, NO_FILES, NO_THREADS],
     }
 }

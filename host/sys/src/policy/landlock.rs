@@ -80,7 +80,7 @@ pub(crate) struct Restricted {
     pub(crate) version: u32,
 }
 
-/// Rules that threads can take.
+/// Rules that a thread can take.
 pub(crate) struct Rules(RulesetCreated);
 
 impl Rules {
@@ -89,13 +89,6 @@ impl Rules {
     /// The kernel refuses for a reason other than that it has no Landlock.
     pub(crate) fn new(grants: &Grants<'_>) -> io::Result<Self> {
         create(grants).map(Self).map_err(io::Error::other)
-    }
-
-    /// # Errors
-    ///
-    /// No descriptors left.
-    pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
     }
 
     /// Forbids the calling thread everything that is not granted. What is open

@@ -64,11 +64,6 @@ pub(crate) enum When {
     OwnPid {
         argument: u8,
     },
-    /// The option of a socket, for `setsockopt`.
-    Option {
-        level: libc::c_int,
-        option: libc::c_int,
-    },
     /// A new socket, for `socket`.
     Socket {
         domain: libc::c_int,
@@ -160,10 +155,6 @@ impl When {
             } => vec![bits(argument, mask, value)?],
             Self::Zero { argument } => vec![zero(argument)?],
             Self::OwnPid { argument } => vec![is(argument, std::process::id())?],
-            Self::Option { level, option } => vec![
-                is(1, level.cast_unsigned())?,
-                is(2, option.cast_unsigned())?,
-            ],
             Self::Socket {
                 domain,
                 kind,
@@ -205,7 +196,7 @@ impl Calls {
     }
 }
 
-/// A policy that threads can take.
+/// A policy that a thread can take.
 pub(crate) struct Filters(Vec<BpfProgram>);
 
 impl Filters {

@@ -2,11 +2,13 @@
 //!
 //! A worker has one thread that does everything. The primary and other roles
 //! open things for it and pass them: listeners, connections, artifacts. It
-//! opens nothing itself but what it was passed, a second time and to read.
+//! opens nothing itself but what it was passed, a second time and to read. What
+//! it was passed others have open, too, so it changes nothing of it: not whether
+//! it blocks, not its position, not its options.
 
 use crate::policy::basics::{
-    ANSWERED, LIVING, Limit, MEMORY, NEW_CODE, NO_THREADS, READING, SERVING, TALKING, WAITING,
-    command, lasting, request,
+    ANSWERED, LIVING, Limit, MEMORY, NEW_CODE, NO_SEEKING, NO_THREADS, READING, SERVING, TALKING,
+    WAITING, command, lasting, request,
 };
 use crate::policy::seccomp::{Answer, Policy, Refused, Rule, When};
 
@@ -27,7 +29,7 @@ pub(crate) fn policy(mounts: Mounts) -> Policy {
         allowed: vec![
             LIVING, MEMORY, NEW_CODE, WAITING, TALKING, SERVING, READING, GUESTS,
         ],
-        answered: vec![ANSWERED, NO_THREADS, NO_MEMORY_FILES],
+        answered: vec![ANSWERED, NO_THREADS, NO_MEMORY_FILES, NO_SEEKING],
     };
     match mounts {
         Mounts::None => policy.answered.push(NO_LINKS),
@@ -98,7 +100,7 @@ const WRITE_MOUNTS: &[Rule] = &[
 
 /// wasmtime would make files in memory for initial memories that no artifact
 /// holds, and goes on without. With `ftruncate`, which those need, a worker
-/// could empty the log that is its standard error.
+/// could cut what it was passed open to write, a mount's files among it.
 const NO_MEMORY_FILES: &[Refused] = &[Refused::answer(libc::SYS_memfd_create, Answer::Missing)];
 
 /// Without mounts nothing reads links but libraries that go on without.

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use skep_sys::confine::{
-    Confined, Mount, Ports, Strictness, WorkerConfinement, companion, confine_admin,
-    confine_alerter, confine_connector, confine_dispatcher, confine_worker, offer,
+    Confined, Mount, Ports, Strictness, WorkerConfinement, confine_admin, confine_alerter,
+    confine_connector, confine_dispatcher, confine_worker, offer,
 };
 use skep_sys::{Channel, Ended, ExclusiveListener, Identity, keep_event_loop, process, watch};
 
@@ -31,10 +31,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ),
     ("a worker uses its mounts as granted", worker_mounts),
     ("a worker cannot harm what it shares", worker_shares),
-    (
-        "a companion of a worker is confined with it",
-        worker_companion,
-    ),
     (
         "a worker of another user is held as well",
         worker_of_another_user,
@@ -201,6 +197,16 @@ const FORBIDDEN: &[(&str, libc::c_long, [libc::c_long; 6])] = &[
     ("priorities", libc::SYS_setpriority, [0; 6]),
     ("affinity", libc::SYS_sched_setaffinity, [1, 0, 0, 0, 0, 0]),
     ("the clock", libc::SYS_clock_settime, [0; 6]),
+    (
+        "seal",
+        libc::SYS_fcntl,
+        [3, libc::F_ADD_SEALS as _, 0, 0, 0, 0],
+    ),
+    (
+        "size a pipe",
+        libc::SYS_fcntl,
+        [2, libc::F_SETPIPE_SZ as _, 1 << 20, 0, 0, 0],
+    ),
     ("stop receiving", libc::SYS_shutdown, [3, 0, 0, 0, 0, 0]),
     ("stop both", libc::SYS_shutdown, [3, 2, 0, 0, 0, 0]),
     (
@@ -226,7 +232,24 @@ const FORBIDDEN_BUT_FOR_CALLERS: &[(&str, libc::c_long, [libc::c_long; 6])] = &[
     ("send much", libc::SYS_sendmmsg, [3, 0, 0, 0, 0, 0]),
     ("filter packets", libc::SYS_setsockopt, [3, 1, 26, 0, 0, 0]),
     ("mark packets", libc::SYS_setsockopt, [3, 1, 36, 0, 0, 0]),
+    // The options of a listener are those of all its connections to come.
+    ("linger", libc::SYS_setsockopt, [3, 1, 13, 0, 0, 0]),
+    ("delay", libc::SYS_setsockopt, [3, 6, 1, 0, 0, 0]),
 ];
+
+/// Calls that change what others have open, too, and that no role makes which
+/// neither makes sockets nor gets any back from whom it does not trust.
+const FORBIDDEN_TO_SHARERS: &[(&str, libc::c_long, [libc::c_long; 6])] = &[
+    (
+        "block",
+        libc::SYS_fcntl,
+        [3, libc::F_SETFL as _, 0, 0, 0, 0],
+    ),
+    ("block by ioctl", libc::SYS_ioctl, [3, 0x5421, 0, 0, 0, 0]),
+];
+
+/// Roles to which that applies.
+const SHARERS: &[&str] = &["worker", "admin"];
 
 /// Roles that open connections, or bring no code along.
 const CALLERS: &[&str] = &["connector", "alerter"];
@@ -293,6 +316,16 @@ fn forbidden_calls() {
     for role in ["dispatcher", "connector", "admin"] {
         assert_killed(role, "make memory executable", &[]);
     }
+    for role in SHARERS {
+        for (what, ..) in FORBIDDEN_TO_SHARERS {
+            assert_killed(role, what, &[]);
+        }
+    }
+    for role in ["dispatcher", "admin"] {
+        assert_killed(role, "seek", &[]);
+    }
+    // std asks for positions and goes on without.
+    assert_says("worker", "seek", &[], EACCES);
 }
 
 /// A folder with an artifact, and another one with another file.
@@ -401,15 +434,6 @@ fn worker_shares() {
     }
     // It still listens.
     TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-}
-
-fn worker_companion() {
-    let pool = Pool::new();
-    let fds = pool.fds();
-    if with_landlock() {
-        assert_says("worker", "companion opens root", &fds, EACCES);
-    }
-    assert_killed("worker", "companion forks", &fds);
 }
 
 fn worker_of_another_user() {
@@ -529,9 +553,6 @@ pub(crate) fn play(role: &str, attempt: &str, channel: &Channel) {
     }
     let (port, attempt) = attempt.split_once(':').unwrap_or(("0", attempt));
     let port: u16 = port.parse().unwrap();
-    if let Some(what) = attempt.strip_prefix("companion ") {
-        return with_companion(channel, &fds, what.to_owned());
-    }
     let missing = offer().missing;
     let confined = match role {
         "worker" => worker(&fds, &[]),
@@ -590,7 +611,7 @@ fn worker(fds: &[OwnedFd], mounts: &[Mount<'_>]) -> Confined {
         },
         _ => confinement,
     };
-    confine_worker(&confinement, Vec::new(), strictness()).unwrap()
+    confine_worker(&confinement, strictness()).unwrap()
 }
 
 fn is_folder(fd: &OwnedFd) -> bool {
@@ -617,7 +638,12 @@ fn by_descriptor(fd: &OwnedFd) -> String {
 }
 
 fn attack(attempt: &str, fds: &[OwnedFd]) -> io::Result<String> {
-    let every = || FORBIDDEN.iter().chain(FORBIDDEN_BUT_FOR_CALLERS);
+    let every = || {
+        FORBIDDEN
+            .iter()
+            .chain(FORBIDDEN_BUT_FOR_CALLERS)
+            .chain(FORBIDDEN_TO_SHARERS)
+    };
     if let Some((_, call, arguments)) = every().find(|(what, ..)| *what == attempt) {
         return done(raw(*call, *arguments));
     }
@@ -635,6 +661,7 @@ fn attack(attempt: &str, fds: &[OwnedFd]) -> io::Result<String> {
         ("read", "mount") => fs::read_to_string(format!("{}/file", by_descriptor(&fds[3]))),
         ("write", "mount") => done(fs::write(format!("{}/new", by_descriptor(&fds[3])), "new")),
         ("make", "memory executable") => done(raw(libc::SYS_mmap, [0, 4096, 5, 0x22, -1, 0])),
+        ("seek", _) => done(raw(libc::SYS_lseek, [2, 0, 0, 0, 0, 0])),
         ("start", _) => done(std::thread::Builder::new().spawn(|| ())),
         ("shut", _) => done(raw(
             libc::SYS_shutdown,
@@ -721,26 +748,6 @@ fn describe(channel: &Channel) {
     }
 }
 
-fn with_companion(channel: &Channel, fds: &[OwnedFd], what: String) {
-    let (result, done) = std::sync::mpsc::channel();
-    let companion = companion("companion", move || {
-        let outcome = match what.as_str() {
-            "opens root" => attack("open root", &[]),
-            "forks" => attack("fork", &[]),
-            _ => panic!("no attempt {what}"),
-        };
-        let _ = result.send(outcome);
-    });
-    let confinement = WorkerConfinement {
-        artifacts: Some(fds[0].as_fd()),
-        mounts: &[],
-        descriptors: 64,
-    };
-    say(channel, "confined\n");
-    confine_worker(&confinement, vec![companion.unwrap()], strictness()).unwrap();
-    say_result(channel, done.recv_timeout(PATIENCE).unwrap());
-}
-
 /// Accepts as a worker does: in tokio, from a listener that came later, with a
 /// tick under way; and passes a descriptor on.
 fn serve(channel: &Channel, fds: &[OwnedFd]) {
@@ -772,8 +779,8 @@ fn serve(channel: &Channel, fds: &[OwnedFd]) {
             };
             listener.get_ref().rotate().unwrap();
             let inside = ticker.inside();
+            // Born non-blocking: a worker cannot make it so.
             let stream = TcpStream::from(accepted.stream);
-            stream.set_nonblocking(true).unwrap();
             let mut stream = tokio::net::TcpStream::from_std(stream).unwrap();
             let mut ping = [0; 4];
             stream.read_exact(&mut ping).await.unwrap();

@@ -1,7 +1,6 @@
 //! The worker's end of its channel to the connector.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,15 +8,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use skep_capabilities::outbound::{Opened, Opener, Opening, Wanted};
 use skep_core::egress::OpenFailure;
+use skep_link::{Ears, Link, Voice};
 use skep_sys::Channel;
-use skep_wire::{Decoder, FromOpener, ToOpener};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use skep_wire::{FromOpener, ToOpener};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// Bytes of one read. An answer is about eighty.
-const READ: usize = 4 << 10;
+/// How long the connector may take to take a question; longer means that it is
+/// stuck, and another one may come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a request for a connection is made: again if the connector goes
 /// before it answers.
@@ -65,7 +64,8 @@ impl Asker {
     /// Asks the connector at the other end from now on.
     pub(super) fn meet(&self, channel: OwnedFd) -> anyhow::Result<()> {
         let channel = Channel::from_fd(channel).context("the connector's channel is none")?;
-        let channel = Arc::new(skep_sys::watch(channel).context("cannot watch the connector")?);
+        let link = Link::new(channel).context("cannot watch the connector")?;
+        let (ears, voice) = link.split();
         let (line, said) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::default());
         let back = line.downgrade();
@@ -73,8 +73,8 @@ impl Asker {
             // Whichever ends first: there is no conversation any more. Those
             // who wait see that by their sender being dropped.
             tokio::select! {
-                _ = speak(&channel, said, &waiting) => {}
-                _ = listen(&channel, &back, &waiting) => {}
+                _ = speak(voice, said, &waiting) => {}
+                _ = listen(ears, &back, &waiting) => {}
             }
         });
         self.lines.send_replace(Some(line));
@@ -128,7 +128,7 @@ impl Waiting {
 
 /// Says what is to be said, in order.
 async fn speak(
-    channel: &AsyncFd<Channel>,
+    mut voice: Voice<ToOpener>,
     mut said: mpsc::UnboundedReceiver<Say>,
     waiting: &Waiting,
 ) -> anyhow::Result<()> {
@@ -151,46 +151,27 @@ async fn speak(
             }
             Say::Closed(id) => ToOpener::Closed { id },
         };
-        let frame = skep_wire::encode(&message)?;
-        let mut sent = 0;
-        while sent < frame.len() {
-            sent += channel
-                .async_io(Interest::WRITABLE, |channel| {
-                    channel.send(&frame[sent..], &[])
-                })
-                .await?;
-        }
+        let by = Instant::now() + PATIENCE;
+        voice.tell(&message, &[], by.into_std()).await?;
     }
     Ok(())
 }
 
 /// Passes answers on.
 async fn listen(
-    channel: &AsyncFd<Channel>,
+    mut ears: Ears<FromOpener>,
     line: &mpsc::WeakUnboundedSender<Say>,
     waiting: &Waiting,
 ) -> anyhow::Result<()> {
-    let mut decoder = Decoder::default();
-    loop {
-        while let Some((answer, fds)) = decoder.message::<FromOpener>()? {
-            let (id, answer) = answer_of(&answer, fds, line)?;
-            let Some(asked) = waiting.list().remove(&id) else {
-                bail!("an answer to nobody");
-            };
-            // Whoever has gone lets it go, and says so.
-            let _ = asked.send(answer);
-        }
-        let (mut buffer, mut fds) = ([0; READ], Vec::new());
-        let read = channel
-            .async_io(Interest::READABLE, |channel| {
-                channel.recv(&mut buffer, &mut fds)
-            })
-            .await?;
-        if read == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        decoder.push(&buffer[..read], fds);
+    while let Some((answer, fds)) = ears.next().await? {
+        let (id, answer) = answer_of(&answer, fds, line)?;
+        let Some(asked) = waiting.list().remove(&id) else {
+            bail!("an answer to nobody");
+        };
+        // Whoever has gone lets it go, and says so.
+        let _ = asked.send(answer);
     }
+    bail!("the connector has gone")
 }
 
 fn answer_of(
