@@ -268,6 +268,11 @@ const BAD: &[(&str, Violation)] = &[
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
         Violation::BadLength,
     ),
+    // Others count with a sign.
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\n",
+        Violation::BadLength,
+    ),
     (
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         Violation::BadEncoding,
@@ -591,6 +596,8 @@ fn content_is_as_long_as_announced_and_trailers_go_to_who_takes_them() {
 
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
+    // It was said before, and whoever merges them would believe this one.
+    trailers.insert("content-length", HeaderValue::from_static("1"));
     for (te, takes) in [("", false), ("TE: gzip, Trailers\r\n", true)] {
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{te}\r\n");
         let (_, mut server) = answered(&request, 200, &[], Size::Unknown).unwrap();
@@ -668,6 +675,156 @@ fn who_is_to_leave_leaves_with_an_answer_and_not_before_what_has_come() {
     assert_eq!(server.seen.len(), 2);
     assert_eq!(server.said().matches("connection: close").count(), 1);
     assert!(server.closed);
+}
+
+#[test]
+fn an_empty_line_is_no_request_that_has_begun() {
+    let mut server = Server::new();
+    server.read(GET.as_bytes());
+    let idle = server.machine.idle_since();
+    for piece in ["\r", "\n"] {
+        server.now += Duration::from_secs(1);
+        server.read(piece.as_bytes());
+        assert!(!server.machine.is_busy());
+        assert_eq!(server.machine.idle_since(), idle);
+    }
+    // Not 408, which the next request's answer would be taken for.
+    server.now += Duration::from_secs(8);
+    assert_eq!(server.machine.late(server.now), Late::Close);
+
+    // One it is.
+    let mut server = Server::new();
+    for piece in ["\r\n", "\r\n", GET] {
+        server.read(piece.as_bytes());
+    }
+    assert_eq!(server.refused, Some(Violation::Malformed));
+}
+
+#[test]
+fn limits_are_the_same_in_pieces_cut_anywhere() {
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let line = |length: usize| format!("{chunked}1;{}\r\nx\r\n0\r\n\r\n", "y".repeat(length));
+    let head = |first: &str, length: usize| {
+        format!(
+            "GET / {first}\r\nHost: a\r\nX: {}\r\n\r\n",
+            "y".repeat(length)
+        )
+    };
+    for (text, violation) in [
+        (line(4092), None),
+        (line(4093), Some(Violation::BadChunk)),
+        (head("HTTP/1.1", 4064), None),
+        (head("HTTP/1.1", 4065), Some(Violation::HeadTooLarge)),
+        (head("HTTP/9.1", 4065), Some(Violation::Malformed)),
+        // What is behind the limit is not looked at.
+        (
+            head("HTTP/1.1", 4065).replace("\r\n\r\n", "\n\n"),
+            Some(Violation::HeadTooLarge),
+        ),
+    ] {
+        for size in [1, 2, 4095, 4096, 4097, text.len()] {
+            let mut server = Server::new();
+            for piece in text.as_bytes().chunks(size) {
+                server.read(piece);
+            }
+            assert_eq!(
+                server.refused,
+                violation,
+                "{} in pieces of {size}",
+                text.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_half_closed_client_is_not_waited_for() {
+    // Its body never comes, whoever wants it.
+    for wanted in [true, false] {
+        let mut server = begin("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+        assert!(server.machine.body(&mut server.input).unwrap().is_some());
+        server.machine.eof();
+        if wanted {
+            assert_eq!(server.machine.body(&mut server.input), Ok(None));
+        } else {
+            server.machine.drop_body(server.now);
+            server.machine.drop_input(&mut server.input, server.now);
+        }
+        server.say(400, "no", true);
+        assert_eq!(server.machine.next(&server.input, server.now), Next::Close);
+    }
+    // What came before is answered, behind a body that nobody wanted, too.
+    let mut server = begin("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
+    server.machine.drop_body(server.now);
+    server.say(413, "no", true);
+    server.input.extend_from_slice(b"abc");
+    server.input.extend_from_slice(GET.as_bytes());
+    server.machine.drop_input(&mut server.input, server.now);
+    server.machine.eof();
+    assert_eq!(server.machine.next(&server.input, server.now), Next::Again);
+    assert!(server.take_head());
+}
+
+#[test]
+fn who_was_told_that_the_connection_goes_on_finds_it_so() {
+    for (length, waiting) in [(256 << 10, 0), (300_000, 50_000)] {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let mut server = begin(&head);
+        server.machine.drop_body(server.now);
+        let no = (StatusCode::PAYLOAD_TOO_LARGE, &HeaderMap::new());
+        let none = Size::Exact(0);
+        server
+            .machine
+            .answer(no, none, waiting, DATE, &mut server.out)
+            .unwrap();
+        server
+            .machine
+            .finish(None, &mut server.out, server.now)
+            .unwrap();
+        assert!(!server.said().contains("connection: close"));
+        let mut left: usize = length;
+        while left > 0 {
+            let some = left.min(10_000);
+            server.input.extend_from_slice(&vec![b'x'; some]);
+            server.machine.drop_input(&mut server.input, server.now);
+            left -= some;
+        }
+        assert_eq!(server.machine.next(&server.input, server.now), Next::Again);
+    }
+    // But not for as long as one likes.
+    let mut server = begin("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+    server.machine.drop_body(server.now);
+    server.say(413, "no", true);
+    for _ in 0..7 {
+        server.now += Duration::from_secs(4);
+        server.input.extend_from_slice(b"x");
+        server.machine.drop_input(&mut server.input, server.now);
+        assert_eq!(server.machine.late(server.now), Late::No);
+    }
+    server.now += Duration::from_secs(2);
+    assert_eq!(server.machine.late(server.now), Late::Close);
+}
+
+#[test]
+fn lists_that_are_not_text_close_a_connection() {
+    for (request, closed) in [
+        (
+            &b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"[..],
+            false,
+        ),
+        (
+            b"GET / HTTP/1.0\r\nConnection: \xff, keep-alive\r\n\r\n",
+            true,
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: \xff, close\r\n\r\n",
+            true,
+        ),
+    ] {
+        let mut server = Server::new();
+        server.read(request);
+        assert_eq!(server.closed, closed);
+    }
 }
 
 #[test]

@@ -205,7 +205,7 @@ pub(crate) fn wild(now: Instant, bytes: &[u8], script: &[u8], honest: &Reading) 
     // Past the last byte, long enough for every time limit.
     let mut patience = 24;
     while patience > 0 {
-        let some = usize::from(next()) % 97;
+        let some = 1 + usize::from(next()) % 97;
         let (piece, behind) = rest.split_at(some.min(rest.len()));
         rest = behind;
         server.input.extend_from_slice(piece);

@@ -84,7 +84,10 @@ fn machine(request: &[u8], rounds: u64) -> u64 {
         // What a socket does.
         input.reserve(8192);
         input.extend_from_slice(request);
-        let head = machine.head(&mut input, now).expect("it is good").expect("it is whole");
+        let head = machine
+            .head(&mut input, now)
+            .expect("it is good")
+            .expect("it is whole");
         let mut length = 0;
         loop {
             match machine.body(&mut input).expect("it is good") {
@@ -97,8 +100,12 @@ fn machine(request: &[u8], rounds: u64) -> u64 {
         let head = (StatusCode::OK, &headers);
         let size = Size::Exact(ANSWER.len() as u64);
         let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
-        machine.answer(head, size, 0, date, &mut out).expect("it can be sent");
-        machine.content(ANSWER, &mut out).expect("it is what was announced");
+        machine
+            .answer(head, size, 0, date, &mut out)
+            .expect("it can be sent");
+        machine
+            .content(ANSWER, &mut out)
+            .expect("it is what was announced");
         machine.finish(None, &mut out, now).expect("all was said");
         answered += u64::from(machine.next(&input, now) == Next::Again);
         black_box(&out);

@@ -11,9 +11,9 @@
 //! What it compares, and which differences have a reason, is said in
 //! `host/http1/tests/in_step`, of which CI makes a short run.
 
+pub mod cost;
 #[path = "../../../../host/http1/tests/in_step/mod.rs"]
 mod in_step;
-pub mod cost;
 pub mod nginx;
 pub mod run;
 

@@ -4,7 +4,9 @@ fn main() {
     let mut words = std::env::args().skip(1);
     let mode = words.next().unwrap_or_default();
     let mut number = |otherwise: u64| {
-        words.next().map_or(otherwise, |word| word.parse().expect("a number"))
+        words
+            .next()
+            .map_or(otherwise, |word| word.parse().expect("a number"))
     };
     match mode.as_str() {
         "alone" => skep_fuzz_http1::run::alone(number(1_000_000), number(1)),

@@ -43,7 +43,10 @@ fn run(inputs: u64, seed: u64, mut check: impl FnMut(&Mutator)) {
     for done in 0..inputs {
         mutator.advance();
         if catch_unwind(AssertUnwindSafe(|| check(&mutator))).is_err() {
-            println!("input {done} of seed {seed}: \"{}\"", mutator.text().escape_ascii());
+            println!(
+                "input {done} of seed {seed}: \"{}\"",
+                mutator.text().escape_ascii()
+            );
             let cuts: Vec<_> = mutator.pieces().map(<[u8]>::len).collect();
             println!("in pieces of {cuts:?}");
             exit(1);
