@@ -211,7 +211,7 @@ impl Worker {
     }
 
     /// That the dispatcher talks with it no more.
-    fn is_given_up(mut self) {
+    fn hears_no_more(mut self) {
         while let Some((message, _)) = self.talk.hear_or_end::<ToTaker>() {
             assert!(!matches!(message, ToTaker::GotBack { .. }), "{message:?}");
         }
@@ -621,7 +621,7 @@ fn what_was_not_handed_out_is_not_taken_back() {
     // Of another worker's number.
     let id = a.id;
     a.say_gave_back(taken.id, theirs.as_fd(), b"", Spoken::Http1);
-    a.is_given_up();
+    a.hears_no_more();
     let (worker, why) = primary.distrusts();
     assert_eq!(worker, id);
     assert!(why.contains("does not have"), "{why}");
@@ -632,14 +632,14 @@ fn what_was_not_handed_out_is_not_taken_back() {
     let ids = vec![taken.id];
     a.talk.say(&FromTaker::Declined { ids }, &[]);
     a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
-    a.is_given_up();
+    a.hears_no_more();
     // Of one that ended.
     let mut a = primary.worker("a");
     let (taken, socket) = a.take();
     let ids = vec![taken.id];
     a.talk.say(&FromTaker::Ended { ids }, &[]);
     a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
-    a.is_given_up();
+    a.hears_no_more();
     // Others are not concerned.
     let _more = primary.client(GET_B);
     b.take();
@@ -659,7 +659,7 @@ fn a_connection_is_taken_back_once_and_no_other_in_its_place() {
     client.write_all(GET_B.as_bytes()).unwrap();
     let (other, mut theirs) = b.take();
     a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
-    a.is_given_up();
+    a.hears_no_more();
     reads(&mut theirs, GET_B);
     theirs.write_all(b"answer").unwrap();
     reads(&mut client, "answer");
@@ -672,7 +672,7 @@ fn a_connection_is_taken_back_once_and_no_other_in_its_place() {
         let _client = primary.client(GET_A);
         let (taken, _socket) = a.take();
         a.say_gave_back(taken.id, thing, b"", Spoken::Http1);
-        a.is_given_up();
+        a.hears_no_more();
     }
     // What it was given, its client being gone, is nobody's fault.
     let mut a = primary.worker("a");
@@ -710,16 +710,16 @@ fn what_a_worker_kept_of_an_earlier_dispatcher_is_taken_back() {
     let _client = TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
     let (foreign, _) = elsewhere.accept().unwrap();
     a.say_gave_back(5, foreign.as_fd(), b"", Spoken::Http1);
-    a.is_given_up();
+    a.hears_no_more();
     // What is kept is said first, and was given earlier.
     let late = primary.worker("a");
     late.talk.say(&FromTaker::Took { ids: vec![] }, &[]);
     late.talk.say(&FromTaker::Kept { ids }, &[]);
-    late.is_given_up();
+    late.hears_no_more();
     let new = primary.worker("a");
     let ids = vec![taken.id];
     new.talk.say(&FromTaker::Kept { ids }, &[]);
-    new.is_given_up();
+    new.hears_no_more();
     primary.counts(|counts| (counts.distrusted, counts.handed_out) == (3, 1));
 }
 
@@ -741,7 +741,7 @@ fn a_client_of_http2_is_greeted_once_and_who_serves_it_knows() {
     assert_eq!(taken.spoken, Spoken::Http2 { greeted: true });
     // All of it is there, and nothing more was said to the client.
     let all = [preface, settings, ACKNOWLEDGED, stream].concat();
-    reads(&mut socket, &String::from_utf8(all[..42].to_vec()).unwrap());
+    reads(&mut socket, std::str::from_utf8(&all[..42]).unwrap());
     socket.write_all(b"served").unwrap();
     reads(&mut client, "served");
 

@@ -1,4 +1,5 @@
 //! What a connection does with the bytes of clients, polite and other.
+#![expect(clippy::unwrap_used, reason = "this is a test as a whole")]
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,7 @@
 //! streams (`max_head` each, which are taken at once).
 //!
 //! ```text
-//!  Open ── asked to end ──▶ Leaving ── an answer, or silent for the linger ──▶ Finishing (GOAWAY)
+//!  Open ── asked to end ──▶ Asked ──── an answer, or silent for the linger ──▶ Finishing (GOAWAY)
 //!    │ silent: header_timeout ▲ │                                                │ silent for the linger
 //!    └────────────────────────┘ └── client closed ──▶ closed ◀───────────────────┘
 //! ```
@@ -185,7 +185,7 @@ fn micros(at: Instant) -> u64 {
 enum Leaving {
     Open,
     /// It ends with an answer, or when it is silent for so long.
-    Leaving(Duration, Instant),
+    Asked(Duration, Instant),
     /// The client was told, then.
     Finishing(Duration, Instant),
 }
@@ -300,12 +300,12 @@ impl Ending<'_> {
             Leaving::Open => {
                 if let Some(linger) = self.wants_to_leave(now) {
                     self.pulse.leaving.store(true, Relaxed);
-                    self.leaving = Leaving::Leaving(linger, now);
+                    self.leaving = Leaving::Asked(linger, now);
                     return self.step(now);
                 }
                 None
             }
-            Leaving::Leaving(linger, from) => {
+            Leaving::Asked(linger, from) => {
                 let silent = !self.pulse.is_busy() && from.max(self.pulse.moved()) + linger <= now;
                 if self.pulse.last.load(Relaxed) || silent {
                     self.leaving = Leaving::Finishing(linger, now);
@@ -344,8 +344,8 @@ impl Ending<'_> {
                 Some(self.carrier.old_at().map_or(silent, |old| old.min(silent)))
             }
             // It is woken when it is busy no more.
-            Leaving::Leaving(..) | Leaving::Finishing(..) if busy => None,
-            Leaving::Leaving(linger, from) | Leaving::Finishing(linger, from) => {
+            Leaving::Asked(..) | Leaving::Finishing(..) if busy => None,
+            Leaving::Asked(linger, from) | Leaving::Finishing(linger, from) => {
                 Some(from.max(moved) + linger)
             }
         };

@@ -144,7 +144,13 @@ impl Fleet {
                 }
                 Err(why) => {
                     let why = Some(why.problem);
-                    self.tell_artifact(pool, component, LogLevel::Error, "artifact.lost", why);
+                    self.tell_artifact(
+                        pool,
+                        component,
+                        LogLevel::Error,
+                        "artifact.lost",
+                        why.as_deref(),
+                    );
                 }
             }
         }
@@ -166,7 +172,7 @@ impl Fleet {
         component: Digest,
         level: LogLevel,
         name: &str,
-        reason: Option<String>,
+        reason: Option<&str>,
     ) {
         let handlers = self.pools.get(pool).map(|pool| pool.plan.handlers());
         let apps = self
@@ -175,7 +181,7 @@ impl Fleet {
         for app in apps {
             self.journal.event(level, name, |line| {
                 let line = line.text("pool", pool.as_str()).text("app", app.as_str());
-                match &reason {
+                match reason {
                     Some(reason) => line.text("reason", reason),
                     None => line,
                 }
