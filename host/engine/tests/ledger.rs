@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use skep_core::{InstancePolicy, LogLevel, Outcome};
 use skep_engine::{
-    Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, OutboundBody, OutboundHttp,
+    CallSetup, Capacity, Clock, Ended, GuestLog, Handler, HandlerSetup, OutboundBody, OutboundHttp,
     OutboundReply, OutboundTimeouts, Runtime, ShareLimits, Stream, TenantShare, Tenants, Witness,
     compile,
 };
@@ -142,9 +142,12 @@ async fn get(loaded: &Loaded, target: &str) -> (Result<Response<Vec<u8>>, Outcom
         .body(body)
         .unwrap();
     let told = Told::default();
-    let call = loaded
-        .handler
-        .call(request, Scheme::HTTP, "id".into(), told.clone());
+    let setup = CallSetup {
+        scheme: Scheme::HTTP,
+        request_id: "id".into(),
+        patience: Duration::from_secs(60),
+    };
+    let call = loaded.handler.call(request, setup, told.clone());
     let answered = tokio::time::timeout(PATIENCE, call).await.unwrap();
     let seen = match answered {
         Ok(response) => {
