@@ -158,6 +158,8 @@ fn lines_of_several_calls_carry_no_request() {
         until("work", || app.said.has("waits")).await;
         app.ask("/say").id("a").whole().await.0.unwrap();
         take(waits.await.unwrap().unwrap()).await.unwrap();
+        // Its task may outlive its response by a turn.
+        until("it to be alone", || told.is_over()).await;
         app.ask("/say").id("b").whole().await.0.unwrap();
         let lines = app.said.lines();
         let ids: Vec<_> = lines.iter().map(|(id, _)| id.as_str()).collect();
