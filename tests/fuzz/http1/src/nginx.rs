@@ -33,7 +33,8 @@ struct Seen {
     heard: HashMap<String, Vec<(String, Vec<u8>)>>,
     /// What nginx cannot have meant.
     faults: Vec<String>,
-    refused: BTreeMap<String, u64>,
+    /// How often by which reason, and the first such bytes.
+    refused: BTreeMap<String, (u64, String)>,
 }
 
 type Shared = Arc<Mutex<Seen>>;
@@ -91,8 +92,8 @@ pub fn behind(inputs: u64, seed: u64) {
     let log = fs::read(nginx.folder.join("access.log")).expect("nginx writes a log");
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     judge(&log, &mut seen);
-    for (violation, times) in &seen.refused {
-        println!("{times:>8} forwarded by nginx and refused: {violation}");
+    for (violation, (times, bytes)) in &seen.refused {
+        println!("{times:>8} forwarded by nginx and refused: {violation}, first \"{bytes}\"");
     }
     for fault in seen.faults.iter().take(20) {
         println!("FAULT {fault}");
@@ -123,7 +124,11 @@ fn judge(log: &[u8], seen: &mut Seen) {
         let request = format!("{} {slash}{}", text(&method), text(&target));
         let heard = seen.heard.remove(&mark).unwrap_or_default();
         let body = if body == b"-" { Vec::new() } else { body };
-        let is_same = |(other, bytes): &(String, Vec<u8>)| *other == request && *bytes == body;
+        // nginx forwards an empty query, but not where it adds the path.
+        let request = request.strip_suffix('?').unwrap_or(&request);
+        let is_same = |(other, bytes): &(String, Vec<u8>)| {
+            other.strip_suffix('?').unwrap_or(other) == request && *bytes == body
+        };
         match &*heard {
             [one] if is_same(one) => {}
             // Refused, which is counted by its reason.
@@ -193,7 +198,7 @@ fn start(upstream: SocketAddr) -> (Nginx, SocketAddr) {
              listen {address};\n\
              location / {{\n\
                proxy_pass http://machine; proxy_http_version 1.1;\n\
-               proxy_set_header Connection \"\"; proxy_set_header Host $http_host;\n\
+               proxy_set_header Connection \"\"; proxy_set_header Host $host;\n\
                proxy_set_header X-Nginx $request_id;\n\
                proxy_ignore_client_abort on; proxy_next_upstream off;\n\
              }}\n\
@@ -239,7 +244,10 @@ fn serve(mut client: TcpStream, seen: &Shared) {
     let mut machine = Connection::new(settings, now);
     let mut input = BytesMut::new();
     let mut out = BytesMut::new();
+    let mut read = Vec::new();
     loop {
+        read.clear();
+        let mut client = Recorded(&mut client, &mut read);
         let answered = match hear(&mut client, &mut machine, &mut input, now) {
             Ok(Some((mark, request, body))) => {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,7 +266,11 @@ fn serve(mut client: TcpStream, seen: &Shared) {
             Ok(None) => return,
             Err(violation) => {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                *seen.refused.entry(violation.to_string()).or_default() += 1;
+                let of_it = seen.refused.entry(violation.to_string()).or_default();
+                of_it.0 += 1;
+                if of_it.0 == 1 {
+                    of_it.1 = client.1.escape_ascii().to_string();
+                }
                 machine.drop_body(now);
                 StatusCode::BAD_REQUEST
             }
@@ -268,7 +280,7 @@ fn serve(mut client: TcpStream, seen: &Shared) {
             .answer(head, Size::Exact(0), 0, b"today", &mut out)
             .expect("it can be sent");
         machine.finish(None, &mut out, now).expect("all was said");
-        if client.write_all(&out).is_err() || machine.next(&input, now) != Next::Again {
+        if client.0.write_all(&out).is_err() || machine.next(&input, now) != Next::Again {
             return;
         }
         out.clear();
@@ -279,7 +291,7 @@ type Heard = (Vec<String>, String, Vec<u8>);
 
 /// The next request; `None` if there is none.
 fn hear(
-    client: &mut TcpStream,
+    client: &mut Recorded<'_>,
     machine: &mut Connection,
     input: &mut BytesMut,
     now: Instant,
@@ -319,10 +331,14 @@ fn hear(
     Ok(Some((marks, line, body)))
 }
 
-fn read(client: &mut TcpStream, input: &mut BytesMut) -> bool {
+/// A client, and what it said of the newest request.
+struct Recorded<'a>(&'a mut TcpStream, &'a mut Vec<u8>);
+
+fn read(client: &mut Recorded<'_>, input: &mut BytesMut) -> bool {
     let mut bytes = [0; 8192];
-    match client.read(&mut bytes) {
+    match client.0.read(&mut bytes) {
         Ok(some) if some > 0 => {
+            client.1.extend_from_slice(&bytes[..some]);
             input.extend_from_slice(&bytes[..some]);
             true
         }
