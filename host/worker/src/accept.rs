@@ -128,18 +128,21 @@ async fn next(
                 // Woken by connections, but as one beside those whose turn it is.
                 listener.get_ref().look_on()?;
                 // An end that comes with a connection is not to be missed.
-                tokio::select! {
+                let mut ready = tokio::select! {
                     biased;
                     () = desk.next_end() => continue,
-                    ready = listener.readable() => ready?.clear_ready(),
-                }
+                    ready = listener.readable() => ready?,
+                };
                 tokio::select! {
                     biased;
                     () = desk.next_end() => {}
                     () = tokio::time::sleep(POLITENESS) => {
-                        // The others had their chance.
-                        if let Some(accepted) = listener.get_ref().accept()? {
-                            return Socket::new(accepted);
+                        // The others had their chance. The kernel tells of a
+                        // connection once: until none waits, this worker
+                        // looks again, after a failure, too.
+                        match listener.get_ref().accept()? {
+                            Some(accepted) => return Socket::new(accepted),
+                            None => ready.clear_ready(),
                         }
                     }
                 }

@@ -264,7 +264,11 @@ impl<'a, T: Transport> Http1<'a, T> {
             Ok(None) => Ok(Turn::Rest),
             Ok(Some(head)) => self.begin(head),
             Err(violation) => {
-                self.refuse(outcome_of(violation), now);
+                let outcome = match violation {
+                    Violation::HeadTooLarge => Outcome::HeadTooLarge,
+                    _ => Outcome::BadRequest,
+                };
+                self.refuse(outcome, now);
                 Ok(Turn::Again)
             }
         }
@@ -492,12 +496,5 @@ impl std::ops::BitOrAssign for Turn {
         if other == Self::Again {
             *self = Self::Again;
         }
-    }
-}
-
-fn outcome_of(violation: Violation) -> Outcome {
-    match violation {
-        Violation::HeadTooLarge => Outcome::HeadTooLarge,
-        _ => Outcome::BadRequest,
     }
 }

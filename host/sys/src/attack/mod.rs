@@ -7,6 +7,7 @@
 //! answer that is wanted.
 
 mod attempts;
+mod descriptors;
 
 use std::io;
 
