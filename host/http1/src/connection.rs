@@ -49,7 +49,7 @@ pub struct Settings {
     pub max_requests: u64,
 }
 
-/// A connection. See the [module](self).
+/// What one HTTP/1.1 connection has said and may say: the rules, and no socket.
 #[derive(Debug)]
 pub struct Connection {
     settings: Settings,
@@ -130,7 +130,7 @@ pub enum Next {
     /// The next request may come.
     Again,
     /// The sending side is to be shut, and what still comes to be given to
-    /// [`dropped`](Connection::dropped).
+    /// [`drop_input`](Connection::drop_input).
     Linger,
     /// It is over.
     Close,

@@ -41,7 +41,7 @@ pub struct Spawn<'a> {
     /// The child's end of a channel.
     pub channel: OwnedFd,
     /// What becomes the child's standard output and error: its end of an
-    /// [`Output`]'s pipe. `None` is this process's own standard error, of which
+    /// [`Output`](crate::Output)'s pipe. `None` is this process's own standard error, of which
     /// the child then shares the position and the flags.
     pub output: Option<OwnedFd>,
     /// Who the child runs as, if not as this process does. Not root.
