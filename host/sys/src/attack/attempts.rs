@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::ptr;
@@ -143,7 +142,7 @@ pub(super) const ALL: &[(&str, Attempt)] = &[
 ];
 
 /// A small constant as an argument.
-const fn of(value: libc::c_int) -> usize {
+pub(super) const fn of(value: libc::c_int) -> usize {
     value as usize
 }
 
