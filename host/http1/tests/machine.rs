@@ -717,9 +717,13 @@ fn limits_are_the_same_in_pieces_cut_anywhere() {
         (head("HTTP/1.1", 4064), None),
         (head("HTTP/1.1", 4065), Some(Violation::HeadTooLarge)),
         (head("HTTP/9.1", 4065), Some(Violation::Malformed)),
-        // What is behind the limit is not looked at.
+        // What is behind the limit is not looked at: 4,096 bytes come before.
         (
-            head("HTTP/1.1", 4065).replace("\r\n\r\n", "\n\n"),
+            head("HTTP/1.1", 4067).replace("\r\n\r\n", "\n\n"),
+            Some(Violation::BareLineFeed),
+        ),
+        (
+            head("HTTP/1.1", 4068).replace("\r\n\r\n", "\n\n"),
             Some(Violation::HeadTooLarge),
         ),
     ] {
