@@ -96,8 +96,8 @@ macro_rules! plain {
             }
 
             fn reset_on_close(&self) {
-                // Of a socket file there is no such thing.
-                let _ = skep_sys::reset_on_close(self.as_fd());
+                // A confined process may set no option of a socket: it would be
+                // killed. It does nothing until there is another way.
             }
 
             fn into_socket(self) -> Option<OwnedFd> {
