@@ -25,7 +25,7 @@ use crate::origin::{Origin, Outside};
 use crate::outbound::OutboundTimeouts;
 use crate::stdio::{LineStream, RequestId, Stream};
 use crate::tenants::Seat;
-use crate::weigh::{self, BODY_CHUNK, MAX_FIELDS, Weighed};
+use crate::weigh::{self, BODY_CHUNK, BUFFERED_CHUNKS, MAX_FIELDS, Weighed};
 
 /// Resources (streams, bodies, fields, …) that one instance may hold at a
 /// time. A handler holds a dozen, one that answers many calls at once hundreds.
@@ -37,10 +37,10 @@ const MAX_RESOURCES: usize = 4096;
 /// others are weighed.
 const MAX_HANDLES: usize = 10_000;
 
-/// Bytes that one host call may take from a guest. Nothing that a guest hands
-/// over at once is larger: bodies of WASI 0.2 go by permits of [`BODY_CHUNK`],
-/// those of 0.3 are read where the guest has them. A call that waits holds what
-/// it took, unweighed.
+/// Bytes that one host call may take from a guest: more than any log record that
+/// somebody might mean. Bodies are not taken like that: those of WASI 0.2 go by
+/// permits of [`BODY_CHUNK`], those of 0.3 are read where the guest has them. A
+/// call that waits holds what it took, unweighed.
 const MAX_HOSTCALL: usize = 2 << 20;
 
 /// Bytes of one log record; the rest of a longer one is dropped.
@@ -51,6 +51,11 @@ const MAX_CONTEXT: usize = 256;
 
 /// Random bytes that one call of the guest may ask for.
 const MAX_RANDOM: u64 = 1 << 20;
+
+/// Entries of the tables that may be looked at for one call of the guest. A look
+/// at all of them for each call would make a guest with thousands slow; at
+/// ticks, all are looked at anyway.
+const LOOKS: usize = 64;
 
 /// The state of one store.
 pub(crate) struct Guest {
@@ -64,10 +69,7 @@ pub(crate) struct Guest {
     held: Held,
     /// Tasks, streams and futures of WASI 0.3 when they were last counted.
     concurrent: usize,
-    /// Whether the tables may hold more than when they were last weighed.
-    stale: bool,
-    /// What was held outside of them then.
-    loads: usize,
+    last: LastLook,
     /// Why the instance must end, for those who cannot look in here.
     excess: Arc<OnceLock<Excess>>,
     /// Given back after all the rest.
@@ -101,13 +103,13 @@ impl Guest {
                 request: RequestId::new(request),
                 headless: false,
                 held: held.clone(),
+                new_body: false,
             },
             table,
             ledger: Ledger::new(blueprint.setup.memory, tenant),
             held,
             concurrent: 0,
-            stale: false,
-            loads: 0,
+            last: LastLook::default(),
             excess: Arc::default(),
             _seat: seat,
         };
@@ -134,11 +136,19 @@ impl Guest {
         if let Some(excess) = self.excess.get() {
             return Err(*excess);
         }
-        let Weighed { bytes, early } = weigh::held(&mut self.table, &self.held);
+        let Weighed {
+            entries,
+            bytes,
+            early,
+        } = weigh::held(&mut self.table, &self.held);
         let bytes = bytes + self.concurrent * weigh::CONCURRENT;
-        // An early body may grow by the next call that deals with its stream.
-        self.stale = early.is_some();
-        self.loads = self.held.bytes();
+        self.hooks.new_body = false;
+        self.last = LastLook {
+            entries: entries + self.concurrent,
+            loads: self.held.bytes(),
+            early: early.is_some(),
+            calls: 0,
+        };
         let counted = match self.ledger.host_holds(bytes) {
             Ok(()) if early == Some(false) => Err(Excess::EarlyBody),
             Ok(()) => Ok(()),
@@ -153,6 +163,17 @@ impl Guest {
     /// Whether the instance may answer another call.
     pub(crate) fn is_reused(&self) -> bool {
         self.hooks.blueprint.setup.instance.reuse > 1
+    }
+
+    /// Whether the tables may hold so much more than when they were last weighed
+    /// that a guest must not wait with it.
+    fn is_due(&self) -> bool {
+        let last = &self.last;
+        // What is written to such a body must be taken out at once.
+        self.hooks.new_body
+            || last.early
+            || last.calls > last.entries / LOOKS
+            || self.held.bytes() > last.loads + BODY_CHUNK
     }
 
     /// Where it is said that the instance must end, while its store is lent out.
@@ -222,7 +243,7 @@ impl Guest {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         // A guest of WASI 0.2 comes by here before it waits for anything.
-        if self.stale || self.held.bytes() > self.loads {
+        if self.is_due() {
             // What is wrong is said in `excess`.
             let _ = self.weigh();
         }
@@ -238,7 +259,7 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.stale = true;
+        self.last.calls += 1;
         WasiHttpCtxView {
             hooks: &mut self.hooks,
             table: &mut self.table,
@@ -262,6 +283,26 @@ pub(crate) enum Excess {
     EarlyBody,
 }
 
+/// What was found when a guest's tables were last weighed.
+#[derive(Default)]
+struct LastLook {
+    /// Entries of the tables.
+    entries: usize,
+    /// What was held outside of them.
+    loads: usize,
+    /// Whether there were bodies that nobody reads yet.
+    early: bool,
+    /// Calls of `wasi:http` since, or turns of a guest of WASI 0.3.
+    calls: usize,
+}
+
+/// Weighs the tables before a guest of WASI 0.3 waits, if they may hold more.
+pub(crate) fn weigh_if_due(store: &mut StoreContextMut<'_, Guest>) -> Result<(), Excess> {
+    let guest = store.data_mut();
+    guest.last.calls += 1;
+    if guest.is_due() { weigh(store) } else { Ok(()) }
+}
+
 /// Counts what the host holds for a guest, tasks of WASI 0.3 included.
 pub(crate) fn weigh(store: &mut StoreContextMut<'_, Guest>) -> Result<(), Excess> {
     let table = store.concurrent_resource_table();
@@ -279,6 +320,8 @@ struct Hooks {
     /// Whether that is a HEAD.
     headless: bool,
     held: Held,
+    /// Whether a body was made that was not looked at yet.
+    new_body: bool,
 }
 
 type Sent = Result<
@@ -290,6 +333,12 @@ type Sent = Result<
 >;
 
 impl WasiHttpHooks for Hooks {
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        // Asked for whenever a body is made.
+        self.new_body = true;
+        BUFFERED_CHUNKS
+    }
+
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         BODY_CHUNK
     }

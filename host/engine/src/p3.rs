@@ -73,7 +73,7 @@ async fn weighed<R>(
 ) -> wasmtime::Result<R> {
     let mut work = pin!(work);
     std::future::poll_fn(|cx| {
-        accessor.with(|mut access| guest::weigh(&mut access.as_context_mut()))?;
+        accessor.with(|mut access| guest::weigh_if_due(&mut access.as_context_mut()))?;
         work.as_mut().poll(cx)
     })
     .await

@@ -233,7 +233,7 @@ impl Instance<'_> {
     /// Polled again after whatever the guest did. Ends when the instance does.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<wasmtime::Result<()>> {
         self.accessor
-            .with(|mut access| guest::weigh(&mut access.as_context_mut()))?;
+            .with(|mut access| guest::weigh_if_due(&mut access.as_context_mut()))?;
         while let Poll::Ready(Some(left)) = self.answering.poll_next_unpin(cx) {
             self.leaving.push(left?);
         }

@@ -51,6 +51,12 @@ pub(crate) const MAX_FIELDS: usize = 128 << 10;
 /// on its way, is what the host keeps of it.
 pub(crate) const BODY_CHUNK: usize = 64 << 10;
 
+/// Such pieces that a body of WASI 0.2 keeps, besides the one on its way.
+pub(crate) const BUFFERED_CHUNKS: usize = 1;
+
+/// Bytes that a body of WASI 0.2 keeps of what is written to it.
+const OUTGOING_BODY: usize = (BUFFERED_CHUNKS + 1) * BODY_CHUNK;
+
 /// Bytes of any resource: its entry in the table, its box, its handle.
 const ENTRY: usize = 256;
 
@@ -71,6 +77,8 @@ const FURTHER: usize = 72;
 
 /// What the host holds for a guest.
 pub(crate) struct Weighed {
+    /// Resources.
+    pub(crate) entries: usize,
     pub(crate) bytes: usize,
     /// Whether what was written early fits, if there are bodies that nobody
     /// reads yet.
@@ -81,10 +89,12 @@ pub(crate) struct Weighed {
 /// loads. What was written to outgoing bodies is taken out of their channels.
 pub(crate) fn held(table: &mut ResourceTable, loads: &Held) -> Weighed {
     let mut weighed = Weighed {
+        entries: 0,
         bytes: 0,
         early: None,
     };
     for entry in table.iter_mut() {
+        weighed.entries += 1;
         weighed.bytes += ENTRY + held_by(entry, loads, &mut weighed.early);
     }
     // Last, because early bodies are among them.
@@ -118,7 +128,7 @@ fn held_by(entry: &mut dyn Any, loads: &Held, early: &mut Option<bool>) -> usize
             + outgoing(&mut request.body, loads, early);
     }
     if entry.is::<HostOutgoingBody>() {
-        return 2 * BODY_CHUNK;
+        return OUTGOING_BODY;
     }
     if let Some(response) = entry.downcast_ref::<HostIncomingResponse>() {
         return of_fields(&response.headers);
@@ -152,7 +162,7 @@ fn outgoing(body: &mut Option<WasiBody>, loads: &Held, early: &mut Option<bool>)
     }
     let fits = early::gather(body, loads);
     *early = Some(fits && early.unwrap_or(true));
-    2 * BODY_CHUNK
+    OUTGOING_BODY
 }
 
 /// Bytes of a request that is sent, until it is answered.
@@ -164,7 +174,7 @@ pub(crate) fn of_request(request: &Request<WasiBody>) -> usize {
     let body = if request.body().is_end_stream() {
         0
     } else {
-        2 * BODY_CHUNK
+        OUTGOING_BODY
     };
     ENTRY + text + of_fields(request.headers()) + body
 }

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::SockType as SockTypeOf;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockType, SockaddrLike as _, SockaddrStorage, getpeername,
-    getsockname, getsockopt, recv, send, setsockopt, shutdown, sockopt,
+    getsockname, getsockopt, recv, send, shutdown,
 };
 
 use crate::exclusive::Peer;
@@ -160,20 +160,6 @@ pub fn local_of(socket: BorrowedFd<'_>) -> io::Result<LocalAddress> {
     socket_address(&address)
         .map(LocalAddress::Tcp)
         .ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
-/// Has the kernel reset the connection when it is closed, so that what was sent
-/// before does not look as if it were all.
-///
-/// # Errors
-///
-/// The descriptor is no socket.
-pub fn reset_on_close(stream: BorrowedFd<'_>) -> io::Result<()> {
-    let at_once = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    Ok(setsockopt(&stream, sockopt::Linger, &at_once)?)
 }
 
 /// The other end of a connection.

@@ -29,10 +29,6 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether the other end is known to be gone, although it has not said so.
     fn is_broken(&self) -> bool;
 
-    /// Has the other end see that the connection did not end well when it is
-    /// closed.
-    fn reset_on_close(&self);
-
     /// The socket, if another process can go on with it.
     fn into_socket(self) -> Option<OwnedFd>;
 }
@@ -93,11 +89,6 @@ macro_rules! plain {
 
             fn is_broken(&self) -> bool {
                 !matches!(self.take_error(), Ok(None))
-            }
-
-            fn reset_on_close(&self) {
-                // A confined process may set no option of a socket: it would be
-                // killed. It does nothing until there is another way.
             }
 
             fn into_socket(self) -> Option<OwnedFd> {

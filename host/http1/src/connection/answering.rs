@@ -130,19 +130,6 @@ impl Connection {
         )
     }
 
-    /// Whether the end of the answer that has begun is the connection's: cut, it
-    /// must not look as if it were whole.
-    #[must_use]
-    pub fn ends_by_closing(&self) -> bool {
-        matches!(
-            &self.phase,
-            Phase::Exchange(Exchange {
-                answer: Answer::Begun(Framing::UntilClose),
-                ..
-            })
-        )
-    }
-
     /// Ends the answer. Trailers are left out where the client does not take
     /// them.
     ///

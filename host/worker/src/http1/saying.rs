@@ -118,12 +118,12 @@ impl<T: Transport> Http1<'_, T> {
         Ok(Turn::Again)
     }
 
-    /// An answer that has begun has no end: nobody may take it for whole.
+    /// An answer that has begun has no end. Where it says how long it is, or goes
+    /// in chunks, nobody can take it for whole. With HTTP/1.0 and neither, the end
+    /// of the connection is its end, and it looks whole: a reset would take an
+    /// option of the socket, and a confined process may set none.
     fn cut(&mut self) -> Finish {
         self.writing.try_once(&mut self.transport);
-        if self.machine.ends_by_closing() {
-            self.transport.reset_on_close();
-        }
         self.exchange = None;
         Finish::Closed
     }
