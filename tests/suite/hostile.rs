@@ -415,8 +415,9 @@ fn each_attack_ends_as_documented_and_the_worker_lives() {
             }
         }
         if let (Some(outcome), Some(before)) = (attack.outcome, before) {
+            // Twice what the longest of them may take.
             let counted = skep_tests::wait::settles(
-                Duration::from_secs(5),
+                Duration::from_secs(10),
                 || skep.outcomes(outcome),
                 |now| *now == before + 1,
             );

@@ -47,27 +47,52 @@ pub(crate) fn ask(address: &Address, target: [&str; 3], fields: &[(&str, &str)])
 
 #[test]
 fn a_connection_that_is_not_read_costs_a_bounded_amount_of_memory() {
-    let skep = Skep::config(&format!(
-        "{}{}",
-        pool(1),
-        app("a", "stream", "timeout = \"60s\"\ncpu = \"20s\"")
-    ));
+    // The second of them in frames of one byte.
+    for path in ["/?n=100000&every=0", "/drip?bytes=100000&every=0"] {
+        let skep = Skep::config(&format!(
+            "{}{}",
+            pool(1),
+            app("a", "stream", "timeout = \"60s\"\ncpu = \"20s\"")
+        ));
+        let worker = skep.worker().pid;
+        let before = process::anonymous(worker);
+        let mut frames =
+            Frames::open(&skep.address(), &[(INITIAL_WINDOW, LARGEST_WINDOW)]).unwrap();
+        frames.window(0, LARGEST_WINDOW - 65_535).unwrap();
+        for number in 0..1000 {
+            frames.get(1 + 2 * number, path).unwrap();
+        }
+        let most = (0..30)
+            .map(|_| {
+                pause(Duration::from_millis(100));
+                process::anonymous(worker)
+            })
+            .max()
+            .unwrap();
+        let grown = most.saturating_sub(before);
+        assert!(grown < 24 * MIB, "{path}: it grew by {} KiB", grown / 1024);
+        assert!(process::is_alive(worker));
+    }
+}
+
+#[test]
+fn bodies_in_frames_of_a_byte_cost_a_bounded_amount_of_memory() {
+    let skep = echo("", "timeout = \"60s\"");
     let worker = skep.worker().pid;
     let before = process::anonymous(worker);
-    let mut frames = Frames::open(&skep.address(), &[(INITIAL_WINDOW, LARGEST_WINDOW)]).unwrap();
-    frames.window(0, LARGEST_WINDOW - 65_535).unwrap();
-    for number in 0..1000 {
-        frames.get(1 + 2 * number, "/?n=100000&every=0").unwrap();
+    let mut frames = Frames::open(&skep.address(), &[]).unwrap();
+    // It waits and reads nothing.
+    let slow = ["POST", "a", "/slow?ms=20000"];
+    frames.request(1, slow, &[], false).unwrap();
+    for _ in 0..65_535 {
+        if frames.data(1, b"x", false).is_err() {
+            // It was told that this is too much.
+            break;
+        }
     }
-    let most = (0..30)
-        .map(|_| {
-            pause(Duration::from_millis(100));
-            process::anonymous(worker)
-        })
-        .max()
-        .unwrap();
-    let grown = most.saturating_sub(before);
-    assert!(grown < 24 * MIB, "it grew by {} KiB", grown / 1024);
+    let told = frames.closed(Duration::from_secs(1));
+    let grown = process::anonymous(worker).saturating_sub(before);
+    assert!(grown < 8 * MIB, "it grew by {} KiB, {told:?}", grown / 1024);
     assert!(process::is_alive(worker));
 }
 

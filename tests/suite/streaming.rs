@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use skep_tests::{Skep, guest, process};
+use skep_tests::{Skep, guest, pause, process};
 
 use crate::{app, pool};
 
@@ -46,6 +46,51 @@ fn a_large_upload_takes_constant_memory() {
     }
     assert_eq!(client.response().unwrap().json()["bytes"], LARGE);
     assert!(most < before + GROWTH, "grew from {before} to {most}");
+}
+
+/// Has somebody send `crumb` again and again for a while, to a worker that needs
+/// longer for it than the sender; says by how much that one grows.
+fn hoarded(begin: &str, crumb: &[u8]) -> u64 {
+    let skep = echo();
+    let worker = skep.worker().pid;
+    let before = process::anonymous(worker);
+    let mut client = skep.client();
+    let mut sender = client.sender().unwrap();
+    let crumbs = crumb.repeat((64 << 10) / crumb.len());
+    let begin = begin.to_owned();
+    let sent = std::thread::spawn(move || {
+        let mut sent = 0;
+        sender.write_all(begin.as_bytes()).unwrap();
+        while sent < 64 * MIB && sender.write_all(&crumbs).is_ok() {
+            sent += crumbs.len() as u64;
+        }
+    });
+    let read = std::thread::spawn(move || client.rest().map(drop));
+    let mut most = before;
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until && !sent.is_finished() {
+        pause(Duration::from_millis(10));
+        most = most.max(process::anonymous(worker));
+    }
+    drop(skep);
+    sent.join().unwrap();
+    // It ends somehow.
+    let _ = read.join().unwrap();
+    most - before
+}
+
+#[test]
+fn what_comes_in_crumbs_is_not_hoarded() {
+    let chunks = "POST /upload HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let request = b"GET /status/204 HTTP/1.1\r\nhost: a\r\n\r\n";
+    for (begin, crumb) in [(chunks, &b"1\r\nx\r\n"[..]), ("", request)] {
+        let grown = hoarded(begin, crumb);
+        assert!(
+            grown < 8 * MIB,
+            "it grew by {} KiB for {crumb:?}",
+            grown >> 10
+        );
+    }
 }
 
 #[test]

@@ -5,12 +5,13 @@
 //! what there is, say more if there is room, read what is wanted, and decide
 //! what follows once everything is written.
 
+mod listening;
 mod saying;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use skep_core::Outcome;
@@ -28,6 +29,8 @@ use crate::service::{ClientBody, Service};
 use crate::transport::{READ, Transport, poll_read};
 use crate::writing::Writing;
 
+use listening::Listening;
+
 /// Bytes of answers that wait for the client; with more, no more is asked of the
 /// guest. One piece of a guest's is 64 KiB at most and may come on top.
 const ENOUGH: usize = 64 << 10;
@@ -38,16 +41,6 @@ const AHEAD: usize = 16 << 10;
 
 /// Bytes that are read at a time where a head is expected: most requests whole.
 const READ_HEAD: usize = 4 << 10;
-
-/// When a client that has half-closed its connection is asked for the first time
-/// whether it is there: most answers are whole by then.
-const PROBE_FIRST: Duration = Duration::from_secs(1);
-
-/// How long the answer to that takes at most on its way.
-const PROBE_LOOK: Duration = Duration::from_millis(100);
-
-/// How often it is asked again.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// The request that is answered.
 struct Exchange {
@@ -68,21 +61,6 @@ enum Saying {
     All,
 }
 
-/// Whether the client says anything more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listening {
-    Open,
-    /// It has sent its last byte and waits; it is to be asked then whether it is
-    /// there, or, if it was asked, to be looked at.
-    HalfClosed(Instant, Probe),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Probe {
-    Ask,
-    Look,
-}
-
 /// The connection's task.
 pub(crate) struct Http1<'a, T> {
     carrier: &'a Carrier,
@@ -90,6 +68,8 @@ pub(crate) struct Http1<'a, T> {
     transport: T,
     machine: skep_http1::Connection,
     input: BytesMut,
+    /// Whether the next piece of a request takes more than there is in `input`.
+    short: bool,
     writing: Writing,
     exchange: Option<Exchange>,
     listening: Listening,
@@ -118,6 +98,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             carrier,
             transport,
             input,
+            short: false,
             exchange: None,
             listening: Listening::Open,
             may_switch,
@@ -202,6 +183,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             Poll::Pending => Ok(Turn::Rest),
             Poll::Ready(Ok(0)) => self.at_eof(),
             Poll::Ready(Ok(_)) => {
+                self.short = false;
                 self.machine.drop_input(&mut self.input, self.now);
                 Ok(Turn::Again)
             }
@@ -209,24 +191,25 @@ impl<'a, T: Transport> Http1<'a, T> {
         }
     }
 
+    /// Whether to read on: what has come is used up first, or a client that sends
+    /// many small requests or chunks would have us keep all of them.
     fn wants_input(&self, cx: &Context<'_>) -> bool {
+        let used_up = self.short || self.input.is_empty();
         let body = self.exchange.as_ref().map(|exchange| &exchange.body);
         match body {
-            None => true,
-            Some(Some(body)) => body.is_wanted(cx) || body.is_closed(),
+            None => used_up,
+            Some(Some(body)) => (body.is_wanted(cx) || body.is_closed()) && used_up,
             Some(None) => self.input.len() < AHEAD,
         }
     }
 
-    /// The client has sent its last byte, and may still want to hear.
-    fn at_eof(&mut self) -> Result<Turn, Finish> {
-        self.machine.eof();
-        if self.machine.is_closed() {
-            return Err(Finish::Closed);
+    /// The next piece of a request takes more than has come.
+    fn falls_short(&mut self) -> Turn {
+        if std::mem::replace(&mut self.short, true) {
+            Turn::Rest
+        } else {
+            Turn::Again
         }
-        let then = self.now + PROBE_FIRST;
-        self.listening = Listening::HalfClosed(then, Probe::Ask);
-        Ok(Turn::Again)
     }
 
     /// The client has gone: whatever is done for it ends.
@@ -252,7 +235,9 @@ impl<'a, T: Transport> Http1<'a, T> {
         if self.may_switch && !self.input.is_empty() {
             match preface(&self.input) {
                 Preface::Http2 => return Err(Finish::Http2),
-                Preface::Part if self.listening == Listening::Open => return Ok(Turn::Rest),
+                Preface::Part if self.listening == Listening::Open => {
+                    return Ok(self.falls_short());
+                }
                 Preface::Part | Preface::Other => self.may_switch = false,
             }
         }
@@ -261,7 +246,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             Ok(None) if self.listening != Listening::Open && self.writing.is_empty() => {
                 Err(Finish::Closed)
             }
-            Ok(None) => Ok(Turn::Rest),
+            Ok(None) => Ok(self.falls_short()),
             Ok(Some(head)) => self.begin(head),
             Err(violation) => {
                 let outcome = match violation {
@@ -338,7 +323,7 @@ impl<'a, T: Transport> Http1<'a, T> {
                 exchange.body = None;
                 Turn::Again
             }
-            Ok(None) => Turn::Rest,
+            Ok(None) => self.falls_short(),
             Ok(Some(Piece::Bytes(bytes))) => {
                 body.put(bytes);
                 Turn::Again
@@ -442,23 +427,6 @@ impl<'a, T: Transport> Http1<'a, T> {
                 Ok(Turn::Again)
             }
         }
-    }
-
-    fn probe(&mut self, now: Instant) -> Result<(), Finish> {
-        if self.transport.is_broken() {
-            return Err(self.gone());
-        }
-        let Listening::HalfClosed(_, probe) = self.listening else {
-            return Ok(());
-        };
-        let next = match probe {
-            Probe::Ask if self.writing.is_empty() && self.machine.probe(self.writing.out()) => {
-                (now + PROBE_LOOK, Probe::Look)
-            }
-            Probe::Ask | Probe::Look => (now + PROBE_AGAIN, Probe::Ask),
-        };
-        self.listening = Listening::HalfClosed(next.0, next.1);
-        Ok(())
     }
 
     /// A request that could not be read is answered without the service.

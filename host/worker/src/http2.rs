@@ -6,9 +6,10 @@
 //! reads ends with its call ([`stream`]), and how a connection comes to its end.
 //!
 //! What one connection can make a worker hold, at most, besides its calls:
-//! [`MAX_STREAMS`] answers of [`SEND_BUFFER`] and one piece each (4 MiB), bodies
-//! of requests up to [`CONNECTION_WINDOW`] (256 KiB), and the heads of its
-//! streams (`max_head` each, which are taken at once).
+//! [`MAX_STREAMS`] answers of [`SEND_BUFFER`] and one piece each (4 MiB) in a few
+//! frames ([`portion`]: 1 MiB), bodies of requests up to [`CONNECTION_WINDOW`]
+//! (256 KiB, and 2 MiB for frames of a few bytes, which h2 counts), and the heads
+//! of its streams (`max_head` each, which are taken at once).
 //!
 //! ```text
 //!  Open ── asked to end ──▶ Asked ──── an answer, or silent for the linger ──▶ Finishing (GOAWAY)
@@ -24,6 +25,7 @@
 
 mod frames;
 mod guard;
+mod portion;
 mod stream;
 
 use std::convert::Infallible;

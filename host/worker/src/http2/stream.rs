@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use skep_core::Outcome;
 use skep_engine::CutShort;
 
 use crate::alarm::Alarm;
+use crate::http2::portion::{Frames, Portion};
 use crate::http2::{Pulse, SEND_BUFFER};
 use crate::lifeline::Lifeline;
 use crate::reply::ReplyBody;
@@ -126,6 +127,8 @@ pub(crate) struct Pieces {
     /// Absent where an answer has no content (RFC 9113 §8.1.1).
     body: Option<ReplyBody>,
     rest: Bytes,
+    /// Once there was more than one.
+    frames: Option<Arc<Frames>>,
 }
 
 impl Pieces {
@@ -142,41 +145,51 @@ impl Pieces {
         response.map(|body| Self {
             body: Some(body).filter(|_| !bare),
             rest: Bytes::new(),
+            frames: None,
         })
     }
 
-    fn piece(&mut self) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
-        let some = self.rest.len().min(SEND_BUFFER);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(some)))))
+    /// The next frame, made of the first bytes of what is there.
+    fn frame(&mut self, mut bytes: Bytes) -> Frame<Portion> {
+        if bytes.len() > SEND_BUFFER {
+            self.rest = bytes.split_off(SEND_BUFFER);
+        }
+        if self.frames.is_none() && self.is_end_stream() {
+            return Frame::data(Portion::only(bytes));
+        }
+        let frames = self.frames.get_or_insert_default();
+        Frame::data(Portion::new(bytes, frames))
     }
 }
 
 impl Body for Pieces {
-    type Data = Bytes;
+    type Data = Portion;
     type Error = CutShort;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+    ) -> Poll<Option<Result<Frame<Portion>, CutShort>>> {
         let this = self.get_mut();
+        if let Some(frames) = &this.frames {
+            ready!(frames.poll_room(cx));
+        }
         if !this.rest.is_empty() {
-            return this.piece();
+            let rest = std::mem::take(&mut this.rest);
+            return Poll::Ready(Some(Ok(this.frame(rest))));
         }
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(bytes) if bytes.len() > SEND_BUFFER => {
-                    this.rest = bytes;
-                    this.piece()
-                }
-                Ok(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Err(other) => Poll::Ready(Some(Ok(other))),
-            },
-            other => other,
-        }
+        Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
+            None => None,
+            Some(Err(cut)) => Some(Err(cut)),
+            Some(Ok(frame)) => Some(Ok(match frame.into_data() {
+                Ok(bytes) => this.frame(bytes),
+                // Trailers have no data.
+                Err(trailers) => trailers.map_data(Portion::only),
+            })),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
