@@ -11,6 +11,7 @@ use skep_core::Outcome;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::fault::Verdict;
+use crate::head;
 use crate::origin::{self, Origin};
 
 /// What a response's head says about its content.
@@ -62,6 +63,13 @@ pub(crate) enum Rest {
     Broken(Verdict),
 }
 
+/// What was found of a body before its client wanted it.
+pub(crate) enum Ahead {
+    Nothing,
+    Some,
+    Broken(Verdict),
+}
+
 /// The body of one response.
 pub(crate) struct Flow {
     content: Content,
@@ -98,6 +106,23 @@ impl Flow {
         piece
     }
 
+    /// Takes the next frame before the client wants it, if none was taken and it
+    /// is there. Says what was found.
+    pub(crate) fn take_ahead(&mut self, cx: &mut Context<'_>) -> Ahead {
+        if !self.ready.is_empty() || self.stream.is_none() {
+            return Ahead::Nothing;
+        }
+        match self.poll_stream(cx).0 {
+            Poll::Pending => Ahead::Nothing,
+            Poll::Ready(Piece::Broken(verdict)) => Ahead::Broken(verdict),
+            Poll::Ready(Piece::End) => Ahead::Some,
+            Poll::Ready(Piece::Frame(frame)) => {
+                self.ready.push_back(frame);
+                Ahead::Some
+            }
+        }
+    }
+
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> (Poll<Piece>, Option<Origin>) {
         let Some(stream) = &mut self.stream else {
             return (Poll::Ready(Piece::End), None);
@@ -105,7 +130,10 @@ impl Flow {
         let (polled, origin) = origin::poll_frame(stream, cx);
         let piece = match polled {
             Poll::Pending => return (Poll::Pending, origin),
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    head::leaving(trailers);
+                }
                 self.written += length(&frame);
                 match self.content {
                     Content::Sized(length) if self.written > length => self.mismatch(),
@@ -154,8 +182,9 @@ impl Flow {
 
     /// Takes what a guest that has returned left in its channels, a few frames at
     /// most. While its store is still there: a channel that ends by the store's
-    /// end looks like one that was finished.
-    pub(crate) fn drain(&mut self) -> Rest {
+    /// end looks like one that was finished. `None` where more may come by itself,
+    /// because the store's event loop is not quiet.
+    pub(crate) fn drain(&mut self, is_quiet: bool) -> Option<Rest> {
         loop {
             // What tokio lets a task do at a time must not look like a pause.
             let polled = tokio::task::unconstrained(std::future::poll_fn(|cx| {
@@ -163,20 +192,21 @@ impl Flow {
             }));
             let mut cx = Context::from_waker(Waker::noop());
             let Poll::Ready((piece, origin)) = pin!(polled).poll(&mut cx) else {
-                return Rest::Outside;
+                return Some(Rest::Outside);
             };
             match piece {
                 Poll::Ready(Piece::Frame(frame)) => self.ready.push_back(frame),
-                Poll::Ready(Piece::End) => return Rest::Here,
-                Poll::Ready(Piece::Broken(verdict)) => return Rest::Broken(verdict),
-                Poll::Pending if origin.is_none() => {
+                Poll::Ready(Piece::End) => return Some(Rest::Here),
+                Poll::Ready(Piece::Broken(verdict)) => return Some(Rest::Broken(verdict)),
+                Poll::Pending if origin.is_none() && is_quiet => {
                     self.stream = None;
-                    return Rest::Broken(unfinished());
+                    return Some(Rest::Broken(unfinished()));
                 }
+                Poll::Pending if origin.is_none() => return None,
                 Poll::Pending => {}
             }
             if origin.is_some() {
-                return Rest::Outside;
+                return Some(Rest::Outside);
             }
         }
     }

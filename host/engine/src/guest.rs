@@ -57,6 +57,10 @@ const MAX_RANDOM: u64 = 1 << 20;
 /// ticks, all are looked at anyway.
 const LOOKS: usize = 64;
 
+/// Calls of the guest after which the tables are looked at, however few entries
+/// they have. One call gathers [`MAX_FIELDS`] at most.
+const UNWEIGHED: usize = 8;
+
 /// The state of one store.
 pub(crate) struct Guest {
     /// Made when the guest first asks for something of `wasi:cli`, clocks,
@@ -172,7 +176,7 @@ impl Guest {
         // What is written to such a body must be taken out at once.
         self.hooks.new_body
             || last.early
-            || last.calls > last.entries / LOOKS
+            || last.calls > UNWEIGHED + last.entries / LOOKS
             || self.held.bytes() > last.loads + BODY_CHUNK
     }
 

@@ -180,6 +180,7 @@ impl Handler {
             }
             begun = true;
             let _ = slot.poll(cx);
+            slot.run_ahead(cx);
             let head = slot.poll_head(cx);
             if head.is_pending() {
                 slot.settle();

@@ -48,19 +48,21 @@ impl World for ServicePre<Guest> {
                 let verdict = answer(accessor, proxy, job).await?.verdict;
                 // The guest's tasks write the body after the handler returned.
                 std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                // The host's own pass it on.
-                std::future::poll_fn(|_| quiet.poll()).await;
-                wasmtime::error::Ok(verdict)
+                if verdict.outcome != Outcome::Ok {
+                    return Ok(verdict);
+                }
+                let mut known = reception.returned(false);
+                if known.is_none() {
+                    // The host's own pass it on.
+                    std::future::poll_fn(|_| quiet.poll()).await;
+                    known = reception.returned(true);
+                }
+                wasmtime::error::Ok(known.unwrap_or(verdict))
             };
             weighed(accessor, work).await
         });
         let mut event_loop = pin!(event_loop);
-        let polled = std::future::poll_fn(|cx| quiet.poll_loop(event_loop.as_mut(), cx)).await;
-        let verdict = polled??;
-        Ok(match verdict.outcome {
-            Outcome::Ok => reception.returned(),
-            _ => verdict,
-        })
+        std::future::poll_fn(|cx| quiet.poll_loop(event_loop.as_mut(), cx)).await?
     }
 }
 

@@ -214,6 +214,24 @@ struct Left {
     gone: bool,
 }
 
+impl Left {
+    /// Ends the call, if nothing is left of it and it can be said how.
+    fn is_told(&self, seat: &Seat, is_quiet: bool) -> bool {
+        if !self.gone {
+            return false;
+        }
+        let verdict = match self.answered.verdict.outcome {
+            Outcome::Ok => self.reception.returned(is_quiet),
+            _ => Some(self.answered.verdict.clone()),
+        };
+        if let Some(verdict) = verdict {
+            seat.end(&self.reception, verdict);
+            return true;
+        }
+        false
+    }
+}
+
 /// What runs within the event loop of a store.
 struct Instance<'a> {
     accessor: &'a Accessor<Guest>,
@@ -261,22 +279,14 @@ impl Instance<'_> {
                 left.gone = left.gone || table.get_any_mut(index_of(left.answered.task)).is_err();
             }
         });
-        if !self.leaving.iter().any(|left| left.gone) || self.quiet.poll().is_pending() {
-            return;
+        let (seat, before) = (self.seat, self.leaving.len());
+        self.leaving.retain(|left| !left.is_told(seat, false));
+        if self.leaving.iter().any(|left| left.gone) && self.quiet.poll().is_ready() {
+            self.leaving.retain(|left| !left.is_told(seat, true));
         }
-        let seat = self.seat;
-        self.leaving.retain(|left| {
-            if left.gone {
-                let verdict = left.answered.verdict.clone();
-                let verdict = match verdict.outcome {
-                    Outcome::Ok => left.reception.returned(),
-                    _ => verdict,
-                };
-                seat.end(&left.reception, verdict);
-            }
-            !left.gone
-        });
-        self.name_request();
+        if self.leaving.len() < before {
+            self.name_request();
+        }
     }
 
     /// Asks the guest what it has not been asked.

@@ -43,10 +43,11 @@ pub(crate) trait Reception: Send + Sync {
     /// The guest says that there is no answer, and why.
     fn refuse(&self, verdict: Verdict);
 
-    /// What the call came to on the guest's side. To be asked once, when the guest
-    /// has returned and the event loop of its store has nothing left to do, and
-    /// before anything happens to the store.
-    fn returned(&self) -> Verdict;
+    /// What the call came to on the guest's side, if that can be said, now that the
+    /// guest has returned and before anything happens to its store. It can where
+    /// the event loop of that store has nothing left to do, which `is_quiet` says,
+    /// or all of the response is there. To be asked until it is said.
+    fn returned(&self, is_quiet: bool) -> Option<Verdict>;
 
     /// The guest of a call that shares an instance has ended like this.
     fn ended(&self, verdict: Verdict);

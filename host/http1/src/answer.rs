@@ -132,15 +132,19 @@ pub(crate) fn write_head(
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     out.reserve(text + OURS);
-    out.put_slice(if manner.http10 {
-        b"HTTP/1.0 "
+    if status == StatusCode::OK && !manner.http10 {
+        out.put_slice(b"HTTP/1.1 200 OK\r\n");
     } else {
-        b"HTTP/1.1 "
-    });
-    out.put_slice(status.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
-    out.put_slice(b"\r\n");
+        out.put_slice(if manner.http10 {
+            b"HTTP/1.0 "
+        } else {
+            b"HTTP/1.1 "
+        });
+        out.put_slice(status.as_str().as_bytes());
+        out.put_u8(b' ');
+        out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
+        out.put_slice(b"\r\n");
+    }
     let mut dated = false;
     for (name, value) in headers {
         // What is between us and the client is ours to say.
@@ -158,11 +162,9 @@ pub(crate) fn write_head(
         put_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     if let Some(length) = plan.says {
-        put_field(
-            out,
-            b"content-length",
-            itoa::Buffer::new().format(length).as_bytes(),
-        );
+        out.put_slice(b"content-length: ");
+        out.put_slice(itoa::Buffer::new().format(length).as_bytes());
+        out.put_slice(b"\r\n");
     }
     if plan.framing == Framing::Chunked {
         out.put_slice(b"transfer-encoding: chunked\r\n");
@@ -172,10 +174,13 @@ pub(crate) fn write_head(
     } else if manner.http10 {
         out.put_slice(b"connection: keep-alive\r\n");
     }
-    if !dated {
-        put_field(out, b"date", date);
+    if dated {
+        out.put_slice(b"\r\n");
+    } else {
+        out.put_slice(b"date: ");
+        out.put_slice(date);
+        out.put_slice(b"\r\n\r\n");
     }
-    out.put_slice(b"\r\n");
 }
 
 fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {

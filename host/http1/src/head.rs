@@ -116,7 +116,9 @@ pub struct Waiting {
 }
 
 /// What a head ends with.
-static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+const END: &[u8] = b"\r\n\r\n";
+
+static FIND_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END));
 
 impl Waiting {
     /// Takes the head that `input` begins with and reads it; `None` if more must
@@ -127,8 +129,17 @@ impl Waiting {
         max: usize,
         max_fields: usize,
     ) -> Result<Option<Head>, Violation> {
+        // Most come whole and alone: where such a head ends, its parser finds.
+        if self.seen == 0 && input.len() <= max && input.ends_with(END) {
+            let raw = input.split().freeze();
+            if let Ok(head) = parse(&raw, max_fields) {
+                input.extend_from_slice(&raw[head.raw.len()..]);
+                return Ok(Some(head));
+            }
+            input.extend_from_slice(&raw);
+        }
         let near = &input[self.seen.saturating_sub(3)..input.len().min(max)];
-        let Some(at) = END.find(near) else {
+        let Some(at) = FIND_END.find(near) else {
             return match self.end(input, max) {
                 Ok(None) | Err(Violation::HeadTooLarge) if self.is_hopeless(input) => {
                     Err(Violation::Malformed)
@@ -139,9 +150,14 @@ impl Waiting {
             };
         };
         let raw = input
-            .split_to(self.seen.saturating_sub(3) + at + 4)
+            .split_to(self.seen.saturating_sub(3) + at + END.len())
             .freeze();
-        match parse(&raw, max_fields) {
+        let parsed = match parse(&raw, max_fields) {
+            // It ends where we say, or has two ends.
+            Ok(head) if head.raw.len() < raw.len() => Err(Violation::Malformed),
+            parsed => parsed,
+        };
+        match parsed {
             Ok(head) => Ok(Some(head)),
             // It is refused for what is wrong first, as if it came in pieces.
             Err(violation) => match self.end(&raw, max) {
@@ -217,7 +233,7 @@ impl Waiting {
 /// Fields that are parsed without an allocation.
 const USUAL: usize = 100;
 
-/// Reads a head that ends with an empty line.
+/// Reads the head that `raw` begins with.
 fn parse(raw: &Bytes, max_fields: usize) -> Result<Head, Violation> {
     if max_fields <= USUAL {
         let mut fields = [const { MaybeUninit::uninit() }; USUAL];
@@ -233,12 +249,11 @@ fn read<'a>(
     fields: &mut [MaybeUninit<httparse::Header<'a>>],
 ) -> Result<Head, Violation> {
     let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(raw, fields) {
-        Ok(Status::Complete(used)) if used == raw.len() => {}
+    let used = match parsed.parse_with_uninit_headers(raw, fields) {
+        Ok(Status::Complete(used)) if raw[..used].ends_with(END) => used,
         Err(httparse::Error::TooManyHeaders) => return Err(Violation::HeadTooLarge),
-        // It ends where we say, or has two ends.
         Ok(_) | Err(_) => return Err(Violation::Malformed),
-    }
+    };
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
     else {
         return Err(Violation::Malformed);
@@ -286,7 +301,7 @@ fn read<'a>(
     let (length, manner) = facts.decide(is_head)?;
     Ok(Head {
         request,
-        raw: raw.clone(),
+        raw: raw.slice(..used),
         length,
         manner,
     })
@@ -294,6 +309,13 @@ fn read<'a>(
 
 /// A field's name as most clients spell it, which saves looking at each letter.
 fn usual(name: &str) -> Option<HeaderName> {
+    const PRIORITY: HeaderName = HeaderName::from_static("priority");
+    const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+    const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+    const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+    const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     // Ordered by how often they come.
     Some(match name.len() {
         4 if name == "Host" => HOST,
@@ -311,6 +333,13 @@ fn usual(name: &str) -> Option<HeaderName> {
         13 if name == "Authorization" => AUTHORIZATION,
         13 if name == "Cache-Control" => CACHE_CONTROL,
         17 if name == "Transfer-Encoding" => TRANSFER_ENCODING,
+        8 if name == "Priority" => PRIORITY,
+        14 if name == "Sec-Fetch-Dest" => SEC_FETCH_DEST,
+        14 if name == "Sec-Fetch-Mode" => SEC_FETCH_MODE,
+        14 if name == "Sec-Fetch-Site" => SEC_FETCH_SITE,
+        15 if name == "X-Forwarded-For" => X_FORWARDED_FOR,
+        17 if name == "X-Forwarded-Proto" => X_FORWARDED_PROTO,
+        12 if name == "X-Request-Id" => X_REQUEST_ID,
         _ => return None,
     })
 }
@@ -346,35 +375,34 @@ impl Facts {
     }
 
     fn note(&mut self, name: &HeaderName, text: &str, value: &[u8]) -> Result<(), Violation> {
-        // Names are told apart by a number, not by their text. Most are none of
-        // these, which their first letters say.
-        let first = text.as_bytes().first().map(u8::to_ascii_lowercase);
-        if !matches!(first, Some(b'h' | b'c' | b't' | b'e')) {
-            return Ok(());
-        }
-        if *name == HOST {
-            self.hosts += 1;
-        } else if *name == CONTENT_LENGTH {
-            if self.length.is_some() {
-                return Err(Violation::RepeatedLength);
+        // Most are none of these, which their lengths say.
+        match text.len() {
+            4 if *name == HOST => self.hosts += 1,
+            14 if *name == CONTENT_LENGTH => {
+                if self.length.is_some() {
+                    return Err(Violation::RepeatedLength);
+                }
+                self.length = Some(decimal(value)?);
             }
-            self.length = Some(decimal(value)?);
-        } else if *name == TRANSFER_ENCODING {
-            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Violation::BadEncoding);
+            17 if *name == TRANSFER_ENCODING => {
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Violation::BadEncoding);
+                }
+                self.chunked = true;
             }
-            self.chunked = true;
-        } else if *name == CONNECTION {
-            self.close |= has_token(value, b"close");
-            // Who cannot read all of the list closes.
-            self.keep_alive |= value.is_ascii() && has_token(value, b"keep-alive");
-        } else if *name == TE {
-            self.trailers |= has_token(value, b"trailers");
-        } else if *name == EXPECT {
-            if !value.eq_ignore_ascii_case(b"100-continue") {
-                return Err(Violation::UnknownExpectation);
+            10 if *name == CONNECTION => {
+                self.close |= has_token(value, b"close");
+                // Who cannot read all of the list closes.
+                self.keep_alive |= value.is_ascii() && has_token(value, b"keep-alive");
             }
-            self.expects = true;
+            2 if *name == TE => self.trailers |= has_token(value, b"trailers"),
+            6 if *name == EXPECT => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Violation::UnknownExpectation);
+                }
+                self.expects = true;
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -71,6 +71,8 @@ pub(crate) struct Http1<'a, T> {
     /// Whether the next piece of a request takes more than there is in `input`.
     short: bool,
     writing: Writing,
+    /// Nothing more is written in this turn of the event loop.
+    written: bool,
     exchange: Option<Exchange>,
     listening: Listening,
     /// Nothing has come, so that it may turn out to be one of HTTP/2.
@@ -99,6 +101,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             transport,
             input,
             short: false,
+            written: false,
             exchange: None,
             listening: Listening::Open,
             may_switch,
@@ -131,6 +134,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             self.watched = true;
         }
         self.now = Instant::now();
+        self.written = false;
         loop {
             match self.turn(cx) {
                 Ok(Turn::Again) => {}
@@ -346,12 +350,16 @@ impl<'a, T: Transport> Http1<'a, T> {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
-        if self.writing.is_empty() {
+        if self.writing.is_empty() || self.written {
             return Ok(Turn::Rest);
         }
         // What waits for more to say goes out with it.
         match self.writing.poll(&mut self.transport, cx) {
-            Poll::Pending => Ok(Turn::Rest),
+            Poll::Pending => {
+                // It is the others' turn, or the client's.
+                self.written = true;
+                Ok(Turn::Rest)
+            }
             Poll::Ready(Ok(())) => Ok(Turn::Again),
             Poll::Ready(Err(_)) => Err(self.gone()),
         }

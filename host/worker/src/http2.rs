@@ -209,7 +209,8 @@ pub(crate) async fn run<T: Transport>(
         move |request: Request<Incoming>| {
             let (service, pulse) = (Arc::clone(&service), Arc::clone(&pulse));
             let lifeline = stream::current();
-            async move {
+            // On its way to its task it is moved several times, and large.
+            Box::pin(async move {
                 let (head, body) = request.into_parts();
                 let is_head = head.method == Method::HEAD;
                 let body = ClientBody::Http2(body);
@@ -219,7 +220,7 @@ pub(crate) async fn run<T: Transport>(
                 }
                 pulse.before_answer().await;
                 Ok::<_, Infallible>(Pieces::of(reply.response, is_head))
-            }
+            })
         }
     });
     let max_head = u32::try_from(carrier.limits.max_head).unwrap_or(u32::MAX);

@@ -56,7 +56,7 @@ impl wasip3::exports::http::handler::Guest for Unruly {
                 let status = u16::try_from(status).expect("a status is a small number");
                 whole(status, &[], "content\n", &[])
             }
-            "/trailers" => whole(200, &[], "a body\n", &[("x-sum", "1")]),
+            "/trailers" => whole(200, &[], "a body\n", &[("x-sum", " 1 ")]),
             "/spaces" => whole(200, &[("x-space", " \tv \t")], "spaces\n", &[]),
             "/request" => whole(200, &[], &seen(&request), &[]),
             _ => whole(200, &[], "a good response\n", &[]),

@@ -77,7 +77,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Unruly {
             "/trailers" => {
                 let body = begin(out, 200, &[]);
                 write(&body, b"a body\n");
-                let trailers = fields(&[("x-sum", "1")]);
+                let trailers = fields(&[("x-sum", " 1 ")]);
                 OutgoingBody::finish(body, Some(trailers)).expect("no length was announced");
             }
             "/spaces" => whole(out, 200, &[("x-space", " \tv \t")], b"spaces\n"),

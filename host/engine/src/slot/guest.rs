@@ -9,7 +9,7 @@ use skep_core::Outcome;
 use super::{Reply, Slot, State, Task};
 use crate::call::Witness;
 use crate::fault::Verdict;
-use crate::flow::{self, Content, Flow, Piece, Rest};
+use crate::flow::{self, Ahead, Content, Flow, Piece, Rest};
 use crate::meter::Meter;
 use crate::seat::Place;
 use crate::world::{Answer, Reception, Work};
@@ -96,6 +96,34 @@ impl<W: Witness> Slot<W> {
             }
         }
         self.swallow(cx)
+    }
+
+    /// Lets a guest go on that has answered and waits for its body to be taken:
+    /// one that writes little ends in the turn in which it began, and costs no
+    /// task.
+    pub(crate) fn run_ahead(&self, cx: &mut Context<'_>) {
+        loop {
+            let mut state = self.lock();
+            let State::Live(live) = &mut *state else {
+                return;
+            };
+            let (Guest::Waiting(_), Reply::Given(_, flow)) = (&live.guest, &mut live.reply) else {
+                return;
+            };
+            if !flow.has_content() {
+                return;
+            }
+            match flow.take_ahead(cx) {
+                Ahead::Nothing => return,
+                Ahead::Some => {}
+                Ahead::Broken(verdict) => {
+                    self.end(state, verdict);
+                    return;
+                }
+            }
+            drop(state);
+            let _ = self.poll(cx);
+        }
     }
 
     /// The guest waits, for its turn perhaps.
@@ -231,42 +259,42 @@ impl<W: Witness> Reception for Slot<W> {
         }
     }
 
-    fn returned(&self) -> Verdict {
+    fn returned(&self, is_quiet: bool) -> Option<Verdict> {
         let mut state = self.lock();
         let State::Live(live) = &mut *state else {
-            return Verdict::OK;
+            return Some(Verdict::OK);
         };
         let swallowed = matches!(live.reply, Reply::Swallowed(_));
         let (Reply::Given(_, flow) | Reply::Flowing { flow, .. } | Reply::Swallowed(flow)) =
             &mut live.reply
         else {
-            return match &live.reply {
+            return Some(match &live.reply {
                 Reply::Awaited => Verdict::no_response("the guest returned without a response"),
                 Reply::Refused { verdict, .. } => verdict.clone(),
                 _ => Verdict::OK,
-            };
+            });
         };
-        let rest = flow.drain();
+        let rest = flow.drain(is_quiet)?;
         if swallowed || !flow.has_content() {
             let broken = flow.has_content().then_some(rest);
             flow.close();
             if swallowed {
                 live.reply = Reply::Whole;
             }
-            return match broken {
+            return Some(match broken {
                 Some(Rest::Broken(verdict)) => verdict,
                 _ => Verdict::OK,
-            };
+            });
         }
         if let Rest::Broken(verdict) = rest {
-            return verdict;
+            return Some(verdict);
         }
         if let Reply::Flowing { flow, .. } = &live.reply
             && flow.is_over()
         {
             live.reply = Reply::Whole;
         }
-        Verdict::OK
+        Some(Verdict::OK)
     }
 
     fn ended(&self, verdict: Verdict) {

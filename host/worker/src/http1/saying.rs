@@ -68,6 +68,7 @@ impl<T: Transport> Http1<'_, T> {
             Some(_) => {
                 exchange.body = None;
                 self.machine.drop_body(self.now);
+                self.machine.drop_input(&mut self.input, self.now);
             }
             None => {}
         }
