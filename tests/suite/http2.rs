@@ -97,6 +97,51 @@ fn bodies_in_frames_of_a_byte_cost_a_bounded_amount_of_memory() {
 }
 
 #[test]
+fn frames_of_whatever_length_pass() {
+    let skep = echo("", "");
+    for seed in 0..4_usize {
+        let mut frames = Frames::open(&skep.address(), &[]).unwrap();
+        for number in 0..800_usize {
+            let path = format!("/status/200?{}", "q".repeat((number * 7 + seed * 5) % 23));
+            let stream = u32::try_from(1 + 2 * number).unwrap();
+            frames.get(stream, &path).unwrap();
+            let answer = frames.answer(stream);
+            assert_eq!(
+                (answer.status, answer.end),
+                (200, End::Whole),
+                "request {number}, {seed}: {answer:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_nobody_reads_is_reset_whatever_it_answers() {
+    let listener = "write_timeout = \"1s\"\nheader_timeout = \"2s\"";
+    let skep = echo(listener, "routes = [\"a/*\"]");
+    // A small answer, one of ours, and a large one; the last with some of it on
+    // its way.
+    for (window, host, path) in [
+        (0, "a", "/info"),
+        (0, "nobody", "/"),
+        (0, "a", "/download?bytes=100000"),
+        (40_000, "a", "/download?bytes=100000"),
+    ] {
+        let mut frames = Frames::open(&skep.address(), &[(INITIAL_WINDOW, window)]).unwrap();
+        frames.request(1, ["GET", host, path], &[], true).unwrap();
+        let answer = frames.answer_within(1, Duration::from_secs(8));
+        assert!(
+            matches!(answer.end, End::Reset(_)),
+            "window {window}, {path}: {answer:?}"
+        );
+        assert!(
+            frames.closed(Duration::from_secs(10)).is_some(),
+            "{path}: it is idle and ends"
+        );
+    }
+}
+
+#[test]
 fn settings_come_before_the_first_request() {
     for (skep, authority) in [(echo("", ""), "localhost"), (two_pools(), "bee.example")] {
         let mut frames = Frames::open(&skep.address(), &[]).unwrap();

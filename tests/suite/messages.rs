@@ -220,3 +220,54 @@ fn an_outbound_get_takes_its_body_along() {
     assert!(said.ends_with("5\r\nquery\r\n0\r\n\r\n"), "{said}");
     assert_eq!(response.status(), 200);
 }
+
+/// The guest makes a good end of a body that broke off; its client must not
+/// believe it.
+#[test]
+fn what_is_forwarded_of_a_request_that_broke_off_does_not_look_whole() {
+    let skep = unruly("max_body = \"16KiB\"");
+    let begin =
+        "POST /2/forwards HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let large = format!("5000\r\n{}\r\n", "x".repeat(0x5000));
+    for (rest, outcome) in [("zz\r\n", "bad-request"), (&large, "body-too-large")] {
+        let before = skep.outcomes(outcome);
+        let mut client = skep.client();
+        client.send(begin).unwrap();
+        let head = client.head_only().unwrap();
+        assert_eq!(head.status, 200);
+        client.send(rest).unwrap();
+        let said = client.rest().unwrap();
+        assert!(!said.ends_with(b"0\r\n\r\n"), "{outcome}");
+        wait_for(
+            Duration::from_secs(5),
+            outcome,
+            || skep.outcomes(outcome),
+            |now| *now == before + 1,
+        );
+    }
+    let mut frames = Frames::open(&skep.address(), &[]).unwrap();
+    frames
+        .request(1, ["POST", "a", "/2/forwards"], &[], false)
+        .unwrap();
+    frames.data(1, b"hello", false).unwrap();
+    frames.data(1, &[b'x'; 16_000], false).unwrap();
+    frames.data(1, &[b'x'; 16_000], true).unwrap();
+    let answer = frames.answer(1);
+    assert!(matches!(answer.end, End::Reset(_)), "{answer:?}");
+}
+
+#[test]
+fn an_answer_that_ends_with_nothing_is_whole() {
+    let skep = Skep::config(&format!("{}{}", pool(1), app("a", "echo-p3", "")));
+    let mut client = skep.client();
+    for _ in 0..50 {
+        assert_eq!(client.post("/x", &[b'x'; 300]).unwrap().body.len(), 300);
+    }
+    wait_for(
+        Duration::from_secs(5),
+        "all to be counted as good",
+        || skep.outcomes("ok"),
+        |ok| *ok == 50,
+    );
+    assert_eq!(skep.outcomes("client-gone"), 0);
+}

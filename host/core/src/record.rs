@@ -15,6 +15,10 @@ impl Record {
     /// Begins a record at `unix_millis` (milliseconds since 1970, UTC).
     #[must_use]
     pub fn new(format: LogFormat, unix_millis: u64, level: LogLevel, name: &str) -> Self {
+        debug_assert!(
+            name.bytes().all(|b| is_of_key(b) || b == b'.'),
+            "whoever passes records on would not know {name} for one"
+        );
         let mut line = String::with_capacity(160);
         let time = Timestamp(unix_millis);
         let level = match level {

@@ -224,7 +224,9 @@ impl Flow {
 
     /// Whether the client has all that it was told to expect.
     pub(crate) fn is_given(&self) -> bool {
-        self.is_over() || self.content == Content::Sized(self.given)
+        let nothing = |frame: &Frame<Bytes>| frame.is_data() && length(frame) == 0;
+        self.content == Content::Sized(self.given)
+            || (self.stream.is_none() && self.ready.iter().all(nothing))
     }
 
     pub(crate) fn has_content(&self) -> bool {

@@ -6,8 +6,8 @@
 //! reads ends with its call ([`stream`]), and how a connection comes to its end.
 //!
 //! What one connection can make a worker hold, at most, besides its calls:
-//! [`MAX_STREAMS`] answers of [`SEND_BUFFER`] and one piece each (4 MiB) in a few
-//! frames ([`portion`]: 1 MiB), bodies of requests up to [`CONNECTION_WINDOW`]
+//! [`MAX_STREAMS`] answers of [`SEND_BUFFER`] in one frame ([`portion`]) and one
+//! piece each (4 MiB), bodies of requests up to [`CONNECTION_WINDOW`]
 //! (256 KiB, and 2 MiB for frames of a few bytes, which h2 counts), and the heads
 //! of its streams (`max_head` each, which are taken at once).
 //!
@@ -49,7 +49,7 @@ use crate::connection::Carrier;
 use crate::desk::Desk;
 use crate::http2::frames::Abuse;
 use crate::http2::guard::Guarded;
-use crate::http2::stream::{Pieces, Streams};
+use crate::http2::stream::{Pieces, Streams, Thread};
 use crate::rooms::Stay;
 use crate::service::{ClientBody, Service};
 use crate::transport::Transport;
@@ -177,6 +177,11 @@ impl Pulse {
     }
 }
 
+/// The moment so many microseconds after the process began to count.
+fn at(micros: u64) -> Instant {
+    origin() + Duration::from_micros(micros)
+}
+
 fn micros(at: Instant) -> u64 {
     let since = at.saturating_duration_since(origin());
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
@@ -208,18 +213,17 @@ pub(crate) async fn run<T: Transport>(
         let pulse = Arc::clone(&pulse);
         move |request: Request<Incoming>| {
             let (service, pulse) = (Arc::clone(&service), Arc::clone(&pulse));
-            let lifeline = stream::current();
             // On its way to its task it is moved several times, and large.
             Box::pin(async move {
+                let thread = Thread::current();
                 let (head, body) = request.into_parts();
                 let is_head = head.method == Method::HEAD;
                 let body = ClientBody::Http2(body);
-                let reply = service.answer(head, body, Arc::clone(&lifeline)).await;
-                if !lifeline.has_begun() {
-                    lifeline.refuse();
-                }
+                let reply = service
+                    .answer(head, body, Arc::clone(thread.lifeline()))
+                    .await;
                 pulse.before_answer().await;
-                Ok::<_, Infallible>(Pieces::of(reply.response, is_head))
+                Ok::<_, Infallible>(Pieces::of(reply.response, is_head, thread))
             })
         }
     });

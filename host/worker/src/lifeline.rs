@@ -20,8 +20,6 @@ pub(crate) struct Lifeline {
     ended: Notify,
     /// The head of the answer was handed over.
     begun: AtomicBool,
-    /// The answer is ours and not the guest's.
-    refused: AtomicBool,
     cut: AtomicBool,
     carrier: AtomicWaker,
 }
@@ -65,21 +63,6 @@ impl Lifeline {
     /// Whether the answer that has begun has no end.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Relaxed)
-    }
-
-    /// The answer is ours: no call waits for the client to take it.
-    pub(crate) fn refuse(&self) {
-        self.refused.store(true, Relaxed);
-    }
-
-    /// Whether the answer is ours.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.refused.load(Relaxed)
-    }
-
-    /// Whether the head of the answer was handed over.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.begun.load(Relaxed)
     }
 
     /// Whom to wake when it is cut.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -15,6 +15,7 @@ use skep_engine::{CutShort, GuestBody};
 
 use crate::account::Account;
 use crate::app::App;
+use crate::lifeline::Lifeline;
 
 /// An answer.
 pub(crate) struct Reply {
@@ -25,20 +26,47 @@ pub(crate) struct Reply {
 
 /// The body of any response.
 pub(crate) enum ReplyBody {
-    /// What a guest says, and whose guest it is.
-    Guest(GuestBody<Account>, Arc<App>),
+    /// What a guest says.
+    Guest(Spoken),
     /// What we say.
     Ours(Full<Bytes>),
+}
+
+/// What a guest says, whose guest it is, and what it answers.
+pub(crate) struct Spoken {
+    pub(crate) body: GuestBody<Account>,
+    pub(crate) app: Arc<App>,
+    pub(crate) lifeline: Arc<Lifeline>,
+}
+
+impl Spoken {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let goes_on = matches!(&polled, Some(Ok(frame)) if frame.is_data());
+        Poll::Ready(match self.lifeline.outcome() {
+            // Of a request that broke off, the guest may have made a good end.
+            Some(outcome) if !goes_on && !matches!(polled, Some(Err(_))) => {
+                Some(Err(CutShort(outcome)))
+            }
+            _ => polled,
+        })
+    }
+
+    /// Whether nothing is to be asked any more.
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream() && self.lifeline.outcome().is_none()
+    }
 }
 
 impl ReplyBody {
     /// Its client takes no trailers, which the guest's owner should know.
     pub(crate) fn trailers_are_dropped(&self) {
-        if let Self::Guest(_, app) = self
-            && let Some(record) = app.log.record(LogLevel::Info, "response.trailers-dropped")
+        if let Self::Guest(said) = self
+            && let log = &said.app.log
+            && let Some(record) = log.record(LogLevel::Info, "response.trailers_dropped")
         {
             let reason = "the client did not say `te: trailers`";
-            app.log.write(record.text("reason", reason));
+            log.write(record.text("reason", reason));
         }
     }
 }
@@ -52,7 +80,7 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         match self.get_mut() {
-            Self::Guest(body, _) => Pin::new(body).poll_frame(cx),
+            Self::Guest(said) => said.poll_frame(cx),
             Self::Ours(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never: Infallible| match never {}),
@@ -61,14 +89,14 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Guest(body, _) => body.is_end_stream(),
+            Self::Guest(said) => said.is_end_stream(),
             Self::Ours(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Guest(body, _) => body.size_hint(),
+            Self::Guest(said) => said.body.size_hint(),
             Self::Ours(body) => body.size_hint(),
         }
     }

@@ -21,7 +21,7 @@ use crate::home::Home;
 use crate::ids::request_id;
 use crate::inbound::{Bounds, Inbound, list_size};
 use crate::lifeline::Lifeline;
-use crate::reply::{REQUEST_ID, Reply, ReplyBody, refusal};
+use crate::reply::{REQUEST_ID, Reply, ReplyBody, Spoken, refusal};
 
 pub(crate) use crate::inbound::ClientBody;
 
@@ -182,7 +182,7 @@ impl Service {
         app: Arc<App>,
         head: Parts,
         body: Option<Inbound>,
-        (request_id, lifeline): (Arc<str>, &Lifeline),
+        (request_id, lifeline): (Arc<str>, &Arc<Lifeline>),
     ) -> Result<Reply, Outcome> {
         account.guest_begins();
         let setup = CallSetup {
@@ -218,7 +218,14 @@ impl Service {
         let response = called?;
         lifeline.begin();
         Ok(Reply {
-            response: response.map(|body| ReplyBody::Guest(body, app)),
+            response: response.map(|body| {
+                let lifeline = Arc::clone(lifeline);
+                ReplyBody::Guest(Spoken {
+                    body,
+                    app,
+                    lifeline,
+                })
+            }),
             close: false,
         })
     }

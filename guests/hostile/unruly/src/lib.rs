@@ -12,6 +12,7 @@
 //! | `/content?status=N` | writes content with any status | `ok`, and no content where there may be none |
 //! | `/streams` | writes three pieces of a body, also where the client asked with `HEAD` | `ok` |
 //! | `/writes-first?bytes=N` | writes N bytes before it hands its response over | `ok`, or at once a failure that is explained in the log |
+//! | `/forwards` | the request's body, and a good end however that ends | that of the request |
 //! | `/trailers` | a body and a trailer that nobody announced | `ok` |
 //! | `/spaces` | a field value with white space at both ends | trimmed, or 500 |
 //! | `/request` | says what it sees of its request, a line for each field | `ok` |
@@ -71,6 +72,15 @@ impl wasip2::exports::http::incoming_handler::Guest for Unruly {
                         .expect("the host refuses the content");
                 }
                 drop(stream);
+                OutgoingBody::finish(body, None).expect("no length was announced");
+            }
+            "/forwards" => {
+                let incoming = request.consume().expect("the body is taken once");
+                let from = incoming.stream().expect("the stream is taken once");
+                let body = begin(out, 200, &[]);
+                let into = body.write().expect("the stream is taken once");
+                while into.blocking_splice(&from, 4096).is_ok() {}
+                drop(into);
                 OutgoingBody::finish(body, None).expect("no length was announced");
             }
             "/writes-first" => writes_first(number(query, "bytes"), out),

@@ -233,17 +233,25 @@ impl Fleet {
             });
         }
         history.set_paused(paused);
-        self.write(&name, history, None, |fleet, name, written| {
-            fleet.complain_unwritten(name, written.err());
-        });
-        self.journal
-            .event(LogLevel::Warn, &format!("app.{word}"), |line| {
-                line.text("app", name.as_str())
+        self.write(&name, history, None, move |fleet, name, written| {
+            // As it is written down, or, where that failed, as it was.
+            if let Some(app) = fleet.spec.apps.get(name) {
+                let pool = app.pool.clone();
+                fleet.replan(&pool, Pace::AllAtOnce);
+            }
+            if let Err(why) = written {
+                let message = format!("{name} is not {word}: it cannot be written down: {why}");
+                fleet.complain_unwritten(name, Some(why));
+                return asker.answer(refused(message));
+            }
+            fleet
+                .journal
+                .event(LogLevel::Warn, &format!("app.{word}"), |line| {
+                    line.text("app", name.as_str())
+                });
+            asker.answer(ControlReply::Done {
+                message: Some(format!("{name} is {word}")),
             });
-        let pool = self.spec.apps[&name].pool.clone();
-        self.replan(&pool, Pace::AllAtOnce);
-        asker.answer(ControlReply::Done {
-            message: Some(format!("{name} is {word}")),
         });
     }
 }

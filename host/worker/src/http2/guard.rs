@@ -99,9 +99,6 @@ impl<T> Guarded<T> {
                     let Some(head) = self.input.first_chunk::<HEADER>() else {
                         return true;
                     };
-                    if buf.remaining() < HEADER {
-                        return false;
-                    }
                     let frame = FrameHead::parse(*head);
                     let pseudo =
                         begins_with_pseudo(frame.flags, &self.input[HEADER..], frame.length);
@@ -116,8 +113,7 @@ impl<T> Guarded<T> {
                             self.place = Place::Within(frame.length, Verdict::Swallow);
                         }
                         Judged::Is(_) => {
-                            buf.put_slice(&self.input.split_to(HEADER));
-                            self.place = Place::Within(frame.length, Verdict::Pass);
+                            self.place = Place::Within(HEADER + frame.length, Verdict::Pass);
                         }
                     }
                 }

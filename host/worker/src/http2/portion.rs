@@ -1,40 +1,64 @@
 //! What h2 holds of an answer until its client takes it.
 //!
-//! h2 bounds the bytes, and keeps ten times as much besides for each frame of a
-//! few bytes: a guest that flushes each of them could make a connection cost
-//! hundreds of megabytes. So the frames are counted, too.
+//! One frame at a time. h2 bounds the bytes, but keeps ten times as much besides
+//! for each frame of a few bytes, of which a guest may make thousands; and a
+//! stream is reset at once only where its body can say so, which hyper asks for
+//! more when it has nothing left to hand on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 
-/// Frames of one answer that wait until its client takes them.
-const MAX_FRAMES: u32 = 32;
+use crate::http2::{at, micros};
 
-/// The frames of one answer that h2 holds.
+/// What of one answer is under way.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
-    held: AtomicU32,
+pub(super) struct Outgoing {
+    /// Microseconds since when a frame waits for the client; 0 while none does.
+    since: AtomicU64,
+    cut: AtomicBool,
     /// Who has another one.
     waiting: AtomicWaker,
 }
 
-impl Frames {
-    /// Ready when h2 may hold another one.
+impl Outgoing {
+    /// Ready when another frame may be handed on.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.held.load(Relaxed) < MAX_FRAMES {
+        if self.is_free() {
             return Poll::Ready(());
         }
         self.waiting.register(cx.waker());
-        // The client may have taken one meanwhile.
-        if self.held.load(Relaxed) < MAX_FRAMES {
+        // The client may have taken it meanwhile.
+        if self.is_free() {
             Poll::Ready(())
         } else {
             Poll::Pending
         }
+    }
+
+    fn is_free(&self) -> bool {
+        self.since.load(Relaxed) == 0 || self.is_cut()
+    }
+
+    /// Since when a frame waits for the client, if one does.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        match self.since.load(Relaxed) {
+            0 => None,
+            since => Some(at(since)),
+        }
+    }
+
+    /// The answer ends here.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Relaxed);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
     }
 }
 
@@ -42,35 +66,23 @@ impl Frames {
 #[derive(Debug)]
 pub(crate) struct Portion {
     bytes: Bytes,
-    counted: Option<Arc<Frames>>,
+    of: Arc<Outgoing>,
 }
 
 impl Portion {
-    /// One that is counted until it is gone.
-    pub(super) fn new(bytes: Bytes, frames: &Arc<Frames>) -> Self {
-        frames.held.fetch_add(1, Relaxed);
+    pub(super) fn new(bytes: Bytes, of: &Arc<Outgoing>) -> Self {
+        of.since.store(micros(Instant::now()).max(1), Relaxed);
         Self {
             bytes,
-            counted: Some(Arc::clone(frames)),
-        }
-    }
-
-    /// All that there is of an answer.
-    pub(super) fn only(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            counted: None,
+            of: Arc::clone(of),
         }
     }
 }
 
 impl Drop for Portion {
     fn drop(&mut self) {
-        if let Some(frames) = &self.counted
-            && frames.held.fetch_sub(1, Relaxed) == MAX_FRAMES
-        {
-            frames.waiting.wake();
-        }
+        self.of.since.store(0, Relaxed);
+        self.of.waiting.wake();
     }
 }
 
@@ -99,18 +111,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_are_held_at_a_time() {
-        let frames = Arc::new(Frames::default());
+    fn one_is_under_way_at_a_time() {
+        let outgoing = Arc::new(Outgoing::default());
         let cx = Context::from_waker(Waker::noop());
-        let one = || Portion::new(Bytes::from_static(b"x"), &frames);
-        let mut held = Vec::new();
-        while frames.poll_room(&cx).is_ready() {
-            held.push(one());
-        }
-        assert_eq!(held.len(), 32);
-        held.pop();
-        assert!(frames.poll_room(&cx).is_ready());
-        held.clear();
-        assert_eq!(frames.held.load(Relaxed), 0);
+        assert!(outgoing.poll_room(&cx).is_ready());
+        let portion = Portion::new(Bytes::from_static(b"x"), &outgoing);
+        assert!(outgoing.poll_room(&cx).is_pending());
+        assert!(outgoing.waits_since().is_some());
+        drop(portion);
+        assert!(outgoing.poll_room(&cx).is_ready());
+        let _portion = Portion::new(Bytes::from_static(b"x"), &outgoing);
+        outgoing.cut();
+        assert!(outgoing.poll_room(&cx).is_ready());
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -16,21 +16,38 @@ use skep_core::Outcome;
 use skep_engine::CutShort;
 
 use crate::alarm::Alarm;
-use crate::http2::portion::{Frames, Portion};
+use crate::http2::portion::{Outgoing, Portion};
 use crate::http2::{Pulse, SEND_BUFFER};
 use crate::lifeline::Lifeline;
 use crate::reply::ReplyBody;
 
 thread_local! {
-    /// The lifeline of the stream that is polled on this thread: hyper makes the
-    /// task of a stream, and tells the service nothing of it.
-    static CURRENT: RefCell<Option<Arc<Lifeline>>> = const { RefCell::new(None) };
+    /// The stream that is polled on this thread: hyper makes the task of a stream,
+    /// and tells the service nothing of it.
+    static CURRENT: RefCell<Option<Arc<Thread>>> = const { RefCell::new(None) };
 }
 
-/// The lifeline of the request that is about to be answered. Only called by the
-/// service, which runs within a stream's task.
-pub(crate) fn current() -> Arc<Lifeline> {
-    CURRENT.with_borrow(|current| current.clone().unwrap_or_default())
+/// What a stream's task and its service share.
+#[derive(Default)]
+pub(crate) struct Thread {
+    lifeline: Arc<Lifeline>,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Thread {
+    /// That of the request that is about to be answered.
+    ///
+    /// # Panics
+    ///
+    /// It is not a stream's task that asks.
+    pub(crate) fn current() -> Arc<Self> {
+        let current = CURRENT.with_borrow(Clone::clone);
+        current.expect("a request of HTTP/2 is answered in its stream's task")
+    }
+
+    pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {
+        &self.lifeline
+    }
 }
 
 /// Spawns the streams of one connection.
@@ -56,9 +73,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
             inner,
             hold: Hold {
                 pulse: Arc::clone(&self.pulse),
-                lifeline: Arc::default(),
+                thread: Arc::default(),
             },
-            refused: None,
             write_timeout: self.write_timeout,
             alarm: Alarm::default(),
         });
@@ -73,8 +89,6 @@ pin_project! {
         hold: Hold,
         #[pin]
         inner: F,
-        // When our own answer in the place of the guest's was given.
-        refused: Option<Instant>,
         write_timeout: Duration,
         alarm: Alarm,
     }
@@ -83,14 +97,14 @@ pin_project! {
 /// Counts a stream, and says how it ends if its connection does.
 struct Hold {
     pulse: Arc<Pulse>,
-    lifeline: Arc<Lifeline>,
+    thread: Arc<Thread>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         // Dropped before its call.
         if self.pulse.too_slow.load(Relaxed) {
-            self.lifeline.end(Outcome::TooSlow);
+            self.thread.lifeline.end(Outcome::TooSlow);
         }
         self.pulse.ended();
     }
@@ -101,24 +115,35 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let lifeline = &this.hold.lifeline;
+        let (mut inner, thread) = (this.inner, &this.hold.thread);
+        let mut poll = |cx: &mut Context<'_>| {
+            let outer = CURRENT.replace(Some(Arc::clone(thread)));
+            let polled = inner.as_mut().poll(cx);
+            CURRENT.set(outer);
+            polled
+        };
+        let lifeline = &thread.lifeline;
         lifeline.carried_by(cx.waker());
-        let outer = CURRENT.replace(Some(Arc::clone(lifeline)));
-        let polled = this.inner.poll(cx);
-        CURRENT.set(outer);
-        if polled.is_ready() || lifeline.is_cut() {
+        if poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if this.hold.pulse.too_slow.load(Relaxed) {
+        let slow = match thread.outgoing.waits_since() {
+            Some(since) => this
+                .alarm
+                .watch(Some(since + *this.write_timeout), cx)
+                .is_ready(),
+            None => false,
+        };
+        if slow || this.hold.pulse.too_slow.load(Relaxed) {
             lifeline.end(Outcome::TooSlow);
-            return Poll::Ready(());
-        }
-        if !lifeline.is_refused() {
+        } else if !lifeline.is_cut() {
             return Poll::Pending;
         }
-        // Nobody else waits for a client that does not take an error.
-        let refused = *this.refused.get_or_insert_with(Instant::now);
-        this.alarm.watch(Some(refused + *this.write_timeout), cx)
+        // If its body is asked, it says that there is an error, and the stream is
+        // reset. If not, nothing of it is queued, and to drop it is enough.
+        thread.outgoing.cut();
+        let _ = poll(cx);
+        Poll::Ready(())
     }
 }
 
@@ -127,12 +152,15 @@ pub(crate) struct Pieces {
     /// Absent where an answer has no content (RFC 9113 §8.1.1).
     body: Option<ReplyBody>,
     rest: Bytes,
-    /// Once there was more than one.
-    frames: Option<Arc<Frames>>,
+    thread: Arc<Thread>,
 }
 
 impl Pieces {
-    pub(crate) fn of(mut response: Response<ReplyBody>, is_head: bool) -> Response<Self> {
+    pub(crate) fn of(
+        mut response: Response<ReplyBody>,
+        is_head: bool,
+        thread: Arc<Thread>,
+    ) -> Response<Self> {
         let status = response.status();
         let bare = is_head
             || matches!(
@@ -145,7 +173,7 @@ impl Pieces {
         response.map(|body| Self {
             body: Some(body).filter(|_| !bare),
             rest: Bytes::new(),
-            frames: None,
+            thread,
         })
     }
 
@@ -154,11 +182,11 @@ impl Pieces {
         if bytes.len() > SEND_BUFFER {
             self.rest = bytes.split_off(SEND_BUFFER);
         }
-        if self.frames.is_none() && self.is_end_stream() {
-            return Frame::data(Portion::only(bytes));
-        }
-        let frames = self.frames.get_or_insert_default();
-        Frame::data(Portion::new(bytes, frames))
+        Frame::data(self.portion(bytes))
+    }
+
+    fn portion(&self, bytes: Bytes) -> Portion {
+        Portion::new(bytes, &self.thread.outgoing)
     }
 }
 
@@ -171,8 +199,10 @@ impl Body for Pieces {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Portion>, CutShort>>> {
         let this = self.get_mut();
-        if let Some(frames) = &this.frames {
-            ready!(frames.poll_room(cx));
+        let outgoing = &this.thread.outgoing;
+        ready!(outgoing.poll_room(cx));
+        if outgoing.is_cut() {
+            return Poll::Ready(Some(Err(CutShort(Outcome::TooSlow))));
         }
         if !this.rest.is_empty() {
             let rest = std::mem::take(&mut this.rest);
@@ -187,7 +217,7 @@ impl Body for Pieces {
             Some(Ok(frame)) => Some(Ok(match frame.into_data() {
                 Ok(bytes) => this.frame(bytes),
                 // Trailers have no data.
-                Err(trailers) => trailers.map_data(Portion::only),
+                Err(trailers) => trailers.map_data(|bytes| this.portion(bytes)),
             })),
         })
     }

@@ -1,4 +1,4 @@
-//! The fault: the guest `revision`, but every answer is 5 ms late, without
+//! The fault: the guest `revision`, but every answer is 40 ms late, without
 //! using the CPU. It validates and never fails: only the clock tells.
 //!
 //! What must become of it: rolled back by its latency against the revision
@@ -8,7 +8,7 @@ use skep_guest::{Request, Response};
 
 skep_guest::handler!(handle);
 
-const LATE_MS: u64 = 5;
+const LATE_MS: u64 = 40;
 
 fn handle(request: Request) -> Response {
     revision_answer::sleep(LATE_MS);

@@ -1,4 +1,4 @@
-//! The fault: the guest `revision`, but every answer is 10 ms late, without
+//! The fault: the guest `revision`, but every answer is 20 ms late, without
 //! using the CPU. It validates and never fails: only the clock tells.
 //!
 //! What must become of it: rolled back by its latency against the revision
@@ -8,7 +8,7 @@ use skep_guest::{Request, Response};
 
 skep_guest::handler!(handle);
 
-const LATE_MS: u64 = 10;
+const LATE_MS: u64 = 20;
 
 fn handle(request: Request) -> Response {
     revision_answer::sleep(LATE_MS);
