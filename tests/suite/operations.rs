@@ -587,6 +587,45 @@ fn what_does_not_exist_is_refused_with_what_there_is() {
 }
 
 #[test]
+fn a_pause_that_cannot_be_written_down_has_not_happened() {
+    let config = pool(1) + &app("a", "revision", UNWATCHED);
+    let skep = Skep::config(&config);
+    let revisions = skep.state_dir().join("revisions");
+    let away = skep.state_dir().join("away");
+    // Nobody can write where there is no directory.
+    let breaks = || {
+        fs::rename(&revisions, &away).unwrap();
+        fs::write(&revisions, "").unwrap();
+    };
+    let mends = || {
+        fs::remove_file(&revisions).unwrap();
+        fs::rename(&away, &revisions).unwrap();
+    };
+    for (word, paused, status) in [("pause", false, 200), ("resume", true, 503)] {
+        breaks();
+        let said = operate(&skep, &[word, "a"]);
+        assert_ne!(said.code, Some(0), "{said:#?}");
+        assert!(said.stderr.contains("written down"), "{said:#?}");
+        assert_eq!(app_status(&skep, "a").paused, paused);
+        wait_for(
+            REST,
+            "the app to be as it was",
+            || status_of(&skep, "/"),
+            |now| *now == status,
+        );
+        mends();
+        done(&operate(&skep, &[word, "a"]));
+        assert_eq!(app_status(&skep, "a").paused, !paused);
+        wait_for(
+            REST,
+            "the app to change",
+            || status_of(&skep, "/"),
+            |now| *now != status,
+        );
+    }
+}
+
+#[test]
 fn a_paused_app_answers_503_until_it_is_resumed_whatever_happens() {
     let config = pool(2)
         + &app("a", "revision", &format!("{UNWATCHED}\nroutes = [\"/a\"]"))
