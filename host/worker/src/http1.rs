@@ -154,8 +154,12 @@ impl<'a, T: Transport> Http1<'a, T> {
         let mut turn = self.read(cx)?;
         turn |= self.take_head()?;
         turn |= self.feed(cx);
-        turn |= self.say(cx)?;
-        turn |= self.write(cx)?;
+        let said = self.say(cx)?;
+        turn |= said;
+        if said == Turn::Rest {
+            // A head and what follows it at once go out together.
+            turn |= self.write(cx)?;
+        }
         if self.writing.is_empty() {
             turn |= self.follow(cx)?;
         }
