@@ -315,19 +315,27 @@ fn what_began_as_http_1_does_not_become_http_2() {
 }
 
 #[test]
-fn a_slow_reader_is_no_idle_connection() {
-    let skep = echo("header_timeout = \"500ms\"", "");
-    let mut frames = Frames::open(&skep.address(), &[(INITIAL_WINDOW, 100)]).unwrap();
-    frames.get(1, "/download?bytes=500").unwrap();
-    for _ in 0..4 {
-        // 200 bytes a second.
-        let piece = frames.answer_within(1, Duration::from_millis(500));
-        assert_eq!(piece.end, End::Open, "{piece:?}");
-        let sent = frames.window(1, 100);
-        assert_eq!(sent, Ok(()), "it was cut after {} bytes", piece.body.len());
+fn a_slow_reader_is_neither_idle_nor_too_slow() {
+    let listener = "header_timeout = \"500ms\"\nwrite_timeout = \"500ms\"";
+    // 400 bytes a second, and so much that an answer of several pieces takes seven
+    // times the patience.
+    for (bytes, step) in [(500, 100), (80_000, 5000)] {
+        let skep = echo(listener, "");
+        let mut frames = Frames::open(&skep.address(), &[(INITIAL_WINDOW, step)]).unwrap();
+        frames.window(0, LARGEST_WINDOW - 65_535).unwrap();
+        frames.get(1, &format!("/download?bytes={bytes}")).unwrap();
+        for _ in 1..bytes / step {
+            let piece = frames.answer_within(1, Duration::from_millis(250));
+            assert_eq!(piece.end, End::Open, "after {} bytes", piece.body.len());
+            let sent = frames.window(1, step);
+            assert_eq!(sent, Ok(()), "it was cut after {} bytes", piece.body.len());
+        }
+        let answer = frames.answer(1);
+        assert_eq!(
+            (answer.body.len(), answer.end),
+            (usize::try_from(bytes).unwrap(), End::Whole)
+        );
     }
-    let answer = frames.answer(1);
-    assert_eq!((answer.body.len(), answer.end), (500, End::Whole));
 }
 
 #[test]

@@ -44,13 +44,6 @@ impl<W: Witness> GuestBody<W> {
     pub(crate) fn new(slot: Arc<Slot<W>>) -> Self {
         Self { slot, ended: false }
     }
-
-    /// Ready as soon as the call has been cut short, for a connection that waits
-    /// for its client and polls no frames meanwhile. Of this and
-    /// [`poll_frame`](Body::poll_frame), the last one that was polled is woken.
-    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutShort> {
-        self.slot.poll_cut(cx).map(CutShort)
-    }
 }
 
 impl<W: Witness> Body for GuestBody<W> {

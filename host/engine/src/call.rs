@@ -1,7 +1,7 @@
 //! One call as its caller sees it: what it is told, and how it ends.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::uri::Scheme;
@@ -15,8 +15,9 @@ pub struct CallSetup {
     /// Names the request in what the guest writes to its log.
     pub request_id: Arc<str>,
     /// How long the response's body may stay unpolled while its next frame is
-    /// the client's to take: from the head on, and after every frame, until the
-    /// next poll. Then the client is too slow.
+    /// the client's to take: from the head on, after every frame, and after
+    /// whatever the witness knows the client to have taken, until the next poll.
+    /// Then the client is too slow.
     pub patience: Duration,
 }
 
@@ -41,4 +42,10 @@ pub struct Ended {
 pub trait Witness: Send + Unpin + 'static {
     /// The call has ended.
     fn ended(self, ended: Ended);
+
+    /// When the client last took some of what it was given, if that is known. Its
+    /// patience counts from then.
+    fn last_taken(&self) -> Option<Instant> {
+        None
+    }
 }

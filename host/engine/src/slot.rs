@@ -203,15 +203,22 @@ impl<W: Witness> Slot<W> {
     }
 }
 
-impl<W> Live<W> {
+impl<W: Witness> Live<W> {
+    /// Since when the client takes nothing, where a frame is its to take.
+    fn untaken_since(&self) -> Option<Instant> {
+        match &self.reply {
+            Reply::Flowing { due, .. } => {
+                let since = (*due)?;
+                Some(self.witness.last_taken().map_or(since, |at| at.max(since)))
+            }
+            _ => None,
+        }
+    }
+
     /// When its time is over, as things are now.
     fn until(&self, terms: &Terms) -> Instant {
-        let due = match &self.reply {
-            Reply::Flowing {
-                due: Some(since), ..
-            } => since.checked_add(terms.patience),
-            _ => None,
-        };
+        let due = self.untaken_since();
+        let due = due.and_then(|since| since.checked_add(terms.patience));
         due.map_or(terms.deadline, |due| due.min(terms.deadline))
     }
 
@@ -219,18 +226,16 @@ impl<W> Live<W> {
     /// a client takes nothing.
     fn overdue(&self, terms: &Terms, now: Instant) -> Verdict {
         let timeout = terms.timeout;
-        match &self.reply {
-            Reply::Flowing {
-                due: Some(since), ..
-            } => Verdict {
+        match self.untaken_since() {
+            Some(since) => Verdict {
                 outcome: Outcome::TooSlow,
                 detail: Some(format!(
                     "the client took nothing for {:?} (of {:?}), or not all within {timeout:?}",
-                    now.saturating_duration_since(*since),
+                    now.saturating_duration_since(since),
                     terms.patience,
                 )),
             },
-            _ => Verdict {
+            None => Verdict {
                 outcome: Outcome::Deadline,
                 detail: Some(format!("no end within {timeout:?}")),
             },
@@ -241,11 +246,16 @@ impl<W> Live<W> {
 impl<W: Witness> Watched for Slot<W> {
     fn expire(&self, now: Instant) {
         let state = self.lock();
-        if let State::Live(live) = &*state
-            && now >= live.until(&self.terms)
-        {
+        let State::Live(live) = &*state else {
+            return;
+        };
+        let until = live.until(&self.terms);
+        if now >= until {
             let verdict = live.overdue(&self.terms, now);
             self.end(state, verdict);
+        } else if let Some(number) = live.watched {
+            // Its client has taken some meanwhile.
+            self.watch.renew(number, until);
         }
     }
 

@@ -94,6 +94,10 @@ impl Witness for Account {
         self.status = ended.status;
         self.outcome = Some(outcome);
     }
+
+    fn last_taken(&self) -> Option<Instant> {
+        self.lifeline.last_taken()
+    }
 }
 
 impl Drop for Account {

@@ -30,6 +30,17 @@ pub(crate) fn origin() -> Instant {
     *ORIGIN.get_or_init(Instant::now)
 }
 
+/// Microseconds from then to a moment, to be kept in an atomic.
+pub(crate) fn micros(moment: Instant) -> u64 {
+    let since = moment.saturating_duration_since(origin());
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The moment that is so many microseconds from then.
+pub(crate) fn moment(micros: u64) -> Instant {
+    origin() + Duration::from_micros(micros)
+}
+
 /// The moment at which a deadline is looked at.
 fn put_off(deadline: Instant, now: Instant) -> Instant {
     let left = deadline.saturating_duration_since(now);

@@ -358,10 +358,16 @@ impl<'a, T: Transport> Http1<'a, T> {
             return Ok(Turn::Rest);
         }
         // What waits for more to say goes out with it.
+        let before = self.writing.len();
         match self.writing.poll(&mut self.transport, cx) {
             Poll::Pending => {
                 // It is the others' turn, or the client's.
                 self.written = true;
+                if self.writing.len() < before
+                    && let Some(exchange) = &self.exchange
+                {
+                    exchange.lifeline.takes(self.now);
+                }
                 Ok(Turn::Rest)
             }
             Poll::Ready(Ok(())) => Ok(Turn::Again),

@@ -44,12 +44,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skep_core::{LogLevel, Outcome};
 
-use crate::alarm::{Alarm, origin};
+use crate::alarm::{Alarm, micros, moment};
 use crate::connection::Carrier;
 use crate::desk::Desk;
 use crate::http2::frames::Abuse;
 use crate::http2::guard::Guarded;
-use crate::http2::stream::{Pieces, Streams, Thread};
+use crate::http2::stream::{Answering, Pieces, Streams};
 use crate::rooms::Stay;
 use crate::service::{ClientBody, Service};
 use crate::transport::Transport;
@@ -144,7 +144,7 @@ impl Pulse {
 
     /// When something last happened.
     fn moved(&self) -> Instant {
-        origin() + Duration::from_micros(self.moved.load(Relaxed))
+        moment(self.moved.load(Relaxed))
     }
 
     /// The socket took bytes, or did not.
@@ -162,7 +162,7 @@ impl Pulse {
     fn blocked_since(&self) -> Option<Instant> {
         match self.blocked.load(Relaxed) {
             0 => None,
-            since => Some(origin() + Duration::from_micros(since)),
+            since => Some(moment(since)),
         }
     }
 
@@ -175,16 +175,6 @@ impl Pulse {
             tokio::task::yield_now().await;
         }
     }
-}
-
-/// The moment so many microseconds after the process began to count.
-fn at(micros: u64) -> Instant {
-    origin() + Duration::from_micros(micros)
-}
-
-fn micros(at: Instant) -> u64 {
-    let since = at.saturating_duration_since(origin());
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How far a connection is on its way out.
@@ -215,15 +205,15 @@ pub(crate) async fn run<T: Transport>(
             let (service, pulse) = (Arc::clone(&service), Arc::clone(&pulse));
             // On its way to its task it is moved several times, and large.
             Box::pin(async move {
-                let thread = Thread::current();
+                let stream = Answering::current();
                 let (head, body) = request.into_parts();
                 let is_head = head.method == Method::HEAD;
                 let body = ClientBody::Http2(body);
                 let reply = service
-                    .answer(head, body, Arc::clone(thread.lifeline()))
+                    .answer(head, body, Arc::clone(stream.lifeline()))
                     .await;
                 pulse.before_answer().await;
-                Ok::<_, Infallible>(Pieces::of(reply.response, is_head, thread))
+                Ok::<_, Infallible>(Pieces::of(reply.response, is_head, stream))
             })
         }
     });

@@ -5,12 +5,15 @@
 //! call ── cut() ──▶ the answer that has begun ends here: the connection or stream is cut
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use skep_core::Outcome;
 use tokio::sync::Notify;
+
+use crate::alarm::{micros, moment};
 
 /// Shared by one request's account, body and connection.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Lifeline {
     begun: AtomicBool,
     cut: AtomicBool,
     carrier: AtomicWaker,
+    /// Microseconds at which the client last took some of the answer, or 0.
+    taken: AtomicU64,
 }
 
 impl Lifeline {
@@ -63,6 +68,19 @@ impl Lifeline {
     /// Whether the answer that has begun has no end.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Relaxed)
+    }
+
+    /// The client took some of the answer.
+    pub(crate) fn takes(&self, now: Instant) {
+        self.taken.store(micros(now), Relaxed);
+    }
+
+    /// When that was, if it was noted.
+    pub(crate) fn last_taken(&self) -> Option<Instant> {
+        match self.taken.load(Relaxed) {
+            0 => None,
+            taken => Some(moment(taken)),
+        }
     }
 
     /// Whom to wake when it is cut.

@@ -27,19 +27,19 @@ pub(crate) struct Reply {
 /// The body of any response.
 pub(crate) enum ReplyBody {
     /// What a guest says.
-    Guest(Spoken),
+    Guest(GuestReply),
     /// What we say.
     Ours(Full<Bytes>),
 }
 
 /// What a guest says, whose guest it is, and what it answers.
-pub(crate) struct Spoken {
+pub(crate) struct GuestReply {
     pub(crate) body: GuestBody<Account>,
     pub(crate) app: Arc<App>,
     pub(crate) lifeline: Arc<Lifeline>,
 }
 
-impl Spoken {
+impl GuestReply {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let goes_on = matches!(&polled, Some(Ok(frame)) if frame.is_data());

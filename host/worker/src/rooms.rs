@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-use crate::alarm::origin;
+use crate::alarm::{micros, moment};
 
 /// One in so many connections is asked to go at once: to look for the idlest of
 /// ten thousand takes a tenth of a millisecond, which is too much for each that
@@ -114,7 +114,7 @@ impl Rooms {
     /// Asks those that have been idle for the longest to go, unless some were
     /// asked a moment ago. Says how many.
     pub(crate) fn make(&self, now: Instant) -> usize {
-        let asked = origin() + Duration::from_micros(self.asked.load(Relaxed));
+        let asked = moment(self.asked.load(Relaxed));
         if self.going.load(Relaxed) > 0 && now.saturating_duration_since(asked) < GOING {
             return 0;
         }
@@ -197,18 +197,13 @@ impl Guest {
     }
 }
 
-fn micros(at: Instant) -> u64 {
-    let since = at.saturating_duration_since(origin());
-    u64::try_from(since.as_micros()).unwrap_or(BUSY - 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn who_has_been_idle_for_the_longest_makes_room_and_nobody_who_is_busy() {
-        let at = |millis| origin() + Duration::from_millis(millis);
+        let at = |millis: u64| moment(1000 * millis);
         let rooms = Arc::new(Rooms::default());
         let mut stays: Vec<_> = (1..=9).map(|n| rooms.enter(at(n))).collect();
         stays[0].busy();

@@ -21,7 +21,7 @@ use crate::home::Home;
 use crate::ids::request_id;
 use crate::inbound::{Bounds, Inbound, list_size};
 use crate::lifeline::Lifeline;
-use crate::reply::{REQUEST_ID, Reply, ReplyBody, Spoken, refusal};
+use crate::reply::{GuestReply, REQUEST_ID, Reply, ReplyBody, refusal};
 
 pub(crate) use crate::inbound::ClientBody;
 
@@ -220,7 +220,7 @@ impl Service {
         Ok(Reply {
             response: response.map(|body| {
                 let lifeline = Arc::clone(lifeline);
-                ReplyBody::Guest(Spoken {
+                ReplyBody::Guest(GuestReply {
                     body,
                     app,
                     lifeline,

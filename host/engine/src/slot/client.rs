@@ -115,19 +115,6 @@ impl<W: Witness> Slot<W> {
         }
     }
 
-    /// Ends with this as soon as the call has been cut; the caller gets no frame
-    /// meanwhile.
-    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        match &mut *self.lock() {
-            State::Over(Outcome::Ok) => Poll::Pending,
-            State::Over(outcome) => Poll::Ready(*outcome),
-            State::Live(live) => {
-                live.caller = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
     /// Nobody waits for the response any more: either all of it was taken, or the
     /// client has gone.
     pub(crate) fn leave(self: &Arc<Self>) {

@@ -96,37 +96,24 @@ impl Wake for Woken {
 }
 
 #[test]
-fn who_polled_last_is_woken_when_the_call_is_cut() {
+fn who_waits_for_a_frame_is_woken_when_the_call_is_cut() {
     on_a_worker(async {
         for kind in KINDS {
-            for cuts in [false, true] {
-                let app = Setup::new(kind).load();
-                let (reply, told) = app.ask("/stall").send().await;
-                let mut body = reply.unwrap().into_body();
-                frame(&mut body).await.unwrap().unwrap();
-                let woken = Arc::new(Woken(AtomicBool::new(false)));
-                let waker = Waker::from(Arc::clone(&woken));
-                let mut cx = Context::from_waker(&waker);
-                if cuts {
-                    assert!(body.poll_cut(&mut cx).is_pending());
-                } else {
-                    let polled = std::pin::Pin::new(&mut body).poll_frame(&mut cx);
-                    assert!(polled.is_pending());
-                }
-                app.handler.cut();
-                assert!(woken.0.load(Relaxed), "{kind:?}");
-                assert!(told.is_over());
-                // Who does not ask for frames is waited for.
-                let outcome = [Outcome::Deadline, Outcome::TooSlow][usize::from(cuts)];
-                assert_eq!(told.outcome(), Some(outcome));
-                if cuts {
-                    let Poll::Ready(cut) = body.poll_cut(&mut cx) else {
-                        panic!("it was cut");
-                    };
-                    assert_eq!(cut.0, outcome);
-                }
-                assert_eq!(poll(&mut body), Poll::Ready(Some(Err(outcome))));
-            }
+            let app = Setup::new(kind).load();
+            let (reply, told) = app.ask("/stall").send().await;
+            let mut body = reply.unwrap().into_body();
+            frame(&mut body).await.unwrap().unwrap();
+            let woken = Arc::new(Woken(AtomicBool::new(false)));
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut cx = Context::from_waker(&waker);
+            let polled = std::pin::Pin::new(&mut body).poll_frame(&mut cx);
+            assert!(polled.is_pending());
+            app.handler.cut();
+            assert!(woken.0.load(Relaxed), "{kind:?}");
+            assert!(told.is_over());
+            let outcome = Outcome::Deadline;
+            assert_eq!(told.outcome(), Some(outcome));
+            assert_eq!(poll(&mut body), Poll::Ready(Some(Err(outcome))));
         }
     });
 }

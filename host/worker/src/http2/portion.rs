@@ -13,46 +13,39 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 
-use crate::http2::{at, micros};
+use crate::alarm::{micros, moment};
+use crate::http2::stream::Answering;
 
 /// What of one answer is under way.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    /// Microseconds since when a frame waits for the client; 0 while none does.
+    /// Microseconds since when the client takes nothing of a frame; 0 while there
+    /// is none.
     since: AtomicU64,
     cut: AtomicBool,
-    /// Who has another one.
+    /// Who has another frame.
     waiting: AtomicWaker,
 }
 
 impl Outgoing {
-    /// Ready when another frame may be handed on.
+    /// Ready when another frame may be handed on, or none ever will be.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.is_free() {
+        if self.waits_since().is_none() || self.is_cut() {
             return Poll::Ready(());
         }
         self.waiting.register(cx.waker());
-        // The client may have taken it meanwhile.
-        if self.is_free() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        Poll::Pending
     }
 
-    fn is_free(&self) -> bool {
-        self.since.load(Relaxed) == 0 || self.is_cut()
-    }
-
-    /// Since when a frame waits for the client, if one does.
+    /// Since when the client takes nothing of a frame, if there is one.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         match self.since.load(Relaxed) {
             0 => None,
-            since => Some(at(since)),
+            since => Some(moment(since)),
         }
     }
 
-    /// The answer ends here.
+    /// The answer ends here. Its body is to be polled.
     pub(super) fn cut(&self) {
         self.cut.store(true, Relaxed);
     }
@@ -66,12 +59,12 @@ impl Outgoing {
 #[derive(Debug)]
 pub(crate) struct Portion {
     bytes: Bytes,
-    of: Arc<Outgoing>,
+    of: Arc<Answering>,
 }
 
 impl Portion {
-    pub(super) fn new(bytes: Bytes, of: &Arc<Outgoing>) -> Self {
-        of.since.store(micros(Instant::now()).max(1), Relaxed);
+    pub(super) fn new(bytes: Bytes, of: &Arc<Answering>) -> Self {
+        of.outgoing.since.store(micros(Instant::now()), Relaxed);
         Self {
             bytes,
             of: Arc::clone(of),
@@ -81,8 +74,9 @@ impl Portion {
 
 impl Drop for Portion {
     fn drop(&mut self) {
-        self.of.since.store(0, Relaxed);
-        self.of.waiting.wake();
+        let outgoing = &self.of.outgoing;
+        outgoing.since.store(0, Relaxed);
+        outgoing.waiting.wake();
     }
 }
 
@@ -97,6 +91,11 @@ impl Buf for Portion {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        if self.bytes.has_remaining() {
+            let now = Instant::now();
+            self.of.outgoing.since.store(micros(now), Relaxed);
+            self.of.lifeline().takes(now);
+        }
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
@@ -112,15 +111,21 @@ mod tests {
 
     #[test]
     fn one_is_under_way_at_a_time() {
-        let outgoing = Arc::new(Outgoing::default());
+        let answering = Arc::new(Answering::default());
+        let outgoing = &answering.outgoing;
         let cx = Context::from_waker(Waker::noop());
         assert!(outgoing.poll_room(&cx).is_ready());
-        let portion = Portion::new(Bytes::from_static(b"x"), &outgoing);
+        let mut portion = Portion::new(Bytes::from_static(b"xyz"), &answering);
         assert!(outgoing.poll_room(&cx).is_pending());
-        assert!(outgoing.waits_since().is_some());
+        let handed_on = outgoing.waits_since().unwrap();
+        assert_eq!(answering.lifeline().last_taken(), None);
+        portion.advance(1);
+        assert!(outgoing.waits_since().unwrap() >= handed_on);
+        assert!(answering.lifeline().last_taken().is_some());
+        assert!(outgoing.poll_room(&cx).is_pending());
         drop(portion);
         assert!(outgoing.poll_room(&cx).is_ready());
-        let _portion = Portion::new(Bytes::from_static(b"x"), &outgoing);
+        let _portion = Portion::new(Bytes::from_static(b"x"), &answering);
         outgoing.cut();
         assert!(outgoing.poll_room(&cx).is_ready());
     }

@@ -24,17 +24,17 @@ use crate::reply::ReplyBody;
 thread_local! {
     /// The stream that is polled on this thread: hyper makes the task of a stream,
     /// and tells the service nothing of it.
-    static CURRENT: RefCell<Option<Arc<Thread>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Arc<Answering>>> = const { RefCell::new(None) };
 }
 
-/// What a stream's task and its service share.
-#[derive(Default)]
-pub(crate) struct Thread {
+/// What a stream's task, its service and its answer share.
+#[derive(Debug, Default)]
+pub(crate) struct Answering {
     lifeline: Arc<Lifeline>,
-    outgoing: Arc<Outgoing>,
+    pub(super) outgoing: Outgoing,
 }
 
-impl Thread {
+impl Answering {
     /// That of the request that is about to be answered.
     ///
     /// # Panics
@@ -73,7 +73,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
             inner,
             hold: Hold {
                 pulse: Arc::clone(&self.pulse),
-                thread: Arc::default(),
+                answering: Arc::default(),
             },
             write_timeout: self.write_timeout,
             alarm: Alarm::default(),
@@ -82,8 +82,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 }
 
 pin_project! {
-    /// A stream's task. It ends with its call, whether its client reads or not:
-    /// to drop the stream is to reset it.
+    /// A stream's task. It ends with its call, whether its client reads or not.
     struct Stream<F> {
         // Before the rest: its account ends by what the rest says.
         hold: Hold,
@@ -97,14 +96,14 @@ pin_project! {
 /// Counts a stream, and says how it ends if its connection does.
 struct Hold {
     pulse: Arc<Pulse>,
-    thread: Arc<Thread>,
+    answering: Arc<Answering>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         // Dropped before its call.
         if self.pulse.too_slow.load(Relaxed) {
-            self.thread.lifeline.end(Outcome::TooSlow);
+            self.answering.lifeline.end(Outcome::TooSlow);
         }
         self.pulse.ended();
     }
@@ -115,19 +114,19 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let (mut inner, thread) = (this.inner, &this.hold.thread);
+        let (mut inner, answering) = (this.inner, &this.hold.answering);
         let mut poll = |cx: &mut Context<'_>| {
-            let outer = CURRENT.replace(Some(Arc::clone(thread)));
+            let outer = CURRENT.replace(Some(Arc::clone(answering)));
             let polled = inner.as_mut().poll(cx);
             CURRENT.set(outer);
             polled
         };
-        let lifeline = &thread.lifeline;
+        let lifeline = &answering.lifeline;
         lifeline.carried_by(cx.waker());
         if poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let slow = match thread.outgoing.waits_since() {
+        let slow = match answering.outgoing.waits_since() {
             Some(since) => this
                 .alarm
                 .watch(Some(since + *this.write_timeout), cx)
@@ -139,9 +138,11 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
         } else if !lifeline.is_cut() {
             return Poll::Pending;
         }
-        // If its body is asked, it says that there is an error, and the stream is
-        // reset. If not, nothing of it is queued, and to drop it is enough.
-        thread.outgoing.cut();
+        // Either hyper asks the body for more, which says that there is no more, and
+        // resets the stream; or it waits for room for a frame, nothing is
+        // queued, and to drop the stream is to reset it. h2 would have a reset by
+        // dropping wait behind what is queued.
+        answering.outgoing.cut();
         let _ = poll(cx);
         Poll::Ready(())
     }
@@ -152,14 +153,14 @@ pub(crate) struct Pieces {
     /// Absent where an answer has no content (RFC 9113 §8.1.1).
     body: Option<ReplyBody>,
     rest: Bytes,
-    thread: Arc<Thread>,
+    answering: Arc<Answering>,
 }
 
 impl Pieces {
     pub(crate) fn of(
         mut response: Response<ReplyBody>,
         is_head: bool,
-        thread: Arc<Thread>,
+        answering: Arc<Answering>,
     ) -> Response<Self> {
         let status = response.status();
         let bare = is_head
@@ -173,7 +174,7 @@ impl Pieces {
         response.map(|body| Self {
             body: Some(body).filter(|_| !bare),
             rest: Bytes::new(),
-            thread,
+            answering,
         })
     }
 
@@ -186,7 +187,7 @@ impl Pieces {
     }
 
     fn portion(&self, bytes: Bytes) -> Portion {
-        Portion::new(bytes, &self.thread.outgoing)
+        Portion::new(bytes, &self.answering)
     }
 }
 
@@ -199,7 +200,7 @@ impl Body for Pieces {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Portion>, CutShort>>> {
         let this = self.get_mut();
-        let outgoing = &this.thread.outgoing;
+        let outgoing = &this.answering.outgoing;
         ready!(outgoing.poll_room(cx));
         if outgoing.is_cut() {
             return Poll::Ready(Some(Err(CutShort(Outcome::TooSlow))));
