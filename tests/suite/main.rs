@@ -23,6 +23,7 @@ mod foreign;
 mod hostile;
 mod http2;
 mod jail;
+mod liars;
 mod limits;
 mod logs;
 mod messages;

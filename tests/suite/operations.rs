@@ -69,7 +69,7 @@ fn name_of(event: &Value) -> &str {
     event["name"].as_str().unwrap()
 }
 
-fn named<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
+pub(crate) fn named<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
     events
         .iter()
         .filter(|event| name_of(event) == name)

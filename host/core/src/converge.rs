@@ -211,6 +211,31 @@ impl Convergence {
         self.wanted.number
     }
 
+    /// Whether a worker may have this handler: it is in the plan that it has, or
+    /// was loaded, or is being loaded, beside it.
+    #[must_use]
+    pub fn may_have(&self, worker: WorkerId, handler: HandlerId) -> bool {
+        self.members.get(&worker).is_some_and(|member| {
+            let beside = match &member.standing {
+                Standing::Serving {
+                    beside, awaited, ..
+                } => beside.contains(&handler) || awaited.contains(&handler),
+                Standing::Switching { to } => to.handlers.contains(&handler),
+                Standing::Starting => false,
+            };
+            beside || member.at.handlers.contains(&handler)
+        })
+    }
+
+    /// Whether a worker was told to load this handler and has not answered.
+    #[must_use]
+    pub fn awaits(&self, worker: WorkerId, handler: HandlerId) -> bool {
+        matches!(
+            self.members.get(&worker).map(|member| &member.standing),
+            Some(Standing::Serving { awaited, .. }) if awaited.contains(&handler)
+        )
+    }
+
     fn standing(&mut self, worker: WorkerId) -> Option<&mut Standing> {
         self.members
             .get_mut(&worker)

@@ -51,7 +51,7 @@ impl LatencyCounts {
     /// calls stayed under, or `None` when nothing was counted.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let total: u64 = self.0.iter().sum();
+        let total = self.0.iter().copied().fold(0, u64::saturating_add);
         if total == 0 {
             return None;
         }
@@ -62,9 +62,9 @@ impl LatencyCounts {
             reason = "a rank need not be exact beyond 2^52 calls"
         )]
         let rank = ((total as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         for (bucket, count) in self.0.iter().enumerate() {
-            seen += count;
+            seen = seen.saturating_add(*count);
             if seen >= rank {
                 return Some(upper_bound(bucket));
             }

@@ -76,7 +76,8 @@ impl Tally {
     /// requests stayed under, or `None` when nothing was counted.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let total: u64 = self.latency.iter().map(|(_, count)| count).sum();
+        let counts = self.latency.iter().map(|(_, count)| *count);
+        let total = counts.fold(0, u64::saturating_add);
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_sign_loss,
@@ -84,14 +85,21 @@ impl Tally {
             reason = "a rank need not be exact beyond 2^52 requests"
         )]
         let rank = ((total as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         self.latency
             .iter()
             .find(|(_, count)| {
-                seen += count;
+                seen = seen.saturating_add(*count);
                 seen >= rank
             })
             .map(|(bucket, _)| upper_bound(*bucket))
+    }
+
+    /// Whether it is one that [`Tally::new`] makes: every bucket once, in order.
+    /// What a worker that was taken over says may be anything.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.latency.is_sorted_by(|(one, _), (next, _)| one < next)
     }
 
     fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {

@@ -30,6 +30,7 @@ use tokio::task::AbortHandle;
 
 use crate::choose::{Mixers, choose};
 use crate::peek;
+use crate::read_ahead::{Kept, ReadAhead};
 use crate::taker::{Connection, Taker};
 
 pub(crate) use look::{Look, Refusal};
@@ -81,6 +82,8 @@ struct Pool {
     /// Where the search for a worker begins.
     turn: usize,
     queue: VecDeque<Connection>,
+    /// What its workers had read of connections that they gave back.
+    read_ahead: Kept,
 }
 
 struct Hosts {
@@ -139,6 +142,7 @@ impl Exchange {
                     workers: Vec::new(),
                     turn: 0,
                     queue: VecDeque::new(),
+                    read_ahead: Kept::default(),
                 };
                 self.pools.insert(name, pool);
             }
@@ -173,6 +177,7 @@ impl Exchange {
             taker.hosts(hosts.matter);
         }
         if let Some(pool) = self.pools.get_mut(&taker.pool) {
+            taker.read_ahead = pool.read_ahead.clone();
             pool.workers.push(worker);
             self.takers.insert(worker, taker);
         } else {
@@ -416,7 +421,7 @@ pub(crate) fn fresh(socket: OwnedFd, peer: Peer) -> io::Result<Connection> {
         peer: address(peer),
         host: None,
         once: false,
-        read: Vec::new(),
+        read: ReadAhead::default(),
         spoken: Spoken::Nothing,
         from: None,
         until: None,

@@ -20,6 +20,7 @@
 mod choose;
 mod exchange;
 pub mod peek;
+mod read_ahead;
 mod refuse;
 mod taker;
 mod tasks;

@@ -21,9 +21,15 @@ use skep_wire::{FromTaker, MAX_FDS, Spoken, Taken, ToTaker};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::read_ahead::{Kept, ReadAhead};
+
 /// Most connections that a worker may leave unacknowledged: it acknowledges
 /// many times a second, or hangs and should get no more.
 pub(crate) const MAX_UNACKNOWLEDGED: usize = 256;
+
+/// Bytes of what was read of connections that one message carries: so few that
+/// it is small, but for one connection of which more was read.
+const MAX_READ: usize = 64 << 10;
 
 /// Connections that a worker may have beyond its limit, because it has not said
 /// yet that they ended: those it may leave unacknowledged, and twice the number
@@ -45,7 +51,7 @@ pub(crate) struct Connection {
     pub(crate) host: Option<String>,
     pub(crate) once: bool,
     /// What a worker has read of its next request.
-    pub(crate) read: Vec<u8>,
+    pub(crate) read: ReadAhead,
     pub(crate) spoken: Spoken,
     /// The pool of the worker that gave it back.
     pub(crate) from: Option<PoolName>,
@@ -56,10 +62,21 @@ pub(crate) struct Connection {
 /// A connection that a worker serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Out {
-    /// It was handed out by this dispatcher: the cookie of its socket.
-    Known(u64),
+    /// It was handed out by this dispatcher.
+    Known {
+        /// The cookie of its socket.
+        cookie: u64,
+        /// What it had spoken then.
+        spoken: Spoken,
+    },
     /// By an earlier one, as the worker says.
     Kept,
+}
+
+impl Out {
+    fn is(&self, socket: u64) -> bool {
+        matches!(self, Self::Known { cookie, .. } if *cookie == socket)
+    }
 }
 
 /// A connection as a worker gave it back.
@@ -91,8 +108,12 @@ pub(crate) enum Offence {
     AnotherSocket(u64),
     #[error("it gave back what is no connection under {0}")]
     NoConnection(u64),
+    #[error("it says that {0} speaks what it cannot speak after what it spoke before")]
+    Spoken(u64),
     #[error("it keeps connections that it cannot have kept")]
     Kept,
+    #[error("it takes nothing that it is told")]
+    TakesNothing,
     #[error(transparent)]
     Message(#[from] LinkError),
 }
@@ -130,7 +151,10 @@ pub(crate) struct Taker {
     say: VecDeque<Say>,
     given: BTreeMap<u64, Connection>,
     out: BTreeMap<u64, Out>,
-    /// Whether it has said anything yet.
+    /// Counts what its pool's workers had read of what they gave back. It is the
+    /// pool's, and outlives it.
+    pub(crate) read_ahead: Kept,
+    /// Whether it has said anything but what it keeps.
     begun: bool,
     /// Numbers below this one are of earlier dispatchers.
     first: u64,
@@ -162,6 +186,7 @@ impl Taker {
             say: VecDeque::new(),
             given: BTreeMap::new(),
             out: BTreeMap::new(),
+            read_ahead: Kept::default(),
             begun: false,
             first,
             tasks,
@@ -183,7 +208,7 @@ impl Taker {
     /// Whether a connection with this socket was given to it, or is out.
     pub(crate) fn has(&self, cookie: u64) -> bool {
         let given = self.given.values().any(|given| given.cookie == cookie);
-        given || self.out.values().any(|out| *out == Out::Known(cookie))
+        given || self.out.values().any(|out| out.is(cookie))
     }
 
     pub(crate) fn take(&mut self, id: u64, connection: Connection) {
@@ -241,7 +266,15 @@ impl Taker {
     fn next_message(&self) -> Option<(ToTaker, usize)> {
         let next = self.say.front()?;
         let alike = self.say.iter().take_while(|say| say.is_like(next));
-        let count = alike.take(MAX_FDS).count().max(1);
+        let mut room = MAX_READ;
+        let fits = |say: &&Say| {
+            let given = say.id().and_then(|id| self.given.get(&id));
+            let read = given.map_or(0, |given| given.read.len());
+            let fits = read <= room;
+            room = room.saturating_sub(read);
+            fits
+        };
+        let count = alike.take(MAX_FDS).take_while(fits).count().max(1);
         let ids = self.say.iter().take(count).filter_map(Say::id);
         let message = match next {
             Say::Hosts { matter } => ToTaker::Hosts { matter: *matter },
@@ -255,7 +288,7 @@ impl Taker {
                         id,
                         host: given.host.clone(),
                         once: given.once,
-                        read: given.read.clone(),
+                        read: given.read.to_vec(),
                         spoken: given.spoken,
                     })
                 });
@@ -271,11 +304,11 @@ impl Taker {
         message: FromTaker,
         mut sockets: Vec<OwnedFd>,
     ) -> Result<Said, Offence> {
-        let first = !std::mem::replace(&mut self.begun, true);
+        self.begun |= !matches!(message, FromTaker::Kept { .. });
         match message {
             FromTaker::Kept { ids } => {
                 let earlier = ids.iter().all(|id| *id < self.first);
-                if !first || !earlier || ids.len() > MAX_KEPT {
+                if self.begun || !earlier || self.out.len() + ids.len() > MAX_KEPT {
                     return Err(Offence::Kept);
                 }
                 self.out.extend(ids.into_iter().map(|id| (id, Out::Kept)));
@@ -286,7 +319,8 @@ impl Taker {
                 for id in ids {
                     // What was not given was not taken.
                     if let Some(connection) = self.given.remove(&id) {
-                        self.out.insert(id, Out::Known(connection.cookie));
+                        let (cookie, spoken) = (connection.cookie, connection.spoken);
+                        self.out.insert(id, Out::Known { cookie, spoken });
                         took += 1;
                     }
                 }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use skep_core::{PoolName, WorkerId};
-use skep_link::{Ears, Link, TURN_MESSAGES};
+use skep_link::{Ears, Heard, Link};
 use skep_sys::{Accepted, Channel, ExclusiveListener};
 use skep_wire::{FromTaker, ToTaker};
 use tokio::io::unix::AsyncFd;
@@ -43,10 +43,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// small and few: longer means that it hangs, which the primary finds out by
 /// itself, or will not.
 const TELL_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Messages that are heard of a worker that has exited: more than a channel
-/// holds, so that one whose channel somebody else has does not speak for ever.
-const LAST_WORDS: usize = 4096;
 
 /// The exchange, on the one thread of a dispatcher.
 pub(crate) type Shared = Rc<RefCell<Exchange>>;
@@ -217,7 +213,7 @@ async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exi
             biased;
             () = exited.notified() => {
                 // A connection that it took is nobody else's.
-                break hear_these(&shared, worker, &mut ears, LAST_WORDS);
+                break hear_all(&shared, worker, || ears.next_of_the_last());
             }
             heard = ears.next() => heard,
         };
@@ -227,8 +223,7 @@ async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exi
             Err(error) => Err(error.into()),
         };
         // What came along with it is heard before anything is answered.
-        let turn = TURN_MESSAGES as usize;
-        let heard = heard.and_then(|()| hear_these(&shared, worker, &mut ears, turn));
+        let heard = heard.and_then(|()| hear_all(&shared, worker, || ears.next_of_these()));
         if heard.is_err() {
             break heard;
         }
@@ -242,17 +237,13 @@ async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exi
     exchange.flush();
 }
 
-/// Hears what a worker has said already, so many messages at most.
-fn hear_these(
+/// Hears what a worker has said already.
+fn hear_all(
     shared: &Shared,
     worker: WorkerId,
-    ears: &mut Ears<FromTaker>,
-    most: usize,
+    mut next: impl FnMut() -> Heard<FromTaker>,
 ) -> Result<(), Offence> {
-    for _ in 0..most {
-        let Some((message, sockets)) = ears.next_of_these()? else {
-            break;
-        };
+    while let Some((message, sockets)) = next()? {
         said(shared, worker, message, sockets)?;
     }
     Ok(())
@@ -280,8 +271,10 @@ async fn speak(shared: Shared, worker: WorkerId, blocked: Rc<Notify>) {
         };
         let room = tokio::time::timeout(TELL_PATIENCE, room).await;
         let mut exchange = shared.borrow_mut();
-        if !matches!(room, Ok(Ok(()))) {
-            exchange.worker_gone(worker);
+        match room {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => exchange.worker_gone(worker),
+            Err(_) => exchange.distrust(worker, &Offence::TakesNothing),
         }
         exchange.flush();
     }

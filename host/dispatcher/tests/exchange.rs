@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(ROLE) {
         return skep_dispatcher::run();
     }
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 20] = [
         (
             "round_robin_is_exact_and_no_head_is_awaited",
             round_robin_is_exact_and_no_head_is_awaited,
@@ -96,6 +96,18 @@ fn main() -> ExitCode {
         (
             "a_worker_that_hides_what_ended_gets_no_more_than_its_limit",
             a_worker_that_hides_what_ended_gets_no_more_than_its_limit,
+        ),
+        (
+            "what_was_read_of_many_connections_cuts_nobody_off",
+            what_was_read_of_many_connections_cuts_nobody_off,
+        ),
+        (
+            "who_says_what_is_no_message_ends_alone",
+            who_says_what_is_no_message_ends_alone,
+        ),
+        (
+            "what_has_spoken_http1_is_not_given_back_as_new",
+            what_has_spoken_http1_is_not_given_back_as_new,
         ),
         (
             "without_a_worker_connections_wait_in_the_kernel",
@@ -828,6 +840,71 @@ fn a_worker_that_hides_what_ended_gets_no_more_than_its_limit() {
     worker.take();
     primary.counts(|counts| counts.handed_out == 523);
     drop(clients);
+}
+
+fn what_was_read_of_many_connections_cuts_nobody_off() {
+    let (mut primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
+    // As much as a worker reads of a head, and more at once than a channel or
+    // one message holds.
+    let read = format!("{GET_B}{}", "z".repeat((60 << 10) - GET_B.len()));
+    let clients: Vec<_> = (0..80).map(|_| primary.client(GET_A)).collect();
+    let taken: Vec<_> = clients.iter().map(|_| a.take()).collect();
+    for (taken, socket) in &taken {
+        a.say_gave_back(taken.id, socket.as_fd(), read.as_bytes(), Spoken::Http1);
+    }
+    // What is kept for one pool has a limit.
+    let kept = (4 << 20) / read.len();
+    for _ in 0..kept {
+        assert_eq!(b.take().0.read, read.as_bytes());
+    }
+    let closed = (clients.len() - kept) as u64;
+    primary.counts(|counts| (counts.given_back, counts.unserved) == (80, closed));
+    // Both are still there, and what is not kept any more is room again.
+    let _more = [primary.client(GET_A), primary.client(GET_B)];
+    let (taken, socket) = a.take();
+    b.take();
+    a.say_gave_back(taken.id, socket.as_fd(), read.as_bytes(), Spoken::Http1);
+    assert_eq!(b.take().0.read, read.as_bytes());
+    primary.counts(|counts| counts.distrusted == 0 && counts.waiting == 0);
+}
+
+fn who_says_what_is_no_message_ends_alone() {
+    let (mut primary, a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
+    let payload = format!("\"{}\"", "a".repeat(1 << 20));
+    let mut frame = b"SK\x01\0".to_vec();
+    frame.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+    frame.extend(payload.bytes());
+    let mut sent = 0;
+    while sent < frame.len() {
+        match a.talk.channel.send(&frame[sent..], &[]) {
+            Ok(count) => sent += count,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    let id = a.id;
+    a.hears_no_more();
+    let (worker, why) = primary.distrusts();
+    assert_eq!(worker, id);
+    assert!(why.contains("malformed"), "{why}");
+    assert!(why.len() < 5000, "{} bytes", why.len());
+    let _more = primary.client(GET_B);
+    b.take();
+    primary.drain();
+}
+
+fn what_has_spoken_http1_is_not_given_back_as_new() {
+    let (mut primary, mut a, _b) = Primary::with_two_pools(ConnectionLimits::default());
+    let mut client = primary.client(GET_A);
+    let (taken, mut socket) = a.take();
+    reads(&mut socket, GET_A);
+    a.give_back(taken.id, &socket, b"");
+    client.write_all(GET_A.as_bytes()).unwrap();
+    let (taken, socket) = a.take();
+    assert_eq!(taken.spoken, Spoken::Http1);
+    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Nothing);
+    a.hears_no_more();
+    let (_, why) = primary.distrusts();
+    assert!(why.contains("speaks"), "{why}");
 }
 
 fn when_hosts_change_workers_hear_of_it_before_anything_else() {

@@ -33,6 +33,19 @@ pub const TURN_MESSAGES: u32 = 64;
 /// Bytes after which the reader lets others go on.
 pub const TURN_BYTES: usize = 64 << 10;
 
+const TURN: Turn = Turn {
+    messages: TURN_MESSAGES,
+    bytes: TURN_BYTES,
+};
+
+/// Messages, and bytes, that are heard of a process that has ended: more than a
+/// channel holds, so that one whose end somebody else has does not speak for
+/// ever.
+const LAST_WORDS: Turn = Turn {
+    messages: 4096,
+    bytes: 4 << 20,
+};
+
 /// Bytes of one read. Most messages are some hundred bytes.
 const READ: usize = 16 << 10;
 
@@ -69,6 +82,8 @@ pub struct Ears<In> {
     channel: Arc<AsyncFd<Channel>>,
     decoder: Decoder<OwnedFd>,
     turn: Turn,
+    /// Whether the other side has ended and its last words are heard.
+    ended: bool,
     hears: PhantomData<fn() -> In>,
 }
 
@@ -83,7 +98,7 @@ pub struct Voice<Out> {
 }
 
 /// What was heard since others were let go on.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Turn {
     messages: u32,
     bytes: usize,
@@ -102,6 +117,7 @@ impl<In: Message, Out: Message> Link<In, Out> {
                 channel: Arc::clone(&channel),
                 decoder: Decoder::default(),
                 turn: Turn::default(),
+                ended: false,
                 hears: PhantomData,
             },
             voice: Voice {
@@ -160,7 +176,7 @@ impl<In: Message> Ears<In> {
     /// The conversation is over, for this reason.
     pub async fn next(&mut self) -> Heard<In> {
         loop {
-            if self.turn.is_over() {
+            if self.turn.reaches(TURN) {
                 self.turn = Turn::default();
                 tokio::task::yield_now().await;
             }
@@ -183,19 +199,42 @@ impl<In: Message> Ears<In> {
     }
 
     /// The next of the messages that have come already; `None` when there is
-    /// none. Never waits: for what a process said before it ended.
+    /// none, or when others are to go on first, which [`Ears::next`] sees to.
+    /// Never waits.
     ///
     /// # Errors
     ///
     /// The conversation is over, for this reason.
     pub fn next_of_these(&mut self) -> Heard<In> {
+        self.next_unless(TURN)
+    }
+
+    /// The next of what a process said before it ended; `None` when there is
+    /// nothing more. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// The conversation is over, for this reason.
+    pub fn next_of_the_last(&mut self) -> Heard<In> {
+        if !self.ended {
+            self.ended = true;
+            self.turn = Turn::default();
+        }
+        self.next_unless(LAST_WORDS)
+    }
+
+    /// The next message that has come already, unless so much was heard.
+    fn next_unless(&mut self, most: Turn) -> Heard<In> {
         loop {
+            if self.turn.reaches(most) {
+                return Ok(None);
+            }
             if let Some(message) = self.message()? {
                 return Ok(Some(message));
             }
             match receive(self.channel.get_ref(), &mut self.decoder) {
                 Ok(0) => return Ok(None),
-                Ok(_) => {}
+                Ok(bytes) => self.turn.bytes += bytes,
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -322,8 +361,8 @@ impl<Out: Message> Voice<Out> {
 }
 
 impl Turn {
-    const fn is_over(&self) -> bool {
-        self.messages >= TURN_MESSAGES || self.bytes >= TURN_BYTES
+    const fn reaches(self, most: Self) -> bool {
+        self.messages >= most.messages || self.bytes >= most.bytes
     }
 }
 

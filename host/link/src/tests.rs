@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use skep_wire::{FromTaker, MAX_FRAME, ToTaker};
+use skep_wire::{FromTaker, Message as _, ToTaker};
 
 use super::*;
 
@@ -151,6 +151,29 @@ async fn what_a_process_said_before_it_ended_is_there() {
 }
 
 #[tokio::test]
+async fn who_floods_is_not_heard_to_the_end_at_once() {
+    let (link, mut worker) = link();
+    let flood = encode(&took(1)).unwrap().repeat(400);
+    worker.set_nonblocking(true).unwrap();
+    let (mut ears, _) = link.split();
+    let mut flooded = || while worker.write(&flood).is_ok() {};
+    flooded();
+    let mut heard = 0;
+    while ears.next_of_these().unwrap().is_some() {
+        heard += 1;
+        flooded();
+    }
+    assert_eq!(heard, TURN_MESSAGES);
+    // Not even what is said in the name of a process that has ended.
+    let mut last = 0;
+    while ears.next_of_the_last().unwrap().is_some() {
+        last += 1;
+        flooded();
+    }
+    assert_eq!(last, LAST_WORDS.messages);
+}
+
+#[tokio::test]
 async fn what_is_no_message_ends_the_conversation() {
     let (mut link, mut worker) = link();
     worker.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -159,12 +182,12 @@ async fn what_is_no_message_ends_the_conversation() {
 
     let (mut link, mut worker) = self::link();
     let mut header = encode(&took(1)).unwrap()[..8].to_vec();
-    let length = u32::try_from(MAX_FRAME + 1).unwrap();
+    let length = u32::try_from(FromTaker::MOST + 1).unwrap();
     header[4..].copy_from_slice(&length.to_le_bytes());
     worker.write_all(&header).unwrap();
     let heard = soon(link.next()).await;
     assert!(matches!(
         heard,
-        Err(LinkError::Frame(FrameError::TooLarge(_)))
+        Err(LinkError::Frame(FrameError::TooLarge { .. }))
     ));
 }

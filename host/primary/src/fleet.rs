@@ -474,7 +474,7 @@ impl Fleet {
 
 /// The primary's time; its origin is that of `CLOCK_MONOTONIC`, as in the
 /// scoreboard.
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     Moment::after_origin(clock::monotonic())
 }
 

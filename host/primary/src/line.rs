@@ -18,6 +18,10 @@ use tokio::io::unix::AsyncFd;
 /// Bytes received at a time; what children say is short.
 const PIECE: usize = 4 << 10;
 
+/// Pieces that are received of a child that has ended: 2 MiB, more than a
+/// channel holds.
+const LAST_PIECES: usize = 512;
+
 /// Why a channel is of no more use.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LineError {
@@ -54,6 +58,7 @@ pub(crate) struct Line {
     channel: AsyncFd<Channel>,
     outgoing: VecDeque<Outgoing>,
     decoder: Decoder<OwnedFd>,
+    heard: usize,
 }
 
 impl Line {
@@ -63,6 +68,7 @@ impl Line {
             channel: skep_sys::watch(channel)?,
             outgoing: VecDeque::new(),
             decoder: Decoder::default(),
+            heard: 0,
         })
     }
 
@@ -107,21 +113,38 @@ impl Line {
         }
     }
 
-    /// What the child said last, without waiting: for after its end.
+    /// What the child said last, without waiting: for after its end. Somebody
+    /// else may have its end of the channel, so what is no message, or more than
+    /// a channel holds, is the end.
     pub(crate) fn last_words<M: Message>(&mut self) -> Vec<M> {
         let mut words = Vec::new();
         let mut piece = [0; PIECE];
-        loop {
-            while let Ok(Some((message, _))) = self.decoder.message() {
-                words.push(message);
+        for _ in 0..LAST_PIECES {
+            loop {
+                match self.decoder.message() {
+                    Ok(Some((message, _))) => words.push(message),
+                    Ok(None) => break,
+                    Err(_) => return words,
+                }
             }
             // Not through the runtime, which may not have seen yet that there
             // is something.
             match self.channel.get_ref().recv(&mut piece, &mut Vec::new()) {
-                Ok(count) if count > 0 => self.decoder.push(&piece[..count], []),
+                Ok(count) if count > 0 => self.received(&piece[..count]),
                 _ => return words,
             }
         }
+        words
+    }
+
+    /// Bytes that the child has said since this was last asked.
+    pub(crate) fn take_heard(&mut self) -> usize {
+        std::mem::take(&mut self.heard)
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        self.heard += bytes.len();
+        self.decoder.push(bytes, []);
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -161,7 +184,7 @@ impl Line {
             match received {
                 Ok(0) => return Ok(Heard::Closed),
                 Ok(_) if !fds.is_empty() => return Err(LineError::Descriptors),
-                Ok(count) => self.decoder.push(&piece[..count], []),
+                Ok(count) => self.received(&piece[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Heard::Nothing);
                 }

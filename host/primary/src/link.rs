@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::supervise::EndStatus;
-use skep_core::{ListenerName, WorkerId};
+use skep_core::{Allowance, ListenerName, WorkerId};
 use skep_sys::cgroup::Cgroup;
 use skep_sys::{Channel, Child, Ended, Output, Signal, Spawn};
 use skep_wire::{
@@ -23,11 +23,24 @@ use skep_wire::{
 use tokio::io::unix::AsyncFd;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::fleet::now;
 use crate::line::{Line, LineError};
 use crate::log::{Listening, Log, Speaker};
 use crate::walls::Wall;
+
+/// Bytes that are heard of one process in a second, and at once: far more than
+/// an honest one says. What it says beyond waits in the channel, and so does the
+/// process.
+const SPEECH: u64 = 1 << 20;
+
+/// What a message costs at least, in bytes: it has the loop look at the fleet,
+/// however short it is.
+const MESSAGE: usize = 512;
+
+/// How long a process that has said too much is not heard.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a process of ours is.
 pub(crate) trait Role: Debug + 'static {
@@ -233,6 +246,7 @@ impl<R: Role> Link<R> {
             grace: birth.grace,
             cgroup: birth.wall.cgroup,
             end_by: None,
+            speech: Allowance::new(SPEECH, now()),
         };
         tokio::spawn(task.run());
         Ok(Self { pid, orders })
@@ -263,6 +277,8 @@ struct Task<R: Role> {
     cgroup: Option<Cgroup>,
     /// When it is killed unless it has gone.
     end_by: Option<Instant>,
+    /// How much more of what it says is heard now.
+    speech: Allowance,
 }
 
 /// Whether there is somebody to talk to.
@@ -290,7 +306,20 @@ impl<R: Role> Task<R> {
                     // The fleet is gone; dropping the child kills it.
                     None => return,
                 },
+                // Before it is heard, or one that never falls silent lives on.
+                () = until(self.end_by) => {
+                    self.end_by = None;
+                    self.kill();
+                }
+                () = kill_time(&ear) => {
+                    self.kill();
+                    if let Ear::Shut(_, mute) = std::mem::replace(&mut ear, Ear::Gone) {
+                        self.tell(News::Mute(mute)).await;
+                    }
+                }
+                () = sleep(PAUSE), if !self.speech.is_open(now()) => {}
                 said = self.line.next(), if matches!(ear, Ear::Open) => {
+                    self.speech.spend(MESSAGE + self.line.take_heard());
                     let mute = match said {
                         Ok(Some(words)) => {
                             self.tell(News::Said(words)).await;
@@ -305,16 +334,6 @@ impl<R: Role> Task<R> {
                     };
                     ear = Ear::Shut(Instant::now() + grace, mute);
                 }
-                () = until(self.end_by) => {
-                    self.end_by = None;
-                    self.kill();
-                }
-                () = kill_time(&ear) => {
-                    self.kill();
-                    if let Ear::Shut(_, mute) = std::mem::replace(&mut ear, Ear::Gone) {
-                        self.tell(News::Mute(mute)).await;
-                    }
-                }
             }
         }
     }
@@ -323,8 +342,10 @@ impl<R: Role> Task<R> {
         let (message, fds) = match order {
             Order::Say(message, fds) => (message, fds),
             Order::End => {
-                let grace = self.grace;
-                self.end_by.get_or_insert_with(|| Instant::now() + grace);
+                if self.end_by.is_some() {
+                    return;
+                }
+                self.end_by = Some(Instant::now() + self.grace);
                 match R::stop() {
                     Some(stop) => (stop, Vec::new()),
                     None => return self.kill(),

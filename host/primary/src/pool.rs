@@ -100,9 +100,10 @@ impl Counts {
 
     /// Adds what somebody else counted.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.accepted += other.accepted;
-        self.requests += other.requests;
-        self.outcomes = array::from_fn(|index| self.outcomes[index] + other.outcomes[index]);
+        self.accepted = self.accepted.saturating_add(other.accepted);
+        self.requests = self.requests.saturating_add(other.requests);
+        self.outcomes =
+            array::from_fn(|index| self.outcomes[index].saturating_add(other.outcomes[index]));
     }
 }
 

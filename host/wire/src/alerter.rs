@@ -39,11 +39,15 @@ pub enum FromAlerter {
         /// The alert.
         id: u64,
         /// What went wrong the last time.
+        #[serde(with = "crate::text")]
         reason: String,
     },
 }
 
 impl Message for ToAlerter {
+    // An event, of a few texts.
+    const MOST: usize = 64 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Begin { .. } => "begin",
@@ -57,6 +61,8 @@ impl Message for ToAlerter {
 }
 
 impl Message for FromAlerter {
+    const MOST: usize = 16 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Delivered { .. } => "delivered",

@@ -60,12 +60,16 @@ pub enum FromBuilder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// What is wrong: a lower-case fragment.
+    #[serde(with = "crate::text")]
     pub problem: String,
     /// What to do, where we know.
+    #[serde(with = "crate::text::optional", default)]
     pub hint: Option<String>,
 }
 
 impl Message for ToBuilder {
+    const MOST: usize = 1 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Fingerprint => "fingerprint",
@@ -82,6 +86,9 @@ impl Message for ToBuilder {
 }
 
 impl Message for FromBuilder {
+    // The imports of a component.
+    const MOST: usize = 256 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Fingerprint { .. } => "fingerprint",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use skep_core::egress::{OpenFailure, OutboundGrant, Scheme};
 use skep_core::{AppName, PoolName, Sandbox, WorkerId};
 
-use crate::Message;
+use crate::{MAX_PLAN, Message};
 
 /// What the primary tells the connector.
 ///
@@ -73,11 +73,13 @@ pub enum FromConnector {
     /// It is confined and answers workers from now on.
     Ready {
         /// What of its confinement the kernel lacks, in words.
+        #[serde(with = "crate::text::few")]
         missing: Vec<String>,
     },
     /// It cannot serve and is about to exit.
     Unfit {
         /// What is wrong.
+        #[serde(with = "crate::text")]
         message: String,
     },
 }
@@ -129,6 +131,8 @@ pub enum FromOpener {
 }
 
 impl Message for ToConnector {
+    const MOST: usize = MAX_PLAN;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Begin { .. } => "begin",
@@ -148,6 +152,8 @@ impl Message for ToConnector {
 }
 
 impl Message for FromConnector {
+    const MOST: usize = 64 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Ready { .. } => "ready",
@@ -161,6 +167,8 @@ impl Message for FromConnector {
 }
 
 impl Message for ToOpener {
+    const MOST: usize = 16 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Open { .. } => "open",
@@ -174,6 +182,8 @@ impl Message for ToOpener {
 }
 
 impl Message for FromOpener {
+    const MOST: usize = 16 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Opened { .. } => "opened",

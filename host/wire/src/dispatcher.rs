@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use skep_core::route::HostRoute;
 use skep_core::{ConnectionLimits, Dispatch, ListenerName, PoolName, Sandbox, WorkerId};
 
-use crate::Message;
+use crate::{MAX_PLAN, Message};
 
 /// What the primary tells a dispatcher.
 ///
@@ -82,11 +82,13 @@ pub enum FromDispatcher {
     /// It is confined and accepts from now on.
     Ready {
         /// What of its confinement the kernel lacks, in words.
+        #[serde(with = "crate::text::few")]
         missing: Vec<String>,
     },
     /// It cannot serve and is about to exit.
     Unfit {
         /// What is wrong.
+        #[serde(with = "crate::text")]
         message: String,
     },
     /// What it has done since it began; once a second while it changes.
@@ -97,6 +99,7 @@ pub enum FromDispatcher {
         /// The worker.
         worker: WorkerId,
         /// What it said, in words.
+        #[serde(with = "crate::text")]
         why: String,
     },
     /// Every connection is handed out by the hosts that it was told last, and
@@ -142,6 +145,7 @@ pub enum ToTaker {
     /// These came back. The worker closes its copies.
     GotBack {
         /// Their numbers.
+        #[serde(deserialize_with = "crate::ids::few")]
         ids: Vec<u64>,
     },
     /// Hosts have changed. No connection that was handed out before is known any
@@ -173,6 +177,16 @@ pub enum Spoken {
 }
 
 impl Spoken {
+    /// Whether a connection that has spoken this may have spoken `later` after
+    /// somebody served it.
+    #[must_use]
+    pub fn may_become(self, later: Self) -> bool {
+        match self {
+            Self::Nothing => later != Self::Http2 { greeted: true },
+            Self::Http1 | Self::Http2 { .. } => later == self,
+        }
+    }
+
     /// Whether nothing is known yet.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
@@ -196,7 +210,7 @@ pub struct Taken {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once: bool,
     /// What was read of it already and is to be read again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::bytes")]
     pub read: Vec<u8>,
     /// What it has spoken.
     #[serde(default, skip_serializing_if = "Spoken::is_nothing")]
@@ -208,26 +222,30 @@ pub struct Taken {
 #[serde(rename_all = "kebab-case")]
 pub enum FromTaker {
     /// Connections of an earlier dispatcher of the listener that are still
-    /// open, or on their way back to it. The first message, or none.
+    /// open, or on their way back to it. The first messages, or none.
     Kept {
         /// Their numbers.
+        #[serde(deserialize_with = "crate::ids::few")]
         ids: Vec<u64>,
     },
     /// These are served. The dispatcher closes its copies.
     Took {
         /// Their numbers.
+        #[serde(deserialize_with = "crate::ids::few")]
         ids: Vec<u64>,
     },
     /// These were taken or kept, and have ended. Said when there are some: until
     /// then they count as open.
     Ended {
         /// Their numbers.
+        #[serde(deserialize_with = "crate::ids::few")]
         ids: Vec<u64>,
     },
     /// These are not: the worker takes no more. The dispatcher goes on with
     /// its copies.
     Declined {
         /// Their numbers.
+        #[serde(deserialize_with = "crate::ids::few")]
         ids: Vec<u64>,
     },
     /// A connection between two requests. Carries its socket, of which the
@@ -239,6 +257,7 @@ pub enum FromTaker {
         id: u64,
         /// What was read of the next request, without having been looked at
         /// further than its host.
+        #[serde(with = "crate::bytes")]
         read: Vec<u8>,
         /// What it has spoken.
         #[serde(default, skip_serializing_if = "Spoken::is_nothing")]
@@ -247,6 +266,8 @@ pub enum FromTaker {
 }
 
 impl Message for ToDispatcher {
+    const MOST: usize = MAX_PLAN;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Begin { .. } => "begin",
@@ -274,6 +295,8 @@ impl Message for ToDispatcher {
 }
 
 impl Message for FromDispatcher {
+    const MOST: usize = 64 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Ready { .. } => "ready",
@@ -291,6 +314,9 @@ impl Message for FromDispatcher {
 }
 
 impl Message for ToTaker {
+    // What was read of a connection, twice the largest head there is.
+    const MOST: usize = 4 << 20;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Take(_) => "take",
@@ -308,6 +334,9 @@ impl Message for ToTaker {
 }
 
 impl Message for FromTaker {
+    // What was read of a connection, twice the largest head there is.
+    const MOST: usize = 4 << 20;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Kept { .. } => "kept",

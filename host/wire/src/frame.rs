@@ -13,15 +13,15 @@
 
 use std::collections::VecDeque;
 
-use crate::Message;
+use crate::{Message, text};
 
 /// The version of every message between skep's own processes. They are always
 /// of one binary until an upgrade in place exists, so there is one number.
 pub const VERSION: u8 = 1;
 
-/// Most bytes of one message: a plan of 10,000 apps is about 4 MiB, an app with
-/// a large environment a few KiB.
-pub const MAX_FRAME: usize = 8 << 20;
+/// Most bytes of a message that the primary sends: a plan of 10,000 apps is
+/// about 4 MiB, an app with a large environment a few KiB.
+pub const MAX_PLAN: usize = 8 << 20;
 
 /// Most descriptors of one message; the kernel's own limit is 253.
 pub const MAX_FDS: usize = 64;
@@ -38,9 +38,14 @@ pub enum FrameError {
     /// The other side speaks another version.
     #[error("message version {0}, expected {VERSION}")]
     Version(u8),
-    /// The message is larger than [`MAX_FRAME`].
-    #[error("message of {0} bytes is over the limit of {MAX_FRAME}")]
-    TooLarge(usize),
+    /// The message is larger than [`Message::MOST`].
+    #[error("message of {bytes} bytes is over the limit of {most}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        most: usize,
+    },
     /// The message carries more than [`MAX_FDS`] descriptors.
     #[error("message with {0} descriptors is over the limit of {MAX_FDS}")]
     TooManyFds(usize),
@@ -64,14 +69,15 @@ pub enum FrameError {
 ///
 /// # Errors
 ///
-/// [`FrameError::TooLarge`] and [`FrameError::TooManyFds`].
+/// [`FrameError::TooLarge`] and [`FrameError::TooManyFds`]: nothing was sent.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; HEADER];
     serde_json::to_writer(&mut frame, message)
-        .map_err(|error| FrameError::Malformed(error.to_string()))?;
-    let length = frame.len() - HEADER;
-    if length > MAX_FRAME {
-        return Err(FrameError::TooLarge(length));
+        .map_err(|error| FrameError::Malformed(text::cut(error.to_string())))?;
+    let bytes = frame.len() - HEADER;
+    let most = M::MOST;
+    if bytes > most {
+        return Err(FrameError::TooLarge { bytes, most });
     }
     let fds = message.fds();
     if fds > MAX_FDS {
@@ -80,7 +86,7 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, FrameError> {
     frame[..2].copy_from_slice(&MAGIC);
     frame[2] = VERSION;
     frame[3] = u8::try_from(fds).expect("MAX_FDS fits a byte");
-    let length = u32::try_from(length).expect("MAX_FRAME fits 32 bits");
+    let length = u32::try_from(bytes).expect("MOST fits 32 bits");
     frame[4..HEADER].copy_from_slice(&length.to_le_bytes());
     Ok(frame)
 }
@@ -131,15 +137,19 @@ impl<F> Decoder<F> {
         }
         let announced = usize::from(head[3]);
         let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        if length > MAX_FRAME {
-            return Err(FrameError::TooLarge(length));
+        if length > M::MOST {
+            return Err(FrameError::TooLarge {
+                bytes: length,
+                most: M::MOST,
+            });
         }
         if self.bytes.len() < HEADER + length {
             return Ok(None);
         }
         let payload = &self.bytes.make_contiguous()[HEADER..HEADER + length];
         let message: M = serde_json::from_slice(payload)
-            .map_err(|error| FrameError::Malformed(error.to_string()))?;
+            // What it quotes may be the whole message.
+            .map_err(|error| FrameError::Malformed(text::cut(error.to_string())))?;
         self.bytes.drain(..HEADER + length);
         let wrong = |got| FrameError::FdCount {
             name: message.name(),
@@ -224,7 +234,7 @@ mod tests {
         decoder.push(&frame, []);
         assert!(matches!(
             decoder.message::<FromWorker>(),
-            Err(FrameError::TooLarge(_))
+            Err(FrameError::TooLarge { .. })
         ));
     }
 

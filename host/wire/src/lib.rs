@@ -18,11 +18,14 @@
 
 mod alerter;
 mod builder;
+mod bytes;
 mod connector;
 mod control;
 mod dispatcher;
 mod frame;
+mod ids;
 mod status;
+mod text;
 mod worker;
 
 pub use alerter::{FromAlerter, ToAlerter};
@@ -34,15 +37,22 @@ pub use control::{
 pub use dispatcher::{
     DispatchCounts, FromDispatcher, FromTaker, Spoken, Taken, ToDispatcher, ToTaker,
 };
-pub use frame::{Decoder, FrameError, MAX_FDS, MAX_FRAME, VERSION, encode};
+pub use frame::{Decoder, FrameError, MAX_FDS, MAX_PLAN, VERSION, encode};
+pub use ids::MAX_IDS;
 pub use status::{
     AppStatus, BreakerStatus, DispatcherStatus, FleetStatus, LastExit, LatencyStatus,
     ListenerStatus, PoolStatus, SoloStatus, TenantStatus, WorkerStatus,
 };
+pub use text::MAX_TEXT;
 pub use worker::{FromWorker, HandlerTally, ListenerRole, LoadApp, Peer, ToWorker};
 
 /// What every message has.
 pub trait Message: serde::Serialize + serde::de::DeserializeOwned {
+    /// Most bytes of one message, as JSON: what an honest process has to say,
+    /// with room to spare. A process that may have been taken over makes its
+    /// reader look through no more than that at a time.
+    const MOST: usize;
+
     /// The stable name, for logs.
     fn name(&self) -> &'static str;
 

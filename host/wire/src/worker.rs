@@ -11,7 +11,7 @@ use skep_core::{
     TenantName, WorkerId,
 };
 
-use crate::{Flavor, Message};
+use crate::{Flavor, MAX_PLAN, Message};
 
 /// What the primary tells a worker.
 ///
@@ -143,6 +143,7 @@ pub enum FromWorker {
     /// loaded.
     Confined {
         /// What of that the kernel lacks, in words.
+        #[serde(with = "crate::text::few")]
         missing: Vec<String>,
     },
     /// The first plan's handlers are loaded and valid; the worker accepts from
@@ -153,6 +154,7 @@ pub enum FromWorker {
         /// The app at fault, where it is one.
         app: Option<AppName>,
         /// What is wrong.
+        #[serde(with = "crate::text")]
         message: String,
     },
     /// A handler is loaded and valid.
@@ -165,6 +167,7 @@ pub enum FromWorker {
         /// The handler.
         handler: HandlerId,
         /// What is wrong.
+        #[serde(with = "crate::text")]
         message: String,
     },
     /// Every request from now on is routed by this plan. Tallies of the
@@ -208,7 +211,19 @@ pub struct HandlerTally {
     pub outcomes: Vec<(Outcome, u64)>,
 }
 
+impl HandlerTally {
+    /// Whether it is one that a worker makes. One that was taken over may say
+    /// anything.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let tallies = self.total.is_sound() && self.recent.is_sound();
+        tallies && self.outcomes.len() <= Outcome::ALL.len()
+    }
+}
+
 impl Message for ToWorker {
+    const MOST: usize = MAX_PLAN;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Begin { .. } => "begin",
@@ -233,6 +248,9 @@ impl Message for ToWorker {
 }
 
 impl Message for FromWorker {
+    // Tallies of 16 handlers with all that they can count.
+    const MOST: usize = 256 << 10;
+
     fn name(&self) -> &'static str {
         match self {
             Self::Confined { .. } => "confined",

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use skep_link::{Link, LinkError};
 use skep_sys::{Accepted, Channel};
-use skep_wire::{FromTaker, Taken, ToTaker};
+use skep_wire::{FromTaker, MAX_IDS, Taken, ToTaker};
 use tokio::sync::{Notify, mpsc};
 
 use crate::accept::{self, Terms};
@@ -211,10 +211,9 @@ impl Taking {
             numbers.ended.clear();
             numbers.open.iter().copied().collect()
         };
-        if !kept.is_empty() {
-            dispatcher
-                .tell(&FromTaker::Kept { ids: kept }, None)
-                .await?;
+        for ids in kept.chunks(MAX_IDS) {
+            let ids = ids.to_vec();
+            dispatcher.tell(&FromTaker::Kept { ids }, None).await?;
         }
         for (id, returned, _) in &self.returning {
             dispatcher.give_back(*id, returned).await?;
@@ -331,10 +330,14 @@ impl Taking {
     async fn tell_ended(&self, dispatcher: Option<&mut Dispatcher>) -> Result<(), LinkError> {
         let ids = std::mem::take(&mut self.held.numbers().ended);
         match dispatcher {
-            Some(dispatcher) if !ids.is_empty() => {
-                dispatcher.tell(&FromTaker::Ended { ids }, None).await
+            Some(dispatcher) => {
+                for ids in ids.chunks(MAX_IDS) {
+                    let ids = ids.to_vec();
+                    dispatcher.tell(&FromTaker::Ended { ids }, None).await?;
+                }
+                Ok(())
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

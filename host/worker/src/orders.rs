@@ -27,8 +27,8 @@ use crate::{PATIENCE, Primary, UNFIT};
 /// How often the counts of observed apps are reported.
 const REPORT: Duration = Duration::from_millis(250);
 
-/// Tallies in one message: at most a megabyte.
-const TALLIES: usize = 256;
+/// Tallies in one message: with all that each may count, as many as fit.
+const TALLIES: usize = 16;
 
 /// How long a worker that has lost its primary finishes requests before it
 /// leaves: nobody is there to hurry it.

@@ -9,6 +9,7 @@ use skep_sys::LocalAddress;
 use skep_wire::FromTaker;
 
 use super::{Exchange, address};
+use crate::read_ahead::Kept;
 use crate::taker::{Connection, GivenBack, Offence, Out, Said};
 
 impl Exchange {
@@ -37,7 +38,8 @@ impl Exchange {
             }
             Said::GaveBack(back) => {
                 let (id, pool) = (back.id, taker.pool.clone());
-                let connection = self.returned(back, pool)?;
+                let kept = taker.read_ahead.clone();
+                let connection = self.returned(back, pool, &kept)?;
                 self.counts.given_back += 1;
                 if let Some(taker) = self.takers.get_mut(&worker) {
                     taker.got_back(id);
@@ -50,7 +52,12 @@ impl Exchange {
 
     /// The connection that a worker gave back, if it is one that it had; `None`
     /// if it is of no more use.
-    fn returned(&self, back: GivenBack, pool: PoolName) -> Result<Option<Connection>, Offence> {
+    fn returned(
+        &mut self,
+        back: GivenBack,
+        pool: PoolName,
+        kept: &Kept,
+    ) -> Result<Option<Connection>, Offence> {
         let socket = back.socket.as_fd();
         let peer = match skep_sys::connected_peer(socket) {
             Ok(peer) => Some(peer),
@@ -61,11 +68,16 @@ impl Exchange {
         // What it had before this process began cannot be known, but that it is
         // of this listener.
         let is_it = match back.out {
-            Out::Known(known) => known == cookie,
+            Out::Known { cookie: known, .. } => known == cookie,
             Out::Kept => self.is_of_listener(socket),
         };
         if !is_it {
             return Err(Offence::AnotherSocket(back.id));
+        }
+        if let Out::Known { spoken, .. } = back.out
+            && !spoken.may_become(back.spoken)
+        {
+            return Err(Offence::Spoken(back.id));
         }
         // Of two workers that kept one connection, as they may where a dispatcher
         // died between the two, the first has given it back.
@@ -76,13 +88,18 @@ impl Exchange {
         let Some(peer) = peer.filter(|_| back.read.len() < self.buffer.len()) else {
             return Ok(None);
         };
+        // Or its pool's workers have read more than is kept for them.
+        let Some(read) = kept.keep(back.read) else {
+            self.counts.unserved += 1;
+            return Ok(None);
+        };
         Ok(Some(Connection {
             socket: back.socket,
             cookie,
             peer: address(peer),
             host: None,
             once: false,
-            read: back.read,
+            read,
             spoken: back.spoken,
             from: Some(pool),
             until: None,

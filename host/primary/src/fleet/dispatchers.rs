@@ -188,6 +188,10 @@ impl Fleet {
                             .text("listener", name.as_str())
                             .text("message", &why)
                     });
+                // Its code is not skep's any more, whoever else it serves.
+                if self.takes_from(worker, name) {
+                    self.order(worker, Order::Kill);
+                }
             }
             News::Said(FromDispatcher::Switched) => self.forget_lingering(name),
             // Its exit follows.
@@ -261,6 +265,12 @@ impl Fleet {
                 self.tell_dispatcher(&name, word);
             }
         }
+    }
+
+    /// Whether a dispatcher was told of this worker.
+    fn takes_from(&self, worker: WorkerId, name: &ListenerName) -> bool {
+        let dispatcher = self.dispatchers.get(name);
+        dispatcher.is_some_and(|dispatcher| dispatcher.told.knows_worker(worker))
     }
 
     fn wanted_of(&self, name: &ListenerName) -> Wanted {

@@ -136,6 +136,11 @@ impl Fleet {
     }
 
     pub(super) fn hear_trial(&mut self, id: WorkerId, news: News) {
+        // Whose verdict is known has nothing more to say.
+        let told = self.trials.get(&id).is_some_and(|trial| trial.told);
+        if told && !matches!(news, News::Exited(_)) {
+            return;
+        }
         let verdict = match news {
             News::Said(FromWorker::Ready) => Some(Ok(())),
             News::Said(FromWorker::Unfit { message, .. }) => Some(Err(message)),

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use skep_core::converge::Convergence;
 use skep_core::rollout::Input;
 use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
-use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
+use skep_core::{AppName, Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
@@ -14,6 +15,9 @@ use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
 use crate::pool::{Counts, Newborn};
 use crate::records::{self, Known};
+
+/// Most lacks of the kernel that are told of: more than there are.
+const MAX_LACKS: usize = 16;
 
 impl Fleet {
     pub(super) fn spawn(
@@ -138,6 +142,7 @@ impl Fleet {
             FromWorker::Ready => self.step(Event::Ready { worker: id }),
             FromWorker::Drained => self.step(Event::Drained { worker: id }),
             FromWorker::Unfit { app, message } => {
+                let app = app.filter(|app| self.may_blame(id, app));
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.unfit = app.is_some();
                 }
@@ -157,13 +162,20 @@ impl Fleet {
                 self.converge(id, |convergence| convergence.loaded(id, handler));
             }
             FromWorker::Refused { handler, message } => {
-                self.converge(id, |convergence| convergence.refused(id, handler));
-                self.refused(id, handler, message);
+                if self.speaks_of(id, |its| its.awaits(id, handler)) {
+                    self.converge(id, |convergence| convergence.refused(id, handler));
+                    self.refused(id, handler, message);
+                }
             }
             FromWorker::Serving { plan } => {
                 self.converge(id, |convergence| convergence.serving(id, plan));
             }
-            FromWorker::Tallies(tallies) => self.tally(id, &tallies),
+            FromWorker::Tallies(mut tallies) => {
+                tallies.retain(|tally| {
+                    tally.is_sound() && self.speaks_of(id, |its| its.may_have(id, tally.handler))
+                });
+                self.tally(id, &tallies);
+            }
             FromWorker::Retired { handler, app, cut } => self.retired(id, handler, &app, cut),
             // One record for a lack of the kernel that all workers meet.
             FromWorker::Confined { missing } => {
@@ -174,6 +186,23 @@ impl Fleet {
         }
     }
 
+    /// Whether a worker's pool knows that what it speaks of is its own: one that
+    /// was taken over may name the handlers of others.
+    fn speaks_of(&self, id: WorkerId, knows: impl FnOnce(&Convergence) -> bool) -> bool {
+        let pool = self.workers.get(&id).map(|worker| &worker.pool);
+        pool.and_then(|pool| self.pools.get(pool))
+            .is_some_and(|pool| knows(&pool.convergence))
+    }
+
+    /// Whether it can be this app for which a worker does not serve: one of its
+    /// pool, while it starts.
+    fn may_blame(&self, id: WorkerId, app: &AppName) -> bool {
+        let pool = self.workers.get(&id).map(|worker| &worker.pool);
+        let of_pool = self.spec.apps.get(app).map(|app| &app.pool) == pool;
+        let view = self.supervisor.workers().find(|view| view.id == id);
+        of_pool && view.is_some_and(|view| view.ready_at.is_none())
+    }
+
     /// Tells what the kernel could not do to confine our processes. All of them
     /// meet the same kernel, so each lack is told once, of the first.
     pub(super) fn confined(
@@ -182,7 +211,7 @@ impl Fleet {
         about: impl Fn(skep_core::Record) -> skep_core::Record,
     ) {
         for lack in missing {
-            if self.lacks.insert(lack.clone()) {
+            if self.lacks.len() < MAX_LACKS && self.lacks.insert(lack.clone()) {
                 self.journal
                     .event(LogLevel::Warn, "sandbox.incomplete", |line| {
                         about(line).text("message", lack)

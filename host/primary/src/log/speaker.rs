@@ -11,13 +11,14 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use skep_core::{Allowance, LogFormat, LogLevel, Moment, PoolName, Record, WorkerId, is_record};
-use skep_sys::{Output, clock};
+use skep_core::{Allowance, LogFormat, LogLevel, PoolName, Record, WorkerId, is_record};
+use skep_sys::Output;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep};
 
 use super::lines::{Line, Lines};
 use super::{Sink, begin};
+use crate::fleet::now;
 
 /// Bytes that one process may write in a second: four times what one app may,
 /// and what passes on takes a hundredth of a core. Above that its pipe is not
@@ -182,10 +183,6 @@ async fn due(sleep: Pin<&mut Option<Sleep>>) {
         Some(sleep) => sleep.await,
         None => std::future::pending().await,
     }
-}
-
-fn now() -> Moment {
-    Moment::after_origin(clock::monotonic())
 }
 
 /// What is known of what one process has written.

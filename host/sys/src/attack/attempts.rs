@@ -17,6 +17,8 @@ use super::descriptors::{
 type Attempt = fn(&Target) -> io::Result<String>;
 
 pub(super) const ALL: &[(&str, Attempt)] = &[
+    // The primary, by words.
+    ("tell", super::words::tell),
     // Other programs.
     ("exec", exec),
     ("exec-memory", exec_memory),

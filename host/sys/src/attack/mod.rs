@@ -8,6 +8,7 @@
 
 mod attempts;
 mod descriptors;
+mod words;
 
 use std::io;
 
