@@ -9,7 +9,7 @@
 
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
-use crate::name::{SlotIndex, WorkerId};
+use crate::name::WorkerId;
 use crate::supervise::event::FailureKind;
 use crate::supervise::window::CrashWindow;
 
@@ -74,7 +74,6 @@ impl Breaker {
         &mut self,
         now: Moment,
         kind: FailureKind,
-        slot: SlotIndex,
         next: WorkerId,
         settings: &SupervisionSettings,
     ) -> Option<u32> {
@@ -82,7 +81,7 @@ impl Breaker {
             FailureKind::Startup => &mut self.startup,
             FailureKind::Runtime => &mut self.runtime,
         };
-        let crashes = window.record(now, slot, settings.crash_window);
+        let crashes = window.record(now, settings.crash_window);
         if crashes < settings.max_crashes {
             return None;
         }
@@ -116,6 +115,12 @@ impl Breaker {
                 worker,
             },
         }
+    }
+
+    /// The pool works again. Crashes go on counting for their time: one that
+    /// fails as before trips at once.
+    pub(super) fn admit(&mut self) {
+        self.state = State::Admitting;
     }
 
     /// Whether a worker that was stable may be replaced at once.
@@ -152,10 +157,8 @@ impl Breaker {
         }
     }
 
-    /// A worker is stable. Whether that proves that the pool works again.
-    pub(super) fn settle(&mut self, worker: WorkerId, slot: SlotIndex) -> bool {
-        self.startup.settle(slot);
-        self.runtime.settle(slot);
+    /// Whether it proves that the pool works again that this worker is stable.
+    pub(super) fn is_proved_by(&self, worker: WorkerId) -> bool {
         match self.state {
             State::Admitting => false,
             State::Tripped { trip, .. } | State::Probing { trip, .. } => worker >= trip.newer,

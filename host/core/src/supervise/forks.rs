@@ -7,14 +7,15 @@ use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
 use crate::name::SlotIndex;
 
-/// Forks that a pool of failing workers may cost in any `2 × crash_window`:
+/// Forks that failing workers may cost a pool in any `2 × crash_window`:
 /// `max(workers, max_crashes) + ⌈2 × crash_window / probe_interval⌉`.
 ///
-/// The first fill, the crashes that trip the breaker, and the probes. Retries
-/// and probes wait until they are within it. So it bounds, by construction, the
-/// forks of workers that never become stable, unless an operator asks for more
-/// (a reset, a roll, another size). With the defaults and 2 workers: 7
-/// in 60 s.
+/// The crashes that trip the breaker, and the probes. Whatever replaces a worker
+/// that failed waits until it is within that, however long the worker had
+/// served. What an operator asks for (the first fill, another size, a roll, a
+/// recycling) never waits for it; it counts until its worker is stable, so that
+/// workers which never are cost no more, the first fill included. With the
+/// defaults and 2 workers: 7 in 60 s.
 #[must_use]
 pub fn fork_budget(settings: &SupervisionSettings, workers: u16) -> usize {
     let probes = span(settings)
@@ -30,21 +31,37 @@ fn span(settings: &SupervisionSettings) -> Duration {
     settings.crash_window.saturating_mul(2)
 }
 
-/// The newest forks of a pool, oldest first, without those of slots that have a
-/// stable worker since.
+/// Why a process is forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fork {
+    /// Somebody, or the configuration, asks for it.
+    Asked,
+    /// The worker before it failed.
+    Again,
+}
+
+/// The newest forks of a pool, oldest first, without those that were asked for
+/// and led to a stable worker.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Forks(VecDeque<(Moment, SlotIndex)>);
+pub(super) struct Forks(VecDeque<(Moment, SlotIndex, Fork)>);
 
 impl Forks {
-    pub(super) fn record(&mut self, now: Moment, slot: SlotIndex, settings: &SupervisionSettings) {
-        self.0.retain(|(at, _)| now.since(*at) < span(settings));
-        self.0.push_back((now, slot));
+    pub(super) fn record(
+        &mut self,
+        now: Moment,
+        slot: SlotIndex,
+        fork: Fork,
+        settings: &SupervisionSettings,
+    ) {
+        self.0.retain(|(at, ..)| now.since(*at) < span(settings));
+        self.0.push_back((now, slot, fork));
     }
 
-    /// Forgets the forks of a slot whose worker became stable at `stable`.
-    /// Later ones are those of its replacements.
+    /// The worker of a slot became stable at `stable`: forgets the forks for it
+    /// that were asked for. Later ones are those of its replacements.
     pub(super) fn settle(&mut self, slot: SlotIndex, stable: Moment) {
-        self.0.retain(|(at, of)| *of != slot || *at > stable);
+        self.0
+            .retain(|(at, of, fork)| *of != slot || *at > stable || *fork == Fork::Again);
     }
 
     /// When one more is within the budget: a moment that may have passed.
@@ -79,14 +96,18 @@ mod tests {
         let mut forks = Forks::default();
         for second in 0..7 {
             assert_eq!(forks.allowed_at(&settings, 2), Moment::ORIGIN);
-            forks.record(at(second), SlotIndex(0), &settings);
+            forks.record(at(second), SlotIndex(0), Fork::Again, &settings);
         }
         assert_eq!(forks.allowed_at(&settings, 2), at(60));
-        forks.record(at(60), SlotIndex(1), &settings);
+        forks.record(at(60), SlotIndex(1), Fork::Asked, &settings);
         assert_eq!(forks.allowed_at(&settings, 2), at(61));
         forks.settle(SlotIndex(1), at(59));
         assert_eq!(forks.allowed_at(&settings, 2), at(61));
         forks.settle(SlotIndex(1), at(60));
         assert_eq!(forks.allowed_at(&settings, 2), Moment::ORIGIN);
+        // A worker that is stable takes back nothing that its predecessors cost.
+        forks.record(at(60), SlotIndex(0), Fork::Again, &settings);
+        forks.settle(SlotIndex(0), at(60));
+        assert_eq!(forks.allowed_at(&settings, 2), at(61));
     }
 }

@@ -5,6 +5,7 @@ use crate::moment::Moment;
 use crate::name::WorkerId;
 use crate::supervise::backoff;
 use crate::supervise::event::{Action, Record, Strength};
+use crate::supervise::forks::Fork;
 use crate::supervise::retiree::Retiree;
 use crate::supervise::slot::{Loss, Slot};
 use crate::supervise::supervisor::{Supervisor, kept};
@@ -183,16 +184,22 @@ impl Supervisor {
                 out.push(kept(old, name.clone(), index));
                 None
             }
-            Loss::Empty if stable && pool.breaker.replaces_at_once() => Some(Slot::Held {
-                worker: self.start(&name, index, 1, out),
-            }),
+            Loss::Empty
+                if stable && pool.breaker.replaces_at_once() && pool.allowed_at() <= self.now =>
+            {
+                Some(Slot::Held {
+                    worker: self.start(&name, index, 1, Fork::Again, out),
+                })
+            }
             Loss::Empty if stable => Some(Slot::Waiting {
                 attempt: 1,
                 until: self.now,
+                fork: Fork::Again,
             }),
             Loss::Empty => Some(Slot::Waiting {
                 attempt: attempt.saturating_add(1),
                 until: self.now + backoff::delay(&pool.settings, attempt, &mut self.random),
+                fork: Fork::Again,
             }),
         };
         if let Some(next) = next {
@@ -223,7 +230,7 @@ impl Supervisor {
         let kind = worker.failure(stable);
         let tripped = pool
             .breaker
-            .record(self.now, kind, worker.slot, self.next, &pool.settings);
+            .record(self.now, kind, self.next, &pool.settings);
         if let Some(crashes) = tripped {
             out.push(Action::Record(Record::Tripped {
                 pool: worker.pool.clone(),
@@ -252,8 +259,8 @@ impl Supervisor {
             return;
         };
         pool.forks.settle(slot, worker.stable_at(&pool.settings));
-        if pool.breaker.settle(id, slot) {
-            self.reset(&name, out);
+        if pool.breaker.is_proved_by(id) {
+            self.recover(&name, out);
         }
     }
 }

@@ -32,9 +32,10 @@
 //! - A crash counts when it happens, in the pool's window for its generation:
 //!   for a worker that we kill (hung, late), that is when we kill it.
 //! - A worker that was stable (served for `min_uptime`) is replaced in the same
-//!   step, unless the runtime breaker is tripped. All others wait for their
-//!   backoff, and then for each other: a pool has one starting worker at a time
-//!   among those that failed before, and its forks have a budget ([`fork_budget`]).
+//!   step, unless the runtime breaker is tripped or the forks of the pool have
+//!   used up their budget ([`fork_budget`]). All others wait for their backoff,
+//!   for the budget, and for each other: a pool has one starting worker at a
+//!   time among those that failed before.
 //! - A crash of a worker that neither served a good request nor was stable is a
 //!   startup failure, any other a runtime failure. Each kind has its own
 //!   window. The startup breaker stops retries only; the runtime breaker stops
@@ -43,8 +44,9 @@
 //!   slots are filled once a worker that started after the trip is *stable*,
 //!   for both kinds of failure: a worker that is merely ready has proved
 //!   nothing that its predecessors had not.
-//! - What a stable worker settles: the backoff, the counted crashes and the
-//!   counted forks of its own slot, no others.
+//! - What a stable worker settles: the backoff of its own slot, and the fork
+//!   that somebody asked for. Crashes count for their time, whoever serves since,
+//!   and so do the forks that they cost: a loop of any period is bounded.
 //! - An exit is voluntary if we asked for it, whatever its code. A worker that
 //!   had to be forced at a deadline has the reason `drain-timeout`.
 //! - A roll goes in the order of the slots: up to `surge` successors start

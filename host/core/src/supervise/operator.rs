@@ -74,6 +74,15 @@ impl Supervisor {
         }
     }
 
+    /// The pool of a tripped breaker works again, as far as can be seen.
+    pub(super) fn recover(&mut self, name: &PoolName, out: &mut Vec<Action>) {
+        let now = self.now;
+        if let Some(pool) = self.staying(name) {
+            pool.recover(now);
+            out.push(Action::Record(Record::Reset { pool: name.clone() }));
+        }
+    }
+
     pub(super) fn shut_down(&mut self, strength: Strength, out: &mut Vec<Action>) {
         match self.phase {
             Phase::Finished => return,

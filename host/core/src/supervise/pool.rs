@@ -6,7 +6,7 @@ use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
 use crate::name::{Generation, SlotIndex, WorkerId};
 use crate::supervise::breaker::{Breaker, BreakerState};
-use crate::supervise::forks::Forks;
+use crate::supervise::forks::{Fork, Forks};
 use crate::supervise::recycle::Recycling;
 use crate::supervise::roll::Roll;
 use crate::supervise::slot::Slot;
@@ -47,14 +47,24 @@ pub(super) enum Want {
     Start {
         slot: SlotIndex,
         attempt: u32,
+        fork: Fork,
     },
     Probe {
         slot: SlotIndex,
         attempt: u32,
     },
     /// It is tripped, but no slot is empty.
-    Reset,
+    Recover,
     Nothing,
+}
+
+/// A slot without a worker.
+#[derive(Clone, Copy, Debug)]
+struct Empty {
+    slot: SlotIndex,
+    attempt: u32,
+    until: Moment,
+    fork: Fork,
 }
 
 /// Whether a worker of the pool is starting.
@@ -103,23 +113,30 @@ impl Pool {
     }
 
     /// Counts a fork for a slot that is as it was before.
-    pub(super) fn forked(&mut self, now: Moment, slot: SlotIndex) {
-        self.forks.record(now, slot, &self.settings);
+    pub(super) fn forked(&mut self, now: Moment, slot: SlotIndex, fork: Fork) {
+        self.forks.record(now, slot, fork, &self.settings);
         self.spawns += 1;
         if self.slot(slot).is_some_and(|slot| *slot != Slot::Vacant) {
             self.restarts += 1;
         }
     }
 
-    /// Forgets crashes and backoff; empty slots are due at once.
+    /// An operator says so: forgets crashes, forks and backoff; empty slots are
+    /// due at once.
     pub(super) fn reset(&mut self, now: Moment) {
         self.breaker = Breaker::new();
         self.forks.clear();
+        self.recover(now);
+    }
+
+    /// It works again: empty slots are due, within the budget of forks.
+    pub(super) fn recover(&mut self, now: Moment) {
+        self.breaker.admit();
         if let Some(roll) = &mut self.roll {
             roll.reset();
         }
         for slot in &mut self.slots {
-            if let Slot::Waiting { attempt, until } = slot {
+            if let Slot::Waiting { attempt, until, .. } = slot {
                 (*attempt, *until) = (1, now);
             }
         }
@@ -177,21 +194,19 @@ impl Pool {
             BreakerState::Tripped { .. } => {
                 self.empty()
                     .next()
-                    .map_or(Want::Reset, |(slot, attempt, _)| Want::Probe {
-                        slot,
-                        attempt,
+                    .map_or(Want::Recover, |empty| Want::Probe {
+                        slot: empty.slot,
+                        attempt: empty.attempt,
                     })
             }
             BreakerState::Admitting => self
                 .empty()
-                .filter(|(_, attempt, until)| {
-                    let retry = starts == Starts::Idle && self.allowed_at() <= now;
-                    *until <= now && (*attempt == 1 || retry)
-                })
-                .min_by_key(|(slot, _, until)| (*until, *slot))
-                .map_or(Want::Nothing, |(slot, attempt, _)| Want::Start {
-                    slot,
-                    attempt,
+                .filter(|empty| self.due(empty, starts).is_some_and(|due| due <= now))
+                .min_by_key(|empty| (empty.until, empty.slot))
+                .map_or(Want::Nothing, |empty| Want::Start {
+                    slot: empty.slot,
+                    attempt: empty.attempt,
+                    fork: empty.fork,
                 }),
         }
     }
@@ -204,14 +219,21 @@ impl Pool {
             BreakerState::Tripped { probe_at, .. } => self.probe_at(probe_at, starts),
             BreakerState::Admitting => self
                 .empty()
-                .filter_map(|(_, attempt, until)| match (attempt, starts) {
-                    (1, _) => Some(until),
-                    (_, Starts::Idle) => Some(until.max(self.allowed_at())),
-                    // The one that starts has a deadline of its own.
-                    (_, Starts::Busy) => None,
-                })
+                .filter_map(|empty| self.due(&empty, starts))
                 .min(),
         }
+    }
+
+    /// When an empty slot is filled, if only time keeps it from that.
+    fn due(&self, empty: &Empty, starts: Starts) -> Option<Moment> {
+        // The one that starts has a deadline of its own.
+        if empty.attempt > 1 && starts == Starts::Busy {
+            return None;
+        }
+        Some(match (empty.attempt, empty.fork) {
+            (1, Fork::Asked) => empty.until,
+            _ => empty.until.max(self.allowed_at()),
+        })
     }
 
     /// A probe is a fork like any other, and waits for what starts already.
@@ -229,14 +251,24 @@ impl Pool {
         self.forks.allowed_at(&self.settings, self.workers)
     }
 
-    fn empty(&self) -> impl Iterator<Item = (SlotIndex, u32, Moment)> {
-        (0..)
-            .zip(&self.slots)
-            .filter_map(|(index, slot)| match slot {
-                Slot::Vacant => Some((SlotIndex(index), 1, Moment::ORIGIN)),
-                Slot::Waiting { attempt, until } => Some((SlotIndex(index), *attempt, *until)),
-                Slot::Held { .. } | Slot::Replacing { .. } => None,
+    fn empty(&self) -> impl Iterator<Item = Empty> {
+        (0..).zip(&self.slots).filter_map(|(index, slot)| {
+            let (attempt, until, fork) = match *slot {
+                Slot::Vacant => (1, Moment::ORIGIN, Fork::Asked),
+                Slot::Waiting {
+                    attempt,
+                    until,
+                    fork,
+                } => (attempt, until, fork),
+                Slot::Held { .. } | Slot::Replacing { .. } => return None,
+            };
+            Some(Empty {
+                slot: SlotIndex(index),
+                attempt,
+                until,
+                fork,
             })
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::name::{PoolName, SlotIndex, WorkerId};
 use crate::supervise::backoff::{self, SplitMix64};
 use crate::supervise::breaker::BreakerState;
 use crate::supervise::event::{Action, Record, RecycleCause};
+use crate::supervise::forks::Fork;
 use crate::supervise::pool::Starts;
 use crate::supervise::slot::Slot;
 use crate::supervise::supervisor::Supervisor;
@@ -131,7 +132,7 @@ impl Supervisor {
             slot,
             cause,
         }));
-        let new = self.start(name, slot, attempt, out);
+        let new = self.start(name, slot, attempt, Fork::Asked, out);
         self.put(name, slot, Slot::Replacing { old, new });
         true
     }

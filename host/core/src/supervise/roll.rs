@@ -21,6 +21,7 @@ use crate::name::{PoolName, SlotIndex, WorkerId};
 use crate::supervise::backoff;
 use crate::supervise::breaker::BreakerState;
 use crate::supervise::event::{Action, Patience, Record, RollFailure, Strength};
+use crate::supervise::forks::Fork;
 use crate::supervise::pool::{Presence, Starts};
 use crate::supervise::slot::{Loss, Slot};
 use crate::supervise::supervisor::{Supervisor, kept};
@@ -215,14 +216,22 @@ impl Supervisor {
         let attempt = roll.failures.saturating_add(1);
         match next {
             Some((_, Move::Replace { slot, old })) => {
-                let new = self.start(name, slot, attempt, out);
+                let new = self.start(name, slot, attempt, Fork::Asked, out);
                 self.put(name, slot, Slot::Replacing { old, new });
             }
             Some((_, Move::Vacate { slot, old })) => {
                 roll.old.remove(&old);
                 roll.open.insert(slot);
                 let until = self.now;
-                self.put(name, slot, Slot::Waiting { attempt, until });
+                self.put(
+                    name,
+                    slot,
+                    Slot::Waiting {
+                        attempt,
+                        until,
+                        fork: Fork::Asked,
+                    },
+                );
                 self.dismiss(old, Strength::Drain, out);
             }
             None => return false,

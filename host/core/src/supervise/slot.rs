@@ -2,6 +2,7 @@
 
 use crate::moment::Moment;
 use crate::name::WorkerId;
+use crate::supervise::forks::Fork;
 
 /// Who holds a place. Whether a holder is starting or serving is its own stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +10,12 @@ pub(super) enum Slot {
     /// Nobody yet.
     Vacant,
     /// Nobody any more, and nobody before `until`.
-    Waiting { attempt: u32, until: Moment },
+    Waiting {
+        attempt: u32,
+        until: Moment,
+        /// Why the next fork for this slot.
+        fork: Fork,
+    },
     /// One worker, which starts or serves.
     Held { worker: WorkerId },
     /// `old` serves until `new`, which starts, is ready.

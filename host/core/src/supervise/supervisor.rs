@@ -7,6 +7,7 @@ use crate::moment::Moment;
 use crate::name::{PoolName, SlotIndex, WorkerId};
 use crate::supervise::backoff::SplitMix64;
 use crate::supervise::event::{Action, Event, Record, Strength};
+use crate::supervise::forks::Fork;
 use crate::supervise::pool::{Pool, Starts, Want};
 use crate::supervise::recycle::Wear;
 use crate::supervise::roll::Roll;
@@ -185,15 +186,19 @@ impl Supervisor {
                     Want::Nothing if self.advance_roll(name, out) => {}
                     Want::Nothing if self.recycle(name, out) => {}
                     Want::Nothing => break,
-                    Want::Reset => self.reset(name, out),
-                    Want::Start { slot, attempt } => {
-                        let worker = self.start(name, slot, attempt, out);
+                    Want::Recover => self.recover(name, out),
+                    Want::Start {
+                        slot,
+                        attempt,
+                        fork,
+                    } => {
+                        let worker = self.start(name, slot, attempt, fork, out);
                         self.put(name, slot, Slot::Held { worker });
                     }
                     Want::Probe { slot, attempt } => {
                         let pool = name.clone();
                         out.push(Action::Record(Record::Probing { pool }));
-                        let worker = self.start(name, slot, attempt, out);
+                        let worker = self.start(name, slot, attempt, Fork::Again, out);
                         self.put(name, slot, Slot::Held { worker });
                         if let Some(pool) = self.pools.get_mut(name) {
                             pool.breaker.probe(worker);
@@ -210,6 +215,7 @@ impl Supervisor {
         name: &PoolName,
         slot: SlotIndex,
         attempt: u32,
+        fork: Fork,
         out: &mut Vec<Action>,
     ) -> WorkerId {
         let id = self.claim_worker_id();
@@ -218,7 +224,7 @@ impl Supervisor {
             .pools
             .get_mut(name)
             .expect("callers start workers of pools they hold");
-        pool.forked(self.now, slot);
+        pool.forked(self.now, slot, fork);
         let generation = pool.generation;
         self.workers.insert(
             id,

@@ -4,32 +4,23 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::moment::Moment;
-use crate::name::SlotIndex;
 
-/// Crashes by the time they happened, oldest first.
+/// When they happened, oldest first. Each counts for the length of the window,
+/// whoever serves since: a loop that is slower than `min_uptime` is one, too.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CrashWindow(VecDeque<(Moment, SlotIndex)>);
+pub(super) struct CrashWindow(VecDeque<Moment>);
 
 impl CrashWindow {
     /// Records a crash and returns how many now count.
-    pub(super) fn record(&mut self, now: Moment, slot: SlotIndex, length: Duration) -> u32 {
-        self.0.retain(|(at, _)| now.since(*at) < length);
-        self.0.push_back((now, slot));
+    pub(super) fn record(&mut self, now: Moment, length: Duration) -> u32 {
+        self.0.retain(|at| now.since(*at) < length);
+        self.0.push_back(now);
         self.count(now, length)
     }
 
     pub(super) fn count(&self, now: Moment, length: Duration) -> u32 {
-        let count = self
-            .0
-            .iter()
-            .filter(|(at, _)| now.since(*at) < length)
-            .count();
+        let count = self.0.iter().filter(|at| now.since(**at) < length).count();
         u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    /// Forgets the crashes of a slot that has a stable worker again.
-    pub(super) fn settle(&mut self, slot: SlotIndex) {
-        self.0.retain(|(_, of)| *of != slot);
     }
 }
 
@@ -42,11 +33,10 @@ mod tests {
         let at = |seconds| Moment::after_origin(Duration::from_secs(seconds));
         let length = Duration::from_secs(30);
         let mut window = CrashWindow::default();
-        assert_eq!(window.record(at(0), SlotIndex(0), length), 1);
-        assert_eq!(window.record(at(29), SlotIndex(1), length), 2);
-        assert_eq!(window.record(at(30), SlotIndex(0), length), 2);
-        window.settle(SlotIndex(1));
-        assert_eq!(window.count(at(30), length), 1);
+        assert_eq!(window.record(at(0), length), 1);
+        assert_eq!(window.record(at(29), length), 2);
+        assert_eq!(window.record(at(30), length), 2);
+        assert_eq!(window.count(at(59), length), 1);
         assert_eq!(window.count(at(60), length), 0);
     }
 }

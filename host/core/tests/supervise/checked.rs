@@ -4,7 +4,8 @@
 //! - Never two workers that are not ready, or two that serve, in one slot;
 //!   never a worker in a slot that the pool does not have.
 //! - A worker that failed before starts alone in its pool.
-//! - Retries and recyclings stay within the fork budget.
+//! - Retries and recyclings stay within the fork budget, and so does whatever
+//!   replaces workers that failed, however long they had served.
 //! - No timer is lost: nothing is due before [`Supervisor::deadline`], tried on
 //!   a copy of the supervisor; and none is left in the past by a timer.
 //! - Every exit has one record, and no record is without an exit.
@@ -60,6 +61,10 @@ pub(crate) struct Checked {
     fair: bool,
     settings: BTreeMap<PoolName, SupervisionSettings>,
     forks: BTreeMap<PoolName, Vec<(Moment, SlotIndex)>>,
+    /// Those that replaced a worker which had failed.
+    again: BTreeMap<PoolName, Vec<Moment>>,
+    /// Slots that had a worker since the pool has them.
+    filled: BTreeSet<(PoolName, SlotIndex)>,
     tripped: BTreeMap<PoolName, Vec<FailureKind>>,
     rolls: BTreeMap<PoolName, Roll>,
     /// When the next recycling may begin, after one that failed.
@@ -114,6 +119,8 @@ impl Checked {
             fair: false,
             settings: BTreeMap::new(),
             forks: BTreeMap::new(),
+            again: BTreeMap::new(),
+            filled: BTreeSet::new(),
             tripped: BTreeMap::new(),
             rolls: BTreeMap::new(),
             recycles: BTreeMap::new(),
@@ -213,8 +220,10 @@ impl Checked {
             } => {
                 let known = self.view.pools.get(pool);
                 let again = self.removed.remove(pool);
+                self.filled.retain(|(of, _)| of != pool);
                 if again {
                     self.forks.remove(pool);
+                    self.again.remove(pool);
                     self.recycles.remove(pool);
                 }
                 if again || known.is_none_or(|view| view.generation < *generation) {
@@ -226,7 +235,12 @@ impl Checked {
             Event::PoolRemoved { pool } if self.view.pools.contains_key(pool) => {
                 self.removed.insert(pool.clone());
             }
-            Event::Scale { pool, .. } | Event::Reset { pool } => self.touch(pool),
+            Event::Scale { pool, .. } => {
+                // Those that go may come back.
+                self.filled.retain(|(of, _)| of != pool);
+                self.touch(pool);
+            }
+            Event::Reset { pool } => self.touch(pool),
             Event::Roll {
                 pool,
                 workers,
@@ -301,17 +315,40 @@ impl Checked {
                 assert!(!self.ending, "a spawn after the shutdown");
                 assert!(!self.removed.contains(pool), "a spawn for a removed pool");
                 assert!(self.known.insert(*worker), "{worker} was used before");
-                let forks = self.forks.entry(pool.clone()).or_default();
-                forks.push((self.now, *slot));
                 let recycles = matches!(
                     self.log.last(),
                     Some((_, Action::Record(Record::Recycling { .. })))
                 );
+                // Who asks is answered; a loop is bounded, whoever serves between.
+                let filled = !self.filled.insert((pool.clone(), *slot));
+                if filled && !recycles && before.pools[pool].rolling.is_none() {
+                    let span = self.settings[pool].crash_window * 2;
+                    let again = self.again.entry(pool.clone()).or_default();
+                    again.retain(|at| self.now.since(*at) < span);
+                    again.push(self.now);
+                    let recent = again.len();
+                    let workers = self.pool(pool.as_str()).workers;
+                    let budget = fork_budget(&self.settings[pool], workers);
+                    assert!(recent <= budget, "{recent} forks again, {budget} allowed");
+                }
+                let forks = self.forks.entry(pool.clone()).or_default();
+                forks.push((self.now, *slot));
                 if *attempt > 1 || recycles {
                     let recent = forks.len();
                     let workers = self.pool(pool.as_str()).workers;
                     let budget = fork_budget(&self.settings[pool], workers);
                     assert!(recent <= budget, "{recent} forks, {budget} allowed");
+                }
+            }
+            // A roll takes it away before the next one is there.
+            Action::Drain { worker } => {
+                let gone = &self.view.workers[worker];
+                let mut others = before.workers.values();
+                if !others.any(|other| {
+                    let same = (&other.pool, other.slot) == (&gone.pool, gone.slot);
+                    same && other.id != gone.id && is_in_slot(other.state)
+                }) {
+                    self.filled.remove(&(gone.pool.clone(), gone.slot));
                 }
             }
             Action::Record(Record::Exited {
@@ -335,7 +372,10 @@ impl Checked {
             }
             Action::Record(Record::Reset { pool }) => {
                 self.tripped.remove(pool);
-                self.forks.remove(pool);
+                if matches!(event, Event::Reset { .. }) {
+                    self.forks.remove(pool);
+                    self.again.remove(pool);
+                }
             }
             // A recycling failed; one that a roll calls off has not.
             Action::Record(Record::Kept { pool, .. })
@@ -677,4 +717,8 @@ fn exit_of(action: &Action) -> Option<WorkerId> {
         Action::Record(Record::Exited { worker, .. }) => Some(*worker),
         _ => None,
     }
+}
+
+fn is_in_slot(state: WorkerState) -> bool {
+    matches!(state, WorkerState::Starting | WorkerState::Serving)
 }

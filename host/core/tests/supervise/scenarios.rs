@@ -95,6 +95,47 @@ fn forks_of_failing_workers_are_bounded_however_they_fail() {
     }
 }
 
+/// Node's and PM2's own fault: whoever lives a little longer than it takes to
+/// count as stable crashes for ever, and nobody is told.
+#[test]
+fn a_crash_loop_of_any_period_is_bounded() {
+    let settings = SupervisionSettings::default();
+    for workers in 1..=8 {
+        for tenths in [1, 20, 50, 99, 101, 110, 150, 200, 290, 310, 450, 700] {
+            let life = f64::from(tenths) / 10.0;
+            let mut sim = Sim::pool(u64::from(workers), workers, move |_| {
+                Fate::lives(life, true)
+            });
+            sim.run(secs(900.0));
+            let budget = fork_budget(&settings, workers);
+            // The first fill is what the configuration asks for.
+            let forks = &sim.spawns()[usize::from(workers)..];
+            let densest = densest(forks, secs(60.0));
+            assert!(densest <= budget, "{workers} × {life} s: {densest} forks");
+            // As often as it is to trip: with less, every crash is replaced.
+            let crashes_in_window = f64::from(workers) * 30.0 / (life + 0.02);
+            if crashes_in_window > 6.0 {
+                assert_ne!(sim.tripped(), [], "{workers} × {life} s");
+            }
+            // All at once are a window's worth.
+            if crashes_in_window < 3.0 && workers < 5 {
+                assert_eq!(sim.tripped(), [], "{workers} × {life} s");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_counts_for_its_time_whoever_serves_since() {
+    let mut sim = Sim::pool(1, 2, |_| Fate::healthy());
+    sim.run(secs(10.5));
+    sim.kill(WorkerId(1));
+    sim.run(secs(29.5));
+    assert_eq!(sim.checked.pool("p").crashes_in_window, 1);
+    sim.run(secs(1.0));
+    assert_eq!(sim.checked.pool("p").crashes_in_window, 0);
+}
+
 #[test]
 fn a_killed_stable_worker_is_replaced_in_the_same_step() {
     let mut sim = Sim::pool(1, 2, |_| Fate::healthy());
@@ -160,7 +201,7 @@ fn a_hundred_patient_kills_do_not_trip_anything() {
     for _ in 0..100 {
         let victim = sim.serving()[0];
         assert!(spawn_of(&sim.kill(victim)).is_some());
-        sim.run(secs(3.0));
+        sim.run(secs(9.0));
         assert_eq!(sim.serving().len(), 4);
     }
     assert!(sim.tripped().is_empty());
