@@ -31,6 +31,7 @@ mod operations;
 mod segments;
 mod serving;
 mod shares;
+mod signals;
 mod streaming;
 mod strict;
 mod supervision;

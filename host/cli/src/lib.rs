@@ -45,6 +45,11 @@ fn command() -> Exit {
         Ok(args) => args,
         Err(stop) => return stop.print(),
     };
+    // Fails for nobody; who is served without it is as well off as before.
+    let _ = skep_sys::signals::hear_of_children();
+    if !matches!(args.command, args::Command::Serve { .. }) {
+        let _ = skep_sys::signals::release();
+    }
     let printer = Printer::new(args.color);
     match commands::run(args, printer) {
         Ok(()) => Exit::Done,

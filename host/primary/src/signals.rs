@@ -5,6 +5,10 @@
 //! | `SIGTERM`, `SIGINT` | drain | stop, then kill |
 //! | `SIGQUIT` | stop | kill |
 //! | `SIGHUP` | reload | reload |
+//! | `SIGUSR1`, `SIGUSR2`, `SIGXFSZ` | nothing | nothing |
+//!
+//! One that comes before the fleet is there waits until it is, but for those
+//! that end the process.
 
 use std::io;
 
@@ -30,36 +34,55 @@ pub(crate) struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    /// Children end, among them those of others, who are ours to reap where
+    /// this process is the first of its namespace.
+    child: Option<Signal>,
 }
 
 impl Signals {
     /// Takes the signals over from their default dispositions.
     pub(crate) fn install() -> io::Result<Self> {
-        Ok(Self {
+        skep_sys::signals::ignore_foreign()?;
+        let is_first = std::process::id() == 1;
+        let signals = Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+            child: is_first.then(|| signal(SignalKind::child())).transpose()?,
+        };
+        // Now that nothing is lost of what waited.
+        skep_sys::signals::release()?;
+        Ok(signals)
     }
 
     /// The next wish. Cancelling loses nothing.
     pub(crate) async fn next(&mut self) -> Wish {
+        loop {
+            select! {
+                _ = self.terminate.recv() => return Wish::Finish,
+                _ = self.interrupt.recv() => return Wish::Finish,
+                _ = self.quit.recv() => return Wish::EndNow,
+                _ = self.hangup.recv() => return Wish::Reload,
+                () = ended(self.child.as_mut()) => drop(skep_sys::reap_strangers()),
+            }
+        }
+    }
+
+    /// The next wish that ends the process. A reload that is asked for waits.
+    pub(crate) async fn next_end(&mut self) -> Wish {
         select! {
             _ = self.terminate.recv() => Wish::Finish,
             _ = self.interrupt.recv() => Wish::Finish,
             _ = self.quit.recv() => Wish::EndNow,
-            _ = self.hangup.recv() => Wish::Reload,
         }
     }
+}
 
-    /// The next wish that ends the process.
-    pub(crate) async fn next_end(&mut self) -> Wish {
-        loop {
-            match self.next().await {
-                Wish::Reload => {}
-                wish => return wish,
-            }
-        }
+/// A child has ended; never, where nobody is to be told.
+async fn ended(child: Option<&mut Signal>) {
+    match child {
+        Some(child) => drop(child.recv().await),
+        None => std::future::pending().await,
     }
 }

@@ -25,6 +25,7 @@ mod output;
 mod scoreboard;
 mod sheet;
 mod spawn;
+mod strangers;
 mod watch;
 
 #[cfg(feature = "attacker")]
@@ -35,6 +36,7 @@ pub mod confine;
 pub mod folder;
 mod policy;
 pub mod process;
+pub mod signals;
 pub mod ticker;
 
 pub use channel::Channel;
@@ -50,5 +52,6 @@ pub use output::Output;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};
+pub use strangers::reap_strangers;
 pub use ticker::Ticker;
 pub use watch::{Watched, keep_event_loop, watch};

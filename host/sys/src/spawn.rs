@@ -27,6 +27,7 @@ use nix::unistd::pipe2;
 
 use crate::channel::CHANNEL_FD;
 use crate::identity::Identity;
+use crate::strangers::ours;
 
 /// Signals are numbered from 1 to this on every Linux that we run on.
 const LAST_SIGNAL: libc::c_int = 64;
@@ -149,6 +150,9 @@ impl Child {
                     Err(errno) => return Err(errno.into()),
                 }
             };
+            if self.ended.is_some() {
+                ours().remove(&self.pid.cast_signed());
+            }
         }
         Ok(self.ended)
     }
@@ -216,6 +220,7 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
         Some(&SigSet::all()),
         Some(&mut mask),
     )?;
+    let mut ours = ours();
     // SAFETY: fork has no conditions of its own; in a process with threads the
     // child may only make async-signal-safe calls until it execs. `become_child`
     // makes nothing but system calls, never returns, and all memory that it
@@ -236,7 +241,11 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     drop((channel, output, failure));
 
     let pid = forked?;
-    let mut child = adopt(pid)?;
+    ours.insert(pid);
+    drop(ours);
+    let mut child = adopt(pid).inspect_err(|_| {
+        crate::strangers::ours().remove(&pid);
+    })?;
     match read_failure(report)? {
         None => Ok(child),
         Some(failure) => {
