@@ -14,6 +14,7 @@ mod cancel;
 mod chaos;
 mod cli;
 mod connections;
+mod control;
 mod deploys;
 mod dispatch;
 mod dispatchers;

@@ -19,7 +19,8 @@ pub trait Environment {
     /// # Errors
     ///
     /// As the system says; `InvalidData` for text that is not UTF-8,
-    /// `FileTooLarge` above [`MAX_FILE`].
+    /// `FileTooLarge` above [`MAX_FILE`]. What is no regular file is not read: a
+    /// pipe would be waited for, and is empty the next time.
     fn read(&self, path: &Path) -> io::Result<String>;
 
     /// Whether there is a regular file that this process may read.
@@ -44,8 +45,8 @@ impl Environment for ProcessEnvironment {
 
     fn read(&self, path: &Path) -> io::Result<String> {
         let mut text = String::new();
-        // One byte more than allowed, so that an endless device is told from a
-        // file that just fits.
+        self.readable(path)?;
+        // One byte more than allowed, in case it grows.
         let read = File::open(path)?
             .take(MAX_FILE as u64 + 1)
             .read_to_string(&mut text);
@@ -62,7 +63,9 @@ impl Environment for ProcessEnvironment {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         if !kind.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+            return Err(io::Error::other(
+                "it is not a regular file, which is what can be read again and again",
+            ));
         }
         File::open(path).map(|_| ())
     }
@@ -108,8 +111,12 @@ mod tests {
         );
         std::fs::write(&path, vec![b'a'; MAX_FILE]).unwrap();
         assert_eq!(ProcessEnvironment.read(&path).unwrap().len(), MAX_FILE);
-        let endless = ProcessEnvironment.read(Path::new("/dev/zero"));
-        assert_eq!(kind(endless), io::ErrorKind::FileTooLarge);
+        std::fs::write(&path, vec![b'a'; MAX_FILE + 1]).unwrap();
+        assert_eq!(
+            kind(ProcessEnvironment.read(&path)),
+            io::ErrorKind::FileTooLarge
+        );
+        assert!(ProcessEnvironment.read(Path::new("/dev/zero")).is_err());
         assert!(ProcessEnvironment.readable(&path).is_ok());
         assert!(ProcessEnvironment.readable(dir.path()).is_err());
         assert!(ProcessEnvironment.readable(Path::new("/dev/null")).is_err());

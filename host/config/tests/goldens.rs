@@ -120,6 +120,30 @@ fn grants_are_bounded_in_number() {
     );
 }
 
+#[test]
+fn listeners_of_a_pool_are_bounded_in_number() {
+    let file = |count: usize| {
+        let listeners: Vec<String> = (0..count)
+            .map(|index| {
+                format!(
+                    "[listener.l{index}]\naddress = \"127.0.0.1:{}\"\n",
+                    9000 + index
+                )
+            })
+            .collect();
+        format!(
+            "{}[app.a]\ncomponent = \"hello.wasm\"\n",
+            listeners.concat()
+        )
+    };
+    let most = skep_core::MAX_LISTENERS;
+    assert!(parse(Path::new("a.toml"), &file(most), &World).is_ok());
+    let problems = parse(Path::new("a.toml"), &file(most + 1), &World).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    let message = problems.iter().next().unwrap().message();
+    assert!(message.contains("more than 128 listeners"), "{message}");
+}
+
 /// What programs read and what people read must name the same place.
 fn assert_columns_agree(problems: &skep_config::Problems) {
     for problem in problems {

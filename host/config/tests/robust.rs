@@ -287,6 +287,9 @@ fn an_unreadable_file_is_one_problem_without_a_place() {
     let message = one(load(&missing, &ProcessEnvironment).unwrap_err());
     assert!(message.ends_with("it is not UTF-8 text"), "{message}");
     let message = one(load(Path::new("/dev/zero"), &ProcessEnvironment).unwrap_err());
+    assert!(message.contains("not a regular file"), "{message}");
+    std::fs::write(&missing, vec![b'#'; (4 << 20) + 1]).unwrap();
+    let message = one(load(&missing, &ProcessEnvironment).unwrap_err());
     assert!(message.ends_with("it is larger than 4 MiB"), "{message}");
 }
 

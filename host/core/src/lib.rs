@@ -36,8 +36,8 @@ pub use balance::{Appetite, appetite};
 pub use exit::ExitReason;
 pub use latency::{BUCKETS, LatencyCounts, bucket_of};
 pub use limits::{
-    AppLimits, ConnectionLimits, InstancePolicy, Rate, RateLimit, RatePer, SupervisionSettings,
-    TenantLimits,
+    AppLimits, ConnectionLimits, InstancePolicy, MAX_LISTENERS, Rate, RateLimit, RatePer,
+    SupervisionSettings, TenantLimits,
 };
 pub use moment::Moment;
 pub use name::{

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 const MIB: u64 = 1 << 20;
 
+/// Most listeners of one pool: a new worker is given their sockets at once, and
+/// the kernel passes so many descriptors and not twice as many.
+pub const MAX_LISTENERS: usize = 128;
+
 /// The limits of one app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppLimits {

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use skep_core::PoolName;
 use skep_link::{LinkError, Voice};
-use skep_wire::{FromTaker, MAX_FDS, Spoken, Taken, ToTaker};
+use skep_wire::{FromTaker, Spoken, Taken, ToTaker};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -26,6 +26,9 @@ use crate::read_ahead::{Kept, ReadAhead};
 /// Most connections that a worker may leave unacknowledged: it acknowledges
 /// many times a second, or hangs and should get no more.
 pub(crate) const MAX_UNACKNOWLEDGED: usize = 256;
+
+/// Connections that one message hands out, and numbers of any other.
+const MAX_TAKEN: usize = 64;
 
 /// Bytes of what was read of connections that one message carries: so few that
 /// it is small, but for one connection of which more was read.
@@ -274,7 +277,7 @@ impl Taker {
             room = room.saturating_sub(read);
             fits
         };
-        let count = alike.take(MAX_FDS).take_while(fits).count().max(1);
+        let count = alike.take(MAX_TAKEN).take_while(fits).count().max(1);
         let ids = self.say.iter().take(count).filter_map(Say::id);
         let message = match next {
             Say::Hosts { matter } => ToTaker::Hosts { matter: *matter },

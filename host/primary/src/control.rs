@@ -5,8 +5,11 @@
 //! so a slow, silent or garrulous one harms neither the fleet nor the others.
 //! What is asked is answered by the fleet's loop.
 
+mod clients;
+
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,20 +20,21 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::select;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use self::clients::{Clients, Place};
 use crate::socket_file::SocketFile;
-
-/// Clients at a time. People and scripts are few; more of them wait to be
-/// accepted.
-const MAX_CLIENTS: usize = 64;
 
 /// Bytes of one request; the largest of today has about 100.
 const MAX_REQUEST: u64 = 64 << 10;
 
 /// How long a client may be connected without asking anything.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a client is still there that has ended its own
+/// writing, which may mean either.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read one reply.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
@@ -119,8 +123,7 @@ pub(crate) enum ControlError {
 #[derive(Debug)]
 pub(crate) struct Control {
     closing: watch::Sender<bool>,
-    /// Each client's task holds one, and nobody else.
-    clients: Arc<Semaphore>,
+    clients: Arc<Clients>,
     _file: SocketFile,
 }
 
@@ -141,7 +144,7 @@ impl Control {
         let owner = fs::symlink_metadata(path).map_err(io_at)?.uid();
         let (asked, requests) = mpsc::channel(REQUESTS);
         let (closing, closed) = watch::channel(false);
-        let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let clients = Arc::new(Clients::default());
         tokio::spawn(accept(listener, owner, asked, closed, Arc::clone(&clients)));
         let control = Self {
             closing,
@@ -155,8 +158,7 @@ impl Control {
     /// others to take their last reply, and removes the socket file.
     pub(crate) async fn finish(self) {
         let _ = self.closing.send(true);
-        let all = u32::try_from(MAX_CLIENTS).expect("a few clients");
-        let _ = timeout(FAREWELL, self.clients.acquire_many(all)).await;
+        let _ = timeout(FAREWELL, self.clients.gone()).await;
     }
 }
 
@@ -210,22 +212,22 @@ async fn accept(
     owner: u32,
     asked: mpsc::Sender<Asked>,
     mut closing: watch::Receiver<bool>,
-    clients: Arc<Semaphore>,
+    clients: Arc<Clients>,
 ) {
     loop {
-        let permit = Arc::clone(&clients).acquire_owned();
         let next = async {
-            let permit = permit.await.expect("the semaphore is never closed");
-            (permit, listener.accept().await)
+            clients.room().await;
+            listener.accept().await
         };
-        let (permit, accepted) = select! {
+        let accepted = select! {
             next = next => next,
             _ = closing.wait_for(|closing| *closing) => return,
         };
         match accepted {
             // The mode keeps others out; this is the second lock of the door.
             Ok((stream, _)) if is_allowed(&stream, owner) => {
-                let client = Client::new(stream, asked.clone(), closing.clone(), permit);
+                let place = Clients::enter(&clients);
+                let client = Client::new(stream, asked.clone(), closing.clone(), place);
                 tokio::spawn(client.serve());
             }
             Ok(_) => {}
@@ -247,7 +249,7 @@ struct Client {
     writer: OwnedWriteHalf,
     asked: mpsc::Sender<Asked>,
     closing: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Client {
@@ -255,7 +257,7 @@ impl Client {
         stream: UnixStream,
         asked: mpsc::Sender<Asked>,
         closing: watch::Receiver<bool>,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
         let (reader, writer) = stream.into_split();
         Self {
@@ -263,11 +265,19 @@ impl Client {
             writer,
             asked,
             closing,
-            _permit: permit,
+            place,
         }
     }
 
     async fn serve(mut self) {
+        let leave = self.place.leave();
+        select! {
+            () = self.converse() => {}
+            () = leave.notified() => {}
+        }
+    }
+
+    async fn converse(&mut self) {
         while let Some(line) = self.read_line().await {
             let answered = match decode_line(&line) {
                 Ok(request) => self.ask(request).await,
@@ -300,6 +310,8 @@ impl Client {
 
     async fn ask(&mut self, request: ControlRequest) -> io::Result<()> {
         let (asker, mut replies) = mpsc::channel(REPLIES);
+        // Who follows events waits for no answer.
+        let waits = !matches!(request, ControlRequest::Events { follow: true });
         let asked = Asked {
             request,
             asker: Asker(asker),
@@ -309,16 +321,37 @@ impl Client {
                 .write(&refused("the primary is ending".to_owned()))
                 .await;
         }
-        while let Some(reply) = replies.recv().await {
-            self.write(&reply).await?;
+        loop {
+            self.place.is_idle(!waits);
+            let reply = select! {
+                biased;
+                reply = replies.recv() => reply,
+                () = gone(&mut self.reader, self.writer.as_ref()) => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+            };
+            self.place.is_idle(true);
+            match reply {
+                Some(reply) => self.write(&reply).await?,
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     async fn write(&mut self, reply: &ControlReply) -> io::Result<()> {
         timeout(WRITE_DEADLINE, self.writer.write_all(&encode_line(reply)))
             .await
             .map_err(io::Error::other)?
+    }
+}
+
+/// Ends when the client has gone. One that has ended its own writing still wants
+/// its answer.
+async fn gone(reader: &mut BufReader<OwnedReadHalf>, stream: &UnixStream) {
+    // What it asks next stays where it is.
+    let _ = reader.fill_buf().await;
+    while !skep_sys::is_hung_up(stream.as_fd()) {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -403,6 +436,54 @@ mod tests {
         })
         .await;
         assert!(begun.elapsed() < FAREWELL);
+    }
+
+    #[tokio::test]
+    async fn nobody_keeps_an_operator_out() {
+        with_control(|path| async move {
+            let status = encode_line(&ControlRequest::Status);
+            let mut others = Vec::new();
+            for number in 0..300 {
+                let mut other = UnixStream::connect(&path).await.unwrap();
+                // Silent ones, and some that do not read their reply.
+                if number % 2 == 0 {
+                    other.write_all(&status).await.unwrap();
+                }
+                others.push(other);
+                if number % 50 == 0 {
+                    let answer = exchange(&path, &status).await;
+                    assert!(answer.ends_with("{\"reply\":\"done\"}\n"), "{answer}");
+                }
+            }
+            let answer = exchange(&path, &status).await;
+            assert!(answer.ends_with("{\"reply\":\"done\"}\n"), "{answer}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_and_goes_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (control, mut requests) = Control::start(&path).unwrap();
+        let follow = encode_line(&ControlRequest::Events { follow: true });
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        client.write_all(&follow).await.unwrap();
+        let asked = requests.recv().await.unwrap();
+        // The end of its own writing is not its end.
+        client.shutdown().await.unwrap();
+        tokio::time::sleep(LOOK * 2).await;
+        assert!(asked.asker.event(serde_json::json!(1)));
+        let mut piece = [0; 64];
+        assert!(client.read(&mut piece).await.unwrap() > 0);
+        drop(client);
+        let gone = async {
+            while !asked.asker.is_gone() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LOOK * 5, gone).await.unwrap();
+        control.finish().await;
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@
 
 mod alert;
 mod artifacts;
+mod aside;
 mod catalog;
 mod client;
 mod control;

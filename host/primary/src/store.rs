@@ -298,7 +298,14 @@ fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>, StoreError> {
 }
 
 fn read_history(path: &Path) -> Result<Option<History>, StoreError> {
-    let file = match File::open(path) {
+    // Looked at before it is opened: opening a pipe waits for its writer.
+    let opened = fs::metadata(path).and_then(|found| {
+        if !found.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        File::open(path)
+    });
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at("read", path)(error)),

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::SockType as SockTypeOf;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockType, SockaddrLike as _, SockaddrStorage, getpeername,
@@ -19,6 +20,16 @@ use nix::sys::socket::{
 
 use crate::exclusive::Peer;
 use crate::listener::{LocalAddress, socket_address};
+
+/// Whether the other end of a connection is closed, not merely for writing.
+#[must_use]
+pub fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
+    // Asked for or not, a hang-up is told.
+    let mut asked = [PollFd::new(socket, PollFlags::empty())];
+    let told = poll(&mut asked, PollTimeout::ZERO).is_ok();
+    let events = asked[0].revents().unwrap_or(PollFlags::empty());
+    told && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
+}
 
 /// Copies what has arrived and leaves it there. Never waits. Returns how many
 /// bytes there are, of those that fit; 0 when the other end has closed and

@@ -41,8 +41,8 @@ pub mod ticker;
 
 pub use channel::Channel;
 pub use connection::{
-    connected_peer, cookie_of, end_writing, is_nonblocking, local_of, make_nonblocking, peek,
-    peer_of, read_now, write_now,
+    connected_peer, cookie_of, end_writing, is_hung_up, is_nonblocking, local_of, make_nonblocking,
+    peek, peer_of, read_now, write_now,
 };
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;

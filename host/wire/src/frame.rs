@@ -23,8 +23,8 @@ pub const VERSION: u8 = 1;
 /// about 4 MiB, an app with a large environment a few KiB.
 pub const MAX_PLAN: usize = 8 << 20;
 
-/// Most descriptors of one message; the kernel's own limit is 253.
-pub const MAX_FDS: usize = 64;
+/// Most descriptors of one message: the kernel's own limit.
+pub const MAX_FDS: usize = 253;
 
 const HEADER: usize = 8;
 const MAGIC: [u8; 2] = *b"SK";

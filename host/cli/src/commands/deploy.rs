@@ -1,7 +1,7 @@
 //! `skep deploy`: a component, or a project that is built to one, becomes a
 //! new revision of an app. Everything but the build is the primary's.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use skep_primary::Deployment;
@@ -61,9 +61,18 @@ async fn component(source: &Path, printer: Printer) -> Result<PathBuf, Failure> 
         return Ok(Project::find(source)?.build(printer).await?.component);
     }
     let shown = source.display();
-    // The primary opens it again, but knows nothing about this directory.
-    match File::open(source) {
-        Ok(_) => std::path::absolute(source)
+    // The primary opens it again, but knows nothing about this directory. Looked at
+    // before it is opened: opening a pipe waits for its writer.
+    let opened = fs::metadata(source).and_then(|found| {
+        let is_file = found.is_file();
+        is_file.then(|| File::open(source)).transpose()
+    });
+    match opened {
+        Ok(None) => Err(Failure::new(
+            Exit::Failed,
+            format!("`{shown}` is not a regular file"),
+        )),
+        Ok(Some(_)) => std::path::absolute(source)
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot find `{shown}`: {error}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let failure = Failure::new(Exit::Failed, format!("there is no component `{shown}`"));

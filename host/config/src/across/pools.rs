@@ -1,8 +1,8 @@
 //! Which pools there are, and who serves which.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use skep_core::{Isolation, PoolName};
+use skep_core::{Isolation, MAX_LISTENERS, PoolName};
 
 use crate::document::Spanned;
 use crate::elements::name;
@@ -59,6 +59,7 @@ pub(super) fn check<'a>(
     let mut every_listener_known =
         listeners.list.len() == listeners.names.len() && listeners.unreadable.is_none();
     let mut served = BTreeSet::new();
+    let mut counts = BTreeMap::new();
     for listener in &listeners.list {
         let set = match &listener.pools {
             ListenerPools::Unwritten => unwritten.iter().map(PoolName::as_str).collect(),
@@ -70,6 +71,7 @@ pub(super) fn check<'a>(
                 pools.iter().map(|pool| pool.value.as_str()).collect()
             }
         };
+        count(&mut counts, &set, listener, report);
         served.insert(set);
     }
     if listeners.names.is_empty() {
@@ -84,6 +86,30 @@ pub(super) fn check<'a>(
         }
     }
     served
+}
+
+/// Reports the first listener of a pool that is one too many.
+fn count<'a>(
+    counts: &mut BTreeMap<&'a str, usize>,
+    pools: &BTreeSet<&'a str>,
+    listener: &DeclaredListener,
+    report: &Report,
+) {
+    for pool in pools {
+        let count = counts.entry(pool).or_default();
+        *count += 1;
+        if *count == MAX_LISTENERS + 1
+            && let Some(address) = &listener.address
+        {
+            let message = format!(
+                "pool `{pool}` has more than {MAX_LISTENERS} listeners, which is as many as a worker accepts from"
+            );
+            report
+                .at(&address.span, message)
+                .hint("give some of them another pool")
+                .report();
+        }
+    }
 }
 
 /// The names that a reference to a pool may have.

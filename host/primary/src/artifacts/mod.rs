@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use self::builder::{Build, BuilderProcesses, COMPILE_DEADLINE};
 use self::cache::{Cache, Key, Lookup, StoreError, is_fingerprint};
 use self::component::Component;
+use crate::aside::aside;
 use crate::log::Log;
 
 pub(crate) use self::cache::Artifact;
@@ -115,7 +116,7 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
     /// Why it cannot be served.
     pub(crate) async fn make(&self, path: PathBuf) -> Result<Arc<Artifact>, Refusal> {
         let file = path.clone();
-        let component = blocking(move || Component::open(&file)).await?;
+        let component = read(&path, move || Component::open(&file)).await?;
         self.obtain(component, &path).await.map(Arc::new)
     }
 
@@ -237,7 +238,7 @@ async fn open_all(wanted: impl Iterator<Item = &PathBuf>) -> Sources {
             continue;
         }
         let path = component.clone();
-        let opened = blocking(move || Component::open(&path)).await;
+        let opened = read(&path.clone(), move || Component::open(&path)).await;
         let digest = opened.map(|component| {
             let digest = component.digest();
             sources.distinct.entry(digest).or_insert(component);
@@ -321,7 +322,7 @@ impl<B: Build> Works<B> {
             r.text("component", &path.to_string_lossy())
         });
         let (dir, source) = (self.cache.dir().to_owned(), path.to_owned());
-        let copy = blocking(move || component.private_copy(&source, &dir)).await?;
+        let copy = read(path, move || component.private_copy(&source, &dir)).await?;
         let (draft, file) = self
             .cache
             .draft(key)
@@ -345,6 +346,19 @@ impl<B: Build> Works<B> {
         });
         Ok(artifact)
     }
+}
+
+/// Reads a component, which may be on a disk that does not answer.
+async fn read<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    aside(work).await.unwrap_or_else(|stuck| {
+        Err(Refusal {
+            problem: format!("{}: {stuck}", path.display()),
+            hint: None,
+        })
+    })
 }
 
 /// Runs file operations where they hold up nothing else.

@@ -13,7 +13,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use skep_core::difference::Difference;
 use skep_core::history::History;
@@ -22,13 +21,13 @@ use skep_core::{
     AppName, FleetSpec, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision, WorkerId,
 };
 use skep_wire::ControlReply;
-use tokio::time::timeout;
 
 use super::app::App;
 use super::operation::{FAILED, Operation};
 use super::trial::Whose;
 use super::{Fleet, now};
 use crate::artifacts::Artifact;
+use crate::aside::aside;
 use crate::control::Asker;
 use crate::listeners::Bound;
 use crate::pool::Pool;
@@ -36,9 +35,6 @@ use crate::pool::Pool;
 /// Exit codes of SPEC §1: the configuration has problems; something is missing.
 pub(super) const PROBLEMS: u8 = 3;
 pub(super) const UNAVAILABLE: u8 = 69;
-
-/// How long reading the configuration and the files that it names may take.
-const READ_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A reload that is under way.
 #[derive(Debug)]
@@ -172,15 +168,8 @@ impl Fleet {
         })));
         let reread = Arc::clone(&self.reread);
         let work = async move {
-            let read = tokio::task::spawn_blocking(move || reread());
-            match timeout(READ_DEADLINE, read).await {
-                Ok(Ok(read)) => read,
-                Ok(Err(_)) => Err("reading the configuration failed".to_owned()),
-                Err(_) => Err(format!(
-                    "the configuration could not be read within {} s; is a file of it a pipe?",
-                    READ_DEADLINE.as_secs()
-                )),
-            }
+            let read = aside(move || reread()).await;
+            read.unwrap_or_else(|stuck| Err(format!("the configuration: {stuck}")))
         };
         self.later(work, Self::reread_done);
     }

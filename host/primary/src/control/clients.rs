@@ -1,0 +1,106 @@
+//! Who is connected to the control socket, and who goes when others come.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Clients at a time. People and scripts are few; when one more comes, the one
+/// goes that has been idle or has not read its reply for longest, so that nobody
+/// keeps an operator out.
+const MAX_CLIENTS: usize = 64;
+
+/// The clients that are connected.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    places: Mutex<BTreeMap<u64, Seated>>,
+    left: Notify,
+}
+
+/// What is known of one client.
+#[derive(Debug)]
+struct Seated {
+    /// Tells it to go.
+    leave: Arc<Notify>,
+    /// Since when it has asked for nothing or has not read its reply; `None` for
+    /// one that waits for an answer.
+    idle_since: Option<Instant>,
+}
+
+/// A client's place among the others, until dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+impl Clients {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<u64, Seated>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn enter(clients: &Arc<Self>) -> Place {
+        let mut places = clients.places();
+        let number = places.last_key_value().map_or(0, |(last, _)| last + 1);
+        let seated = Seated {
+            leave: Arc::new(Notify::new()),
+            idle_since: Some(Instant::now()),
+        };
+        places.insert(number, seated);
+        Place {
+            clients: Arc::clone(clients),
+            number,
+        }
+    }
+
+    /// Ends when there is room for one more; makes it if need be.
+    pub(super) async fn room(&self) {
+        loop {
+            let left = self.left.notified();
+            {
+                let places = self.places();
+                if places.len() < MAX_CLIENTS {
+                    return;
+                }
+                let idle = places.values().filter(|seated| seated.idle_since.is_some());
+                if let Some(longest) = idle.min_by_key(|seated| seated.idle_since) {
+                    longest.leave.notify_one();
+                }
+            }
+            left.await;
+        }
+    }
+
+    /// Ends when nobody is left.
+    pub(super) async fn gone(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.places().is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn leave(&self) -> Arc<Notify> {
+        let places = self.clients.places();
+        Arc::clone(&places[&self.number].leave)
+    }
+
+    pub(super) fn is_idle(&self, is_idle: bool) {
+        if let Some(seated) = self.clients.places().get_mut(&self.number) {
+            seated.idle_since = is_idle.then(Instant::now);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clients.places().remove(&self.number);
+        // Kept for whoever looks next.
+        self.clients.left.notify_one();
+    }
+}
