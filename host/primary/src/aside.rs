@@ -70,7 +70,8 @@ impl Turn {
     fn take() -> Option<Self> {
         let more = |count| (count < MOST).then_some(count + 1);
         let taken = UNDER_WAY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.is_ok().then_some(Self)
+        // Made only if there is one: one that is dropped gives its place back.
+        taken.ok().map(|_| Self)
     }
 }
 
@@ -93,7 +94,7 @@ mod tests {
         let stuck = (0..MOST).map(|_| {
             let hold = std::sync::Arc::clone(&hold);
             aside_within(Duration::from_millis(20), move || {
-                drop(hold.lock().map(|hold| hold.recv()))
+                drop(hold.lock().map(|hold| hold.recv()));
             })
         });
         let mut tasks = tokio::task::JoinSet::new();
