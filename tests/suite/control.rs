@@ -3,13 +3,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use skep_tests::{Client, Skep, guest, process, wait_for};
+use skep_tests::{Client, Skep, binary, guest, process, wait_for};
 
 use crate::deploys::{done, operate};
 use crate::{app, pool};
@@ -66,6 +66,29 @@ fn nobody_keeps_an_operator_out() {
     }
     status_is_quick(&skep);
     done(&operate(&skep, &["status"]));
+}
+
+#[test]
+fn who_follows_events_ends_with_its_reader() {
+    let skep = Skep::config(&(pool(1) + &app("a", "hello", "")));
+    let mut events = Command::new(binary())
+        .args(["events", "-f"])
+        .current_dir(skep.dir().path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("skep starts");
+    let mut reader = BufReader::new(events.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("there are events");
+    // And no other comes.
+    drop(reader);
+    let ended = wait_for(
+        SOON,
+        "it to end",
+        || events.try_wait().expect("it is our child"),
+        Option::is_some,
+    );
+    assert!(ended.is_some_and(|status| status.success()));
 }
 
 fn make_pipe(path: &Path) {

@@ -232,6 +232,14 @@ impl History {
         self.activate(at);
     }
 
+    /// The configured source was read, and is this revision: it was deployed from
+    /// there. Another content of it is new from now on, and this one is not.
+    pub fn was_read(&mut self, revision: Revision) {
+        if let Some(record) = self.get(revision) {
+            self.read = Some(record.digest.clone());
+        }
+    }
+
     /// A revision was found wanting before it answered. Nothing happens for one
     /// that is not on its way.
     pub fn rejected(&mut self, revision: Revision, reason: String) {
@@ -267,6 +275,10 @@ impl History {
         record.outcome = RevisionOutcome::RolledBack;
         record.reason = Some(reason);
         record.automatic = automatic;
+        if automatic && self.read.as_ref() == Some(&record.digest) {
+            // To be said when it is read again.
+            self.read = None;
+        }
 
         let Some(to_at) = to.and_then(|to| self.at(to)) else {
             return;

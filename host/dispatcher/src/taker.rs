@@ -115,8 +115,6 @@ pub(crate) enum Offence {
     Spoken(u64),
     #[error("it keeps connections that it cannot have kept")]
     Kept,
-    #[error("it takes nothing that it is told")]
-    TakesNothing,
     #[error(transparent)]
     Message(#[from] LinkError),
 }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use skep_core::{PoolName, WorkerId};
-use skep_link::{Ears, Heard, Link};
+use skep_link::{Ears, Heard, Link, LinkError};
 use skep_sys::{Accepted, Channel, ExclusiveListener};
 use skep_wire::{FromTaker, ToTaker};
 use tokio::io::unix::AsyncFd;
@@ -232,6 +232,10 @@ async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exi
     let mut exchange = shared.borrow_mut();
     match heard {
         Ok(()) => exchange.worker_gone(worker),
+        // Our own want of descriptors, for one, is nobody's offence.
+        Err(Offence::Message(error)) if !matches!(error, LinkError::Frame(_)) => {
+            exchange.worker_gone(worker);
+        }
         Err(offence) => exchange.distrust(worker, &offence),
     }
     exchange.flush();
@@ -271,10 +275,8 @@ async fn speak(shared: Shared, worker: WorkerId, blocked: Rc<Notify>) {
         };
         let room = tokio::time::timeout(TELL_PATIENCE, room).await;
         let mut exchange = shared.borrow_mut();
-        match room {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => exchange.worker_gone(worker),
-            Err(_) => exchange.distrust(worker, &Offence::TakesNothing),
+        if !matches!(room, Ok(Ok(()))) {
+            exchange.worker_gone(worker);
         }
         exchange.flush();
     }

@@ -261,7 +261,7 @@ impl Primary {
             output: None,
             identity: None,
         });
-        let bound = skep_sys::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let bound = skep_sys::bind("127.0.0.1:0".parse().unwrap(), &[]).unwrap();
         let LocalAddress::Tcp(address) = bound.local else {
             panic!("{:?}", bound.local);
         };

@@ -8,12 +8,33 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// How long a read may take: longer than a large component takes from a slow
-/// disk.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The configuration and the files that it names.
+    Configuration,
+    /// A component, of up to 256 MiB.
+    Component,
+}
 
-/// Reads at a time, those among them that nobody waits for any more.
-const MOST: usize = 16;
+impl What {
+    /// How long it may take.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Configuration => Duration::from_secs(30),
+            Self::Component => Duration::from_secs(180),
+        }
+    }
+
+    /// Reads at a time, those among them that nobody waits for any more. What
+    /// hangs of components leaves some to configurations.
+    const fn most(self) -> usize {
+        match self {
+            Self::Configuration => 16,
+            Self::Component => 12,
+        }
+    }
+}
 
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
@@ -21,10 +42,10 @@ static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Stuck {
     /// It took too long. Its thread goes on.
-    #[error("it could not be read within {} s: its disk does not answer", PATIENCE.as_secs())]
-    Late,
+    #[error("it could not be read within {} s: its disk is too slow, or does not answer", .0.as_secs())]
+    Late(Duration),
     /// As many are under way as may be.
-    #[error("{MOST} earlier reads still wait for a disk that does not answer")]
+    #[error("too many earlier reads still wait for a disk that does not answer")]
     TooMany,
     /// There is no thread for it, or it panicked.
     #[error("reading it failed")]
@@ -37,16 +58,18 @@ pub(crate) enum Stuck {
 ///
 /// [`Stuck`].
 pub(crate) async fn aside<T: Send + 'static>(
+    what: What,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stuck> {
-    aside_within(PATIENCE, work).await
+    aside_within(what.most(), what.patience(), work).await
 }
 
 async fn aside_within<T: Send + 'static>(
+    most: usize,
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stuck> {
-    let turn = Turn::take().ok_or(Stuck::TooMany)?;
+    let turn = Turn::take(most).ok_or(Stuck::TooMany)?;
     let (told, result) = oneshot::channel();
     std::thread::Builder::new()
         .name("skep-read".to_owned())
@@ -59,7 +82,7 @@ async fn aside_within<T: Send + 'static>(
     match timeout(patience, result).await {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(_)) => Err(Stuck::Failed),
-        Err(_) => Err(Stuck::Late),
+        Err(_) => Err(Stuck::Late(patience)),
     }
 }
 
@@ -67,8 +90,8 @@ async fn aside_within<T: Send + 'static>(
 struct Turn;
 
 impl Turn {
-    fn take() -> Option<Self> {
-        let more = |count| (count < MOST).then_some(count + 1);
+    fn take(most: usize) -> Option<Self> {
+        let more = |count| (count < most).then_some(count + 1);
         let taken = UNDER_WAY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         // Made only if there is one: one that is dropped gives its place back.
         taken.ok().map(|_| Self)
@@ -91,9 +114,11 @@ mod tests {
     async fn what_never_ends_holds_up_a_bounded_number() {
         let (held, hold) = mpsc::channel::<()>();
         let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
-        let stuck = (0..MOST).map(|_| {
+        const SHORT: Duration = Duration::from_millis(20);
+        let most = What::Component.most();
+        let stuck = (0..most).map(|_| {
             let hold = std::sync::Arc::clone(&hold);
-            aside_within(Duration::from_millis(20), move || {
+            aside_within(most, SHORT, move || {
                 drop(hold.lock().map(|hold| hold.recv()));
             })
         });
@@ -102,13 +127,14 @@ mod tests {
             tasks.spawn(one);
         }
         while let Some(one) = tasks.join_next().await {
-            assert_eq!(one.unwrap(), Err(Stuck::Late));
+            assert_eq!(one.unwrap(), Err(Stuck::Late(SHORT)));
         }
-        assert_eq!(aside(|| ()).await, Err(Stuck::TooMany));
+        assert_eq!(aside(What::Component, || ()).await, Err(Stuck::TooMany));
+        assert_eq!(aside(What::Configuration, || 1).await, Ok(1));
         drop(held);
         while UNDER_WAY.load(Ordering::Relaxed) > 0 {
             std::thread::yield_now();
         }
-        assert_eq!(aside(|| 7).await, Ok(7));
+        assert_eq!(aside(What::Component, || 7).await, Ok(7));
     }
 }

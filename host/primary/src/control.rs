@@ -216,7 +216,7 @@ async fn accept(
 ) {
     loop {
         let next = async {
-            clients.room().await;
+            clients.not_full().await;
             listener.accept().await
         };
         let accepted = select! {
@@ -227,6 +227,7 @@ async fn accept(
             // The mode keeps others out; this is the second lock of the door.
             Ok((stream, _)) if is_allowed(&stream, owner) => {
                 let place = Clients::enter(&clients);
+                place.make_room();
                 let client = Client::new(stream, asked.clone(), closing.clone(), place);
                 tokio::spawn(client.serve());
             }

@@ -147,7 +147,8 @@ impl Line {
         self.decoder.push(bytes, []);
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Writes what is queued, as much as goes now.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some(first) = self.outgoing.front_mut() {
             let fds: Vec<BorrowedFd<'_>> = first.fds.iter().map(|fd| fd.as_fd()).collect();
             let rest = &first.bytes[first.sent..];

@@ -37,7 +37,7 @@ const SPEECH: u64 = 1 << 20;
 
 /// What a message costs at least, in bytes: it has the loop look at the fleet,
 /// however short it is.
-const MESSAGE: usize = 512;
+const MESSAGE: usize = 256;
 
 /// How long a process that has said too much is not heard.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -294,6 +294,7 @@ impl<R: Role> Task<R> {
     async fn run(mut self) {
         let mut ear = Ear::Open;
         loop {
+            let may_speak = self.speech.is_open(now());
             select! {
                 // In this order, so that its end is told at once.
                 biased;
@@ -317,8 +318,13 @@ impl<R: Role> Task<R> {
                         self.tell(News::Mute(mute)).await;
                     }
                 }
-                () = sleep(PAUSE), if !self.speech.is_open(now()) => {}
-                said = self.line.next(), if matches!(ear, Ear::Open) => {
+                () = sleep(PAUSE), if !may_speak => {
+                    // It is told what it is told meanwhile.
+                    if let Err(error) = self.line.flush() && matches!(ear, Ear::Open) {
+                        ear = Ear::Shut(Instant::now(), Mute::Garbled(error.into()));
+                    }
+                }
+                said = self.line.next(), if may_speak && matches!(ear, Ear::Open) => {
                     self.speech.spend(MESSAGE + self.line.take_heard());
                     let mute = match said {
                         Ok(Some(words)) => {

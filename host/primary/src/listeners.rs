@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use skep_core::{Dispatch, FleetSpec, ListenAddress, ListenerName, ListenerSpec, PoolName};
@@ -49,6 +50,19 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    /// Where it listens, if on TCP.
+    fn local(&self) -> Option<SocketAddr> {
+        self.tcp().map(|(_, local)| local)
+    }
+
+    fn tcp(&self) -> Option<(BorrowedFd<'_>, SocketAddr)> {
+        let socket = self.socket.as_ref()?.as_fd();
+        match skep_sys::local_of(socket) {
+            Ok(LocalAddress::Tcp(address)) => Some((socket, address)),
+            Ok(LocalAddress::Unix(_)) | Err(_) => None,
+        }
+    }
+
     /// The pools that serve it.
     pub(crate) fn pools(&self) -> &[PoolName] {
         &self.status.pools
@@ -143,11 +157,14 @@ impl Listeners {
             // Port 0 is another port for everybody who asks.
             let any =
                 matches!(listener.address, ListenAddress::Tcp(address) if address.port() == 0);
-            bound.asked == listener.address && bound.socket.is_some() && (!any || *other == name)
+            // Who asked for any port may ask for the one that it has.
+            let is_it = bound.asked == listener.address
+                || bound.local().map(ListenAddress::Tcp).as_ref() == Some(&listener.address);
+            is_it && bound.socket.is_some() && (!any || *other == name)
         };
         if let Some((_, same)) = self.bound.iter().find(same) {
             return Ok(Bound {
-                asked: same.asked.clone(),
+                asked: listener.address.clone(),
                 status: ListenerStatus {
                     name: name.clone(),
                     address: same.status.address.clone(),
@@ -160,7 +177,7 @@ impl Listeners {
             });
         }
         let bound = match &listener.address {
-            ListenAddress::Tcp(address) => skep_sys::bind(*address),
+            ListenAddress::Tcp(address) => skep_sys::bind(*address, &self.beside(*address)),
             ListenAddress::Unix(path) => skep_sys::bind_unix(path),
             ListenAddress::Inherited(_) => Err(BindError::Other(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -185,6 +202,22 @@ impl Listeners {
         })
     }
 
+    /// Sockets of ours on the same port that a socket of this address would be in
+    /// the way of: a listener may go from one address of a port to all of them,
+    /// and back, and nobody who waits at the old one is lost.
+    fn beside(&self, address: SocketAddr) -> Vec<BorrowedFd<'_>> {
+        let overlaps = |other: SocketAddr| {
+            other.port() == address.port()
+                && other.is_ipv4() == address.is_ipv4()
+                && (other.ip().is_unspecified() || address.ip().is_unspecified())
+        };
+        let sockets = self.bound.values();
+        let beside = sockets.filter(|bound| bound.local().is_some_and(overlaps));
+        beside
+            .filter_map(|bound| Some(bound.socket.as_ref()?.as_fd()))
+            .collect()
+    }
+
     /// Has these from now on, in place of those of the same name, which are
     /// returned.
     pub(crate) fn adopt(
@@ -200,8 +233,21 @@ impl Listeners {
                 // The socket's file is removed with its last owner.
                 one.file = one.file.take().or_else(|| before.file.take());
             }
+            // Whoever connects from now on is the new one's, where both could be
+            // meant, so that nobody waits at the old one when it closes.
+            if let (Some(to), Some(from)) = (one.tcp(), before.as_ref().and_then(Bound::tcp))
+                && to.1 != from.1
+                && to.1.port() == from.1.port()
+            {
+                // Fails for want of memory, and then a client may be reset.
+                let _ = skep_sys::take_new(from.0, false);
+            }
             self.bound.insert(name.clone(), one);
             replaced.insert(name, before);
+        }
+        // Whichever socket is used again, under whatever name, takes them.
+        for (socket, _) in self.bound.values().filter_map(Bound::tcp) {
+            let _ = skep_sys::take_new(socket, true);
         }
         replaced
     }

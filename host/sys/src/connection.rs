@@ -24,11 +24,21 @@ use crate::listener::{LocalAddress, socket_address};
 /// Whether the other end of a connection is closed, not merely for writing.
 #[must_use]
 pub fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
+    hangs_up(socket, PollTimeout::ZERO)
+}
+
+/// Ends when nobody is at the other end of a connection or a pipe any more; never,
+/// for a file.
+pub fn wait_for_hang_up(end: BorrowedFd<'_>) {
+    while !hangs_up(end, PollTimeout::NONE) {}
+}
+
+fn hangs_up(end: BorrowedFd<'_>, by: PollTimeout) -> bool {
     // Asked for or not, a hang-up is told.
-    let mut asked = [PollFd::new(socket, PollFlags::empty())];
-    let told = poll(&mut asked, PollTimeout::ZERO).is_ok();
+    let mut asked = [PollFd::new(end, PollFlags::empty())];
+    let told = poll(&mut asked, by).is_ok();
     let events = asked[0].revents().unwrap_or(PollFlags::empty());
-    told && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
+    told && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)
 }
 
 /// Copies what has arrived and leaves it there. Never waits. Returns how many

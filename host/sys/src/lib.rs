@@ -42,12 +42,12 @@ pub mod ticker;
 pub use channel::Channel;
 pub use connection::{
     connected_peer, cookie_of, end_writing, is_hung_up, is_nonblocking, local_of, make_nonblocking,
-    peek, peer_of, read_now, write_now,
+    peek, peer_of, read_now, wait_for_hang_up, write_now,
 };
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
 pub use identity::Identity;
-pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix};
+pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix, take_new};
 pub use output::Output;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};

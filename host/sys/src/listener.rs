@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -76,10 +76,19 @@ pub enum BindError {
 
 /// Listens on a TCP address. An IPv6 address takes no IPv4 connections.
 ///
+/// `beside` are sockets of ours that listen on the same port, at an address that
+/// this one includes or that includes it. They go on listening: whoever connects
+/// to an address that two have, reaches the one that names it.
+///
 /// # Errors
 ///
 /// [`BindError`].
-pub fn bind(address: SocketAddr) -> Result<Bound, BindError> {
+pub fn bind(address: SocketAddr, beside: &[BorrowedFd<'_>]) -> Result<Bound, BindError> {
+    // Two listen on one port only where both allow it. It is allowed for this
+    // moment; from then on the kernel keeps out who is another user, or does not
+    // ask for it.
+    let share =
+        |socket: &BorrowedFd<'_>, share: bool| setsockopt(socket, sockopt::ReusePort, &share);
     let bind = || {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
@@ -94,12 +103,26 @@ pub fn bind(address: SocketAddr) -> Result<Bound, BindError> {
         if address.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
+        if !beside.is_empty() {
+            share(&socket.as_fd(), true)?;
+            for other in beside {
+                share(other, true)?;
+            }
+        }
         nix::sys::socket::bind(raw(&socket), &SockaddrStorage::from(address))?;
         listen(&socket, Backlog::new(BACKLOG)?)?;
+        if !beside.is_empty() {
+            share(&socket.as_fd(), false)?;
+        }
         let local: SockaddrStorage = getsockname(raw(&socket))?;
         Ok((socket, local))
     };
-    let (socket, local) = bind().map_err(|errno| match errno {
+    let bound = bind();
+    for other in beside {
+        // It was allowed a moment ago.
+        let _ = share(other, false);
+    }
+    let (socket, local) = bound.map_err(|errno| match errno {
         Errno::EADDRINUSE => BindError::InUse {
             holder: holder::of_tcp(address),
         },
@@ -110,6 +133,49 @@ pub fn bind(address: SocketAddr) -> Result<Bound, BindError> {
         socket,
         local: LocalAddress::Tcp(local),
     })
+}
+
+/// Whether a listening TCP socket takes connections that begin from now on. One
+/// that takes none leaves them unanswered: their clients try again after a second,
+/// when another socket may listen there. Those that wait in it stay.
+///
+/// # Errors
+///
+/// The kernel has no memory for it.
+pub fn take_new(socket: BorrowedFd<'_>, takes: bool) -> io::Result<()> {
+    // A program of one instruction, which returns how much of a packet to keep.
+    let mut nothing = [libc::sock_filter {
+        code: u16::try_from(libc::BPF_RET | libc::BPF_K).expect("codes have 16 bits"),
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: nothing.as_mut_ptr(),
+    };
+    let option = if takes {
+        libc::SO_DETACH_FILTER
+    } else {
+        libc::SO_ATTACH_FILTER
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&program)).expect("it is small");
+    // SAFETY: the kernel reads a program of the length that is said, which lives
+    // in this frame, and copies it; to detach one it reads nothing.
+    let result = unsafe {
+        libc::setsockopt(
+            raw_of(socket),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    match Errno::result(result) {
+        // There was no filter to detach.
+        Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Listens on a socket file. One that nobody listens on any more is replaced;
@@ -189,6 +255,10 @@ fn stream_socket(family: AddressFamily) -> nix::Result<OwnedFd> {
 /// nix's bind and connect still take a number.
 fn raw(socket: &OwnedFd) -> std::os::fd::RawFd {
     std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd())
+}
+
+fn raw_of(socket: BorrowedFd<'_>) -> std::os::fd::RawFd {
+    std::os::fd::AsRawFd::as_raw_fd(&socket)
 }
 
 fn refusal(errno: Errno) -> BindError {

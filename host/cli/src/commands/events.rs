@@ -2,12 +2,13 @@
 //! they are, one JSON object a line; people get columns.
 
 use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
 
 use serde_json::{Map, Value};
 
 use crate::args::Format;
 use crate::control::Control;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::print::{DataStyle, Printer, one_line};
 
 /// Members that stand in this order before all others, and those that stand
@@ -48,6 +49,9 @@ pub(super) fn run(
         Format::Json => DataStyle::Raw,
         Format::Text => printer.data_style(),
     };
+    if follow {
+        end_with_reader()?;
+    }
     let mut printed = Ok(ControlFlow::Continue(()));
     control
         .connect()?
@@ -64,6 +68,21 @@ pub(super) fn run(
         printer.note("the primary has ended");
     }
     Ok(())
+}
+
+/// Ends this process when nobody reads its output any more, as `head` does after a
+/// line: until the next event there may be hours.
+fn end_with_reader() -> Result<(), Failure> {
+    let watch = || {
+        skep_sys::wait_for_hang_up(std::io::stdout().as_fd());
+        std::process::exit(Exit::Done.code().into());
+    };
+    let watching = std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(watch);
+    watching
+        .map(drop)
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot start a thread: {error}")))
 }
 
 fn line(event: &Value, style: DataStyle) -> String {

@@ -25,7 +25,7 @@ pub(super) fn findings() -> Vec<Finding> {
             .map_err(|error| crate::control::chain(&error)),
         ),
         port(
-            skep_sys::bind((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into())
+            skep_sys::bind((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(), &[])
                 .map(drop)
                 .map_err(|error| crate::control::chain(&error)),
         ),

@@ -108,6 +108,23 @@ fn a_start_goes_on_with_the_active_revision_until_the_source_changes() {
 }
 
 #[test]
+fn a_source_that_is_put_back_after_a_deploy_from_it_is_new() {
+    let mut history = History::new();
+    assert_eq!(start(&mut history, 1), AtStart::New(Revision(1)));
+    history.live(Revision(1));
+    let two = live(&mut history, 2);
+    history.was_read(two);
+    assert_eq!(start(&mut history, 2), AtStart::Active(two));
+    assert_eq!(start(&mut history, 1), AtStart::New(Revision(3)));
+    history.live(Revision(3));
+    // An operator's return to what was before stays, whatever the source is.
+    let four = live(&mut history, 4);
+    history.was_read(four);
+    history.rolled_back(four, Some(Revision(3)), "no".into(), false);
+    assert_eq!(start(&mut history, 4), AtStart::Active(Revision(3)));
+}
+
+#[test]
 fn a_start_does_not_repeat_what_was_rolled_back() {
     let mut history = History::new();
     assert_eq!(start(&mut history, 1), AtStart::New(Revision(1)));

@@ -64,6 +64,13 @@ impl Forks {
             .retain(|(at, of, fork)| *of != slot || *at > stable || *fork == Fork::Again);
     }
 
+    /// The slots from this one on are no more, and nobody waits for what was
+    /// asked for there.
+    pub(super) fn forget_from(&mut self, slots: u16) {
+        self.0
+            .retain(|(_, of, fork)| of.0 < slots || *fork == Fork::Again);
+    }
+
     /// When one more is within the budget: a moment that may have passed.
     pub(super) fn allowed_at(&self, settings: &SupervisionSettings, workers: u16) -> Moment {
         let budget = fork_budget(settings, workers);

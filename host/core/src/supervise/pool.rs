@@ -98,11 +98,23 @@ impl Pool {
         self.settings = bounded(settings);
         self.generation = generation;
         self.breaker = Breaker::new();
+        // It is asked for, and due at once.
+        for slot in &mut self.slots {
+            if let Slot::Waiting {
+                attempt,
+                until,
+                fork,
+            } = slot
+            {
+                (*attempt, *until, *fork) = (1, Moment::ORIGIN, Fork::Asked);
+            }
+        }
     }
 
     /// Sets the size. Returns what was in the slots that are no more.
     pub(super) fn resize(&mut self, workers: u16) -> Vec<Slot> {
         self.workers = workers;
+        self.forks.forget_from(workers);
         if let Some(roll) = &mut self.roll {
             roll.resize(workers);
         }

@@ -190,6 +190,11 @@ impl Checked {
             !self.finished || actions.is_empty(),
             "{actions:?} after the end"
         );
+        // What was asked for in slots that are no more is not waited for.
+        for (pool, forks) in &mut self.forks {
+            let workers = self.view.pools.get(pool).map_or(0, |view| view.workers);
+            forks.retain(|(_, slot)| slot.0 < workers);
+        }
         for action in &actions {
             self.check_action(action, &event, &before);
             self.log.push((self.now, action.clone()));
@@ -321,7 +326,12 @@ impl Checked {
                 );
                 // Who asks is answered; a loop is bounded, whoever serves between.
                 let filled = !self.filled.insert((pool.clone(), *slot));
-                if filled && !recycles && before.pools[pool].rolling.is_none() {
+                let views = [before, &self.view];
+                let rolls = views.iter().any(|view| {
+                    let pool = view.pools.get(pool);
+                    pool.is_some_and(|pool| pool.rolling.is_some())
+                });
+                if filled && !recycles && !rolls {
                     let span = self.settings[pool].crash_window * 2;
                     let again = self.again.entry(pool.clone()).or_default();
                     again.retain(|at| self.now.since(*at) < span);

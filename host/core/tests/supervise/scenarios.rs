@@ -126,6 +126,20 @@ fn a_crash_loop_of_any_period_is_bounded() {
 }
 
 #[test]
+fn what_was_asked_for_and_taken_back_keeps_nobody_waiting() {
+    let mut sim = Sim::pool(1, 2, |_| Fate::healthy());
+    sim.run(secs(100.0));
+    for workers in [20, 2] {
+        let _ = sim.send(Event::Scale {
+            pool: name("p"),
+            workers,
+        });
+        sim.run(secs(1.0));
+    }
+    assert!(spawn_of(&sim.kill(WorkerId(1))).is_some());
+}
+
+#[test]
 fn a_crash_counts_for_its_time_whoever_serves_since() {
     let mut sim = Sim::pool(1, 2, |_| Fate::healthy());
     sim.run(secs(10.5));

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use self::builder::{Build, BuilderProcesses, COMPILE_DEADLINE};
 use self::cache::{Cache, Key, Lookup, StoreError, is_fingerprint};
 use self::component::Component;
-use crate::aside::aside;
+use crate::aside::{What, aside};
 use crate::log::Log;
 
 pub(crate) use self::cache::Artifact;
@@ -353,7 +353,7 @@ async fn read<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    aside(work).await.unwrap_or_else(|stuck| {
+    aside(What::Component, work).await.unwrap_or_else(|stuck| {
         Err(Refusal {
             problem: format!("{}: {stuck}", path.display()),
             hint: None,

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 /// keeps an operator out.
 const MAX_CLIENTS: usize = 64;
 
+/// Clients at a time where none is idle. More of them wait to be accepted.
+const MOST_WAITING: usize = 256;
+
 /// The clients that are connected.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
@@ -54,19 +57,12 @@ impl Clients {
         }
     }
 
-    /// Ends when there is room for one more; makes it if need be.
-    pub(super) async fn room(&self) {
+    /// Ends when one more may come, however many wait for answers.
+    pub(super) async fn not_full(&self) {
         loop {
             let left = self.left.notified();
-            {
-                let places = self.places();
-                if places.len() < MAX_CLIENTS {
-                    return;
-                }
-                let idle = places.values().filter(|seated| seated.idle_since.is_some());
-                if let Some(longest) = idle.min_by_key(|seated| seated.idle_since) {
-                    longest.leave.notify_one();
-                }
+            if self.places().len() < MOST_WAITING {
+                return;
             }
             left.await;
         }
@@ -85,6 +81,20 @@ impl Clients {
 }
 
 impl Place {
+    /// If there are too many with this one, the one goes that has been idle for
+    /// longest; nobody, if all others wait for answers.
+    pub(super) fn make_room(&self) {
+        let places = self.clients.places();
+        if places.len() <= MAX_CLIENTS {
+            return;
+        }
+        let others = places.iter().filter(|(number, _)| **number != self.number);
+        let idle = others.filter_map(|(_, seated)| Some((seated.idle_since?, seated)));
+        if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
+            longest.leave.notify_one();
+        }
+    }
+
     pub(super) fn leave(&self) -> Arc<Notify> {
         let places = self.clients.places();
         Arc::clone(&places[&self.number].leave)

@@ -2,7 +2,7 @@
 //! taken back, and what is too old.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -186,7 +186,14 @@ impl Fleet {
                 let reason = format!("an operator returned to revision {to}");
                 history.rolled_back(from, Some(to), reason, false);
             }
-            _ => history.live(to),
+            _ => {
+                history.live(to);
+                let deployed = history.get(to).map(|record| record.source.as_path());
+                let configured = self.spec.apps.get(name).map(|app| app.component.as_path());
+                if deployed.zip(configured).is_some_and(is_same_path) {
+                    history.was_read(to);
+                }
+            }
         }
         self.write(name, history, None, move |fleet, name, written| {
             let input = match written {
@@ -241,5 +248,13 @@ impl Fleet {
                     line.text("app", name.as_str()).text("reason", &why)
                 });
         }
+    }
+}
+
+/// Whether two paths name one place. What they lead to does not matter.
+fn is_same_path((one, other): (&Path, &Path)) -> bool {
+    match (std::path::absolute(one), std::path::absolute(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        (Err(_), _) | (_, Err(_)) => false,
     }
 }

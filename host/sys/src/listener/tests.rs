@@ -1,4 +1,4 @@
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::*;
@@ -12,7 +12,7 @@ fn port(bound: &Bound) -> u16 {
 
 #[test]
 fn the_real_port_is_told_and_connections_queue() {
-    let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let bound = bind("127.0.0.1:0".parse().unwrap(), &[]).unwrap();
     assert_ne!(port(&bound), 0);
     let streams: Vec<_> = (0..200)
         .map(|_| TcpStream::connect(("127.0.0.1", port(&bound))).unwrap())
@@ -28,10 +28,10 @@ fn the_real_port_is_told_and_connections_queue() {
 
 #[test]
 fn a_port_in_use_names_its_holder() {
-    let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let bound = bind("127.0.0.1:0".parse().unwrap(), &[]).unwrap();
     for address in ["127.0.0.1", "0.0.0.0"] {
         let wanted = SocketAddr::new(address.parse().unwrap(), port(&bound));
-        let error = bind(wanted).unwrap_err();
+        let error = bind(wanted, &[]).unwrap_err();
         let BindError::InUse {
             holder: Some(holder),
         } = &error
@@ -45,15 +45,15 @@ fn a_port_in_use_names_its_holder() {
 
 #[test]
 fn both_families_can_have_one_port() {
-    let Ok(v6) = bind("[::]:0".parse().unwrap()) else {
+    let Ok(v6) = bind("[::]:0".parse().unwrap(), &[]) else {
         return; // A machine without IPv6.
     };
-    bind(SocketAddr::new("0.0.0.0".parse().unwrap(), port(&v6))).unwrap();
+    bind(SocketAddr::new("0.0.0.0".parse().unwrap(), port(&v6)), &[]).unwrap();
 }
 
 #[test]
 fn foreign_addresses_are_not_available() {
-    let error = bind("192.0.2.1:8080".parse().unwrap()).unwrap_err();
+    let error = bind("192.0.2.1:8080".parse().unwrap(), &[]).unwrap_err();
     assert!(matches!(error, BindError::NotAvailable), "{error:?}");
 }
 
@@ -97,4 +97,33 @@ fn a_missing_folder_and_a_long_path_are_named() {
     );
     let error = bind_unix(&PathBuf::from(format!("/tmp/{}", "x".repeat(200)))).unwrap_err();
     assert!(error.to_string().contains("108 bytes"), "{error}");
+}
+
+#[test]
+fn one_port_goes_from_one_address_to_all_and_back() {
+    let local = Ipv4Addr::LOCALHOST;
+    let one = bind("127.0.0.1:0".parse().unwrap(), &[]).unwrap();
+    let LocalAddress::Tcp(at) = one.local else {
+        panic!("{:?}", one.local);
+    };
+    let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port());
+    assert!(matches!(bind(all, &[]), Err(BindError::InUse { .. })));
+    let all = bind(all, &[one.socket.as_fd()]).unwrap();
+    // Nobody else is let in by it who does not ask for it.
+    let wanted = SocketAddr::new(local.into(), at.port());
+    assert!(matches!(bind(wanted, &[]), Err(BindError::InUse { .. })));
+    let one_accepts = TcpListener::from(one.socket);
+    let client = TcpStream::connect(wanted).unwrap();
+    assert_eq!(
+        one_accepts.accept().unwrap().1,
+        client.local_addr().unwrap()
+    );
+    drop(one_accepts);
+    let client = TcpStream::connect(wanted).unwrap();
+    let all_accepts = TcpListener::from(all.socket.try_clone().unwrap());
+    assert_eq!(
+        all_accepts.accept().unwrap().1,
+        client.local_addr().unwrap()
+    );
+    bind(wanted, &[all.socket.as_fd()]).unwrap();
 }

@@ -1,0 +1,98 @@
+//! Reloads of what operators change most: addresses, and files under a name that
+//! stays.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use skep_tests::http::Address;
+use skep_tests::{Client, Skep, guest, wait_for};
+
+use crate::deploys::{done, operate};
+use crate::{app, pool};
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sets this when it is dropped, also by a test that fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_listener_goes_from_one_address_of_its_port_to_all_and_back() {
+    let skep = Skep::config(&(pool(1) + &app("a", "hello", "")));
+    let Address::Tcp(address) = skep.address() else {
+        panic!("it listens on TCP");
+    };
+    let port = address.port();
+    let config = |ip: &str| {
+        let listener = format!("[listener.web]\naddress = \"{ip}:{port}\"\n");
+        listener + "[pool.default]\nworkers = 1\n" + &app("a", "hello", "")
+    };
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let mut client = Client::connect(&Address::Tcp(address)).expect("it listens");
+                assert_eq!(client.get("/").expect("it answers").status(), 200);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let _over = Over(&over);
+        for ip in ["127.0.0.1", "0.0.0.0", "127.0.0.1", "0.0.0.0"] {
+            fs::write(skep.dir().path().join("skep.toml"), config(ip)).expect("it is ours");
+            let before = answered.load(Ordering::Relaxed);
+            done(&operate(&skep, &["reload"]));
+            wait_for(
+                PATIENCE,
+                "the client to be answered further",
+                || answered.load(Ordering::Relaxed),
+                |answered| *answered > before + 20,
+            );
+        }
+    });
+    let status = skep.status();
+    assert!(
+        status.listeners[0].address.contains("0.0.0.0"),
+        "{status:#?}"
+    );
+}
+
+#[test]
+fn a_file_that_is_put_back_after_a_deploy_from_it_is_served_again() {
+    let skep = Skep::config(&(pool(1) + &app("a", "hello", "")));
+    let file = skep.dir().path().join("app.wasm");
+    let put = |name: &str| {
+        let component = fs::read(guest(name)).expect("it was built");
+        fs::write(&file, component).expect("the directory is ours");
+    };
+    let text = || skep.client().get("/").expect("it answers").text();
+    put("hello");
+    let config = "[app.a]\ncomponent = \"app.wasm\"\nrollout = { observe = \"0s\" }\n";
+    let port = match skep.address() {
+        Address::Tcp(address) => address.port(),
+        Address::Unix(path) => panic!("{}", path.display()),
+    };
+    let listener = format!("[listener.web]\naddress = \"127.0.0.1:{port}\"\n");
+    let text_of_file = listener + "[pool.default]\nworkers = 1\n" + config;
+    fs::write(skep.dir().path().join("skep.toml"), text_of_file).expect("it is ours");
+    done(&operate(&skep, &["reload"]));
+    assert_eq!(text(), "Hello, world!\n");
+    put("revision");
+    done(&operate(&skep, &["deploy", "a", "app.wasm"]));
+    assert_ne!(text(), "Hello, world!\n");
+    put("hello");
+    done(&operate(&skep, &["reload"]));
+    assert_eq!(text(), "Hello, world!\n");
+    // What an operator returned to stays, whatever else is reloaded.
+    put("revision");
+    done(&operate(&skep, &["deploy", "a", "app.wasm"]));
+    done(&operate(&skep, &["rollback", "a"]));
+    done(&operate(&skep, &["reload"]));
+    assert_eq!(text(), "Hello, world!\n");
+}
