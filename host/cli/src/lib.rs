@@ -45,7 +45,8 @@ fn command() -> Exit {
         Ok(args) => args,
         Err(stop) => return stop.print(),
     };
-    // Fails for nobody; who is served without it is as well off as before.
+    // No kernel refuses these calls. If one did, the process would go on with the
+    // signals that its parent left it.
     let _ = skep_sys::signals::hear_of_children();
     if !matches!(args.command, args::Command::Serve { .. }) {
         let _ = skep_sys::signals::release();

@@ -111,7 +111,7 @@ pub(crate) enum Offence {
     AnotherSocket(u64),
     #[error("it gave back what is no connection under {0}")]
     NoConnection(u64),
-    #[error("it says that {0} speaks what it cannot speak after what it spoke before")]
+    #[error("it says that {0} speaks another protocol than it has spoken")]
     Spoken(u64),
     #[error("it keeps connections that it cannot have kept")]
     Kept,

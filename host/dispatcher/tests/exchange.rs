@@ -854,11 +854,12 @@ fn what_was_read_of_many_connections_cuts_nobody_off() {
     }
     // What is kept for one pool has a limit.
     let kept = (4 << 20) / read.len();
+    let closed = (clients.len() - kept) as u64;
+    // Before anything is taken, which makes room.
+    primary.counts(|counts| (counts.given_back, counts.unserved) == (80, closed));
     for _ in 0..kept {
         assert_eq!(b.take().0.read, read.as_bytes());
     }
-    let closed = (clients.len() - kept) as u64;
-    primary.counts(|counts| (counts.given_back, counts.unserved) == (80, closed));
     // Both are still there, and what is not kept any more is room again.
     let _more = [primary.client(GET_A), primary.client(GET_B)];
     let (taken, socket) = a.take();

@@ -33,6 +33,7 @@ pub const TURN_MESSAGES: u32 = 64;
 /// Bytes after which the reader lets others go on.
 pub const TURN_BYTES: usize = 64 << 10;
 
+/// After which the reader lets others go on.
 const TURN: Turn = Turn {
     messages: TURN_MESSAGES,
     bytes: TURN_BYTES,

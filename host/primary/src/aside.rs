@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 /// What is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Reading {
     /// The configuration and the files that it names.
     Configuration,
     /// A component, of up to 256 MiB.
     Component,
 }
 
-impl What {
+impl Reading {
     /// How long it may take.
     const fn patience(self) -> Duration {
         match self {
@@ -58,18 +58,19 @@ pub(crate) enum Stuck {
 ///
 /// [`Stuck`].
 pub(crate) async fn aside<T: Send + 'static>(
-    what: What,
+    reading: Reading,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stuck> {
-    aside_within(what.most(), what.patience(), work).await
+    aside_within(&UNDER_WAY, reading.most(), reading.patience(), work).await
 }
 
 async fn aside_within<T: Send + 'static>(
+    under_way: &'static AtomicUsize,
     most: usize,
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stuck> {
-    let turn = Turn::take(most).ok_or(Stuck::TooMany)?;
+    let turn = Turn::take(under_way, most).ok_or(Stuck::TooMany)?;
     let (told, result) = oneshot::channel();
     std::thread::Builder::new()
         .name("skep-read".to_owned())
@@ -87,20 +88,20 @@ async fn aside_within<T: Send + 'static>(
 }
 
 /// One of those that are under way.
-struct Turn;
+struct Turn(&'static AtomicUsize);
 
 impl Turn {
-    fn take(most: usize) -> Option<Self> {
+    fn take(under_way: &'static AtomicUsize, most: usize) -> Option<Self> {
         let more = |count| (count < most).then_some(count + 1);
-        let taken = UNDER_WAY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        let taken = under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         // Made only if there is one: one that is dropped gives its place back.
-        taken.ok().map(|_| Self)
+        taken.ok().map(|_| Self(under_way))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -112,29 +113,27 @@ mod tests {
 
     #[tokio::test]
     async fn what_never_ends_holds_up_a_bounded_number() {
-        let (held, hold) = mpsc::channel::<()>();
-        let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
+        const MOST: usize = 3;
         const SHORT: Duration = Duration::from_millis(20);
-        let most = What::Component.most();
-        let stuck = (0..most).map(|_| {
-            let hold = std::sync::Arc::clone(&hold);
-            aside_within(most, SHORT, move || {
-                drop(hold.lock().map(|hold| hold.recv()));
-            })
-        });
-        let mut tasks = tokio::task::JoinSet::new();
-        for one in stuck {
-            tasks.spawn(one);
+        const LONG: Duration = Duration::from_secs(20);
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let mut held = Vec::new();
+        for _ in 0..MOST {
+            let (ends, end) = mpsc::channel::<()>();
+            held.push(ends);
+            let stuck = aside_within(&COUNT, MOST, SHORT, move || end.recv().is_ok());
+            assert_eq!(stuck.await, Err(Stuck::Late(SHORT)));
         }
-        while let Some(one) = tasks.join_next().await {
-            assert_eq!(one.unwrap(), Err(Stuck::Late(SHORT)));
-        }
-        assert_eq!(aside(What::Component, || ()).await, Err(Stuck::TooMany));
-        assert_eq!(aside(What::Configuration, || 1).await, Ok(1));
+        let one_more = aside_within(&COUNT, MOST, LONG, || ());
+        assert_eq!(one_more.await, Err(Stuck::TooMany));
+        // Where more are allowed there is room.
+        assert_eq!(aside_within(&COUNT, MOST + 1, LONG, || 1).await, Ok(1));
         drop(held);
-        while UNDER_WAY.load(Ordering::Relaxed) > 0 {
-            std::thread::yield_now();
-        }
-        assert_eq!(aside(What::Component, || 7).await, Ok(7));
+        let again = async {
+            while aside_within(&COUNT, 1, LONG, || ()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, again).await.unwrap();
     }
 }

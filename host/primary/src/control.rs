@@ -323,7 +323,7 @@ impl Client {
                 .await;
         }
         loop {
-            self.place.is_idle(!waits);
+            self.place.note_idle(!waits);
             let reply = select! {
                 biased;
                 reply = replies.recv() => reply,
@@ -331,7 +331,7 @@ impl Client {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
             };
-            self.place.is_idle(true);
+            self.place.note_idle(true);
             match reply {
                 Some(reply) => self.write(&reply).await?,
                 None => return Ok(()),

@@ -307,7 +307,8 @@ impl<R: Role> Task<R> {
                     // The fleet is gone; dropping the child kills it.
                     None => return,
                 },
-                // Before it is heard, or one that never falls silent lives on.
+                // The times come before what it says: a process that never falls
+                // silent would outlive them.
                 () = until(self.end_by) => {
                     self.end_by = None;
                     self.kill();
@@ -319,7 +320,7 @@ impl<R: Role> Task<R> {
                     }
                 }
                 () = sleep(PAUSE), if !may_speak => {
-                    // It is told what it is told meanwhile.
+                    // Only hearing pauses: what it is told goes out.
                     if let Err(error) = self.line.flush() && matches!(ear, Ear::Open) {
                         ear = Ear::Shut(Instant::now(), Mute::Garbled(error.into()));
                     }

@@ -233,15 +233,6 @@ impl Listeners {
                 // The socket's file is removed with its last owner.
                 one.file = one.file.take().or_else(|| before.file.take());
             }
-            // Whoever connects from now on is the new one's, where both could be
-            // meant, so that nobody waits at the old one when it closes.
-            if let (Some(to), Some(from)) = (one.tcp(), before.as_ref().and_then(Bound::tcp))
-                && to.1 != from.1
-                && to.1.port() == from.1.port()
-            {
-                // Fails for want of memory, and then a client may be reset.
-                let _ = skep_sys::take_new(from.0, false);
-            }
             self.bound.insert(name.clone(), one);
             replaced.insert(name, before);
         }
@@ -249,7 +240,24 @@ impl Listeners {
         for (socket, _) in self.bound.values().filter_map(Bound::tcp) {
             let _ = skep_sys::take_new(socket, true);
         }
+        for gone in replaced.values().flatten() {
+            self.let_go(gone);
+        }
         replaced
+    }
+
+    /// Has whoever connects from now on reach another socket of the same port, if
+    /// there is one, so that nobody waits at this one when it closes.
+    fn let_go(&self, gone: &Bound) {
+        let Some((socket, local)) = gone.tcp() else {
+            return;
+        };
+        let mut others = self.bound.values().filter_map(Bound::local);
+        let is_used = others.clone().any(|other| other == local);
+        if !is_used && others.any(|other| other.port() == local.port()) {
+            // Fails for want of memory, and then a client may be reset.
+            let _ = skep_sys::take_new(socket, false);
+        }
     }
 
     /// Lets go of one. Its socket file stays if another has the same address.
@@ -259,6 +267,7 @@ impl Listeners {
         if let Some(heir) = self.bound.values_mut().find(same) {
             heir.file = heir.file.take().or_else(|| gone.file.take());
         }
+        self.let_go(&gone);
         Some(gone)
     }
 

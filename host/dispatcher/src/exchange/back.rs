@@ -88,7 +88,7 @@ impl Exchange {
         let Some(peer) = peer.filter(|_| back.read.len() < self.buffer.len()) else {
             return Ok(None);
         };
-        // Or its pool's workers have read more than is kept for them.
+        // The pool's workers have read more than is kept for them.
         let Some(read) = kept.keep(back.read) else {
             self.counts.unserved += 1;
             return Ok(None);

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use self::builder::{Build, BuilderProcesses, COMPILE_DEADLINE};
 use self::cache::{Cache, Key, Lookup, StoreError, is_fingerprint};
 use self::component::Component;
-use crate::aside::{What, aside};
+use crate::aside::{Reading, aside};
 use crate::log::Log;
 
 pub(crate) use self::cache::Artifact;
@@ -353,12 +353,14 @@ async fn read<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    aside(What::Component, work).await.unwrap_or_else(|stuck| {
-        Err(Refusal {
-            problem: format!("{}: {stuck}", path.display()),
-            hint: None,
+    aside(Reading::Component, work)
+        .await
+        .unwrap_or_else(|stuck| {
+            Err(Refusal {
+                problem: format!("{}: {stuck}", path.display()),
+                hint: None,
+            })
         })
-    })
 }
 
 /// Runs file operations where they hold up nothing else.

@@ -36,6 +36,7 @@ struct Seated {
 pub(super) struct Place {
     clients: Arc<Clients>,
     number: u64,
+    leave: Arc<Notify>,
 }
 
 impl Clients {
@@ -46,14 +47,16 @@ impl Clients {
     pub(super) fn enter(clients: &Arc<Self>) -> Place {
         let mut places = clients.places();
         let number = places.last_key_value().map_or(0, |(last, _)| last + 1);
+        let leave = Arc::new(Notify::new());
         let seated = Seated {
-            leave: Arc::new(Notify::new()),
+            leave: Arc::clone(&leave),
             idle_since: Some(Instant::now()),
         };
         places.insert(number, seated);
         Place {
             clients: Arc::clone(clients),
             number,
+            leave,
         }
     }
 
@@ -84,23 +87,25 @@ impl Place {
     /// If there are too many with this one, the one goes that has been idle for
     /// longest; nobody, if all others wait for answers.
     pub(super) fn make_room(&self) {
-        let places = self.clients.places();
+        let mut places = self.clients.places();
         if places.len() <= MAX_CLIENTS {
             return;
         }
         let others = places.iter().filter(|(number, _)| **number != self.number);
-        let idle = others.filter_map(|(_, seated)| Some((seated.idle_since?, seated)));
-        if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
+        let idle = others.filter_map(|(number, seated)| Some((seated.idle_since?, *number)));
+        // It counts no more from now on: its task may go a little later.
+        let longest = idle.min().and_then(|(_, number)| places.remove(&number));
+        if let Some(longest) = longest {
             longest.leave.notify_one();
         }
     }
 
+    /// Is told when this client is to go.
     pub(super) fn leave(&self) -> Arc<Notify> {
-        let places = self.clients.places();
-        Arc::clone(&places[&self.number].leave)
+        Arc::clone(&self.leave)
     }
 
-    pub(super) fn is_idle(&self, is_idle: bool) {
+    pub(super) fn note_idle(&self, is_idle: bool) {
         if let Some(seated) = self.clients.places().get_mut(&self.number) {
             seated.idle_since = is_idle.then(Instant::now);
         }
@@ -112,5 +117,49 @@ impl Drop for Place {
         self.clients.places().remove(&self.number);
         // Kept for whoever looks next.
         self.clients.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_silent_clients_leaves_room() {
+        let clients = Arc::new(Clients::default());
+        let places: Vec<_> = (0..MOST_WAITING * 2)
+            .map(|_| {
+                let place = Clients::enter(&clients);
+                place.make_room();
+                assert!(clients.places().len() <= MAX_CLIENTS);
+                place
+            })
+            .collect();
+        // The last ones stay; the first ones were told to go.
+        assert!(
+            clients
+                .places()
+                .contains_key(&places[places.len() - 1].number)
+        );
+        places[0].leave().notified().await;
+        clients.not_full().await;
+        drop(places);
+        clients.gone().await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_stays() {
+        let clients = Arc::new(Clients::default());
+        let enter = || {
+            let place = Clients::enter(&clients);
+            place.make_room();
+            place
+        };
+        let busy: Vec<_> = (0..MAX_CLIENTS).map(|_| enter()).collect();
+        busy.iter().for_each(|place| place.note_idle(false));
+        let idle = enter();
+        let _newest = enter();
+        idle.leave().notified().await;
+        assert_eq!(clients.places().len(), MAX_CLIENTS + 1);
     }
 }

@@ -27,7 +27,7 @@ use super::operation::{FAILED, Operation};
 use super::trial::Whose;
 use super::{Fleet, now};
 use crate::artifacts::Artifact;
-use crate::aside::{What, aside};
+use crate::aside::{Reading, aside};
 use crate::control::Asker;
 use crate::listeners::Bound;
 use crate::pool::Pool;
@@ -168,7 +168,7 @@ impl Fleet {
         })));
         let reread = Arc::clone(&self.reread);
         let work = async move {
-            let read = aside(What::Configuration, move || reread()).await;
+            let read = aside(Reading::Configuration, move || reread()).await;
             read.unwrap_or_else(|stuck| Err(format!("the configuration: {stuck}")))
         };
         self.later(work, Self::reread_done);
