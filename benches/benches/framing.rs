@@ -36,6 +36,7 @@ fn load(variables: usize) -> ToWorker {
         check: None,
         validate_timeout: Duration::from_secs(10),
         outbound: Vec::new(),
+        quarantined: false,
     }))
 }
 
@@ -55,9 +56,9 @@ fn decode<M: Message>(decoder: &mut Decoder<()>, bytes: &[u8], fds: usize) -> Op
 fn framing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame");
     group.bench_function("encode/ready", |bencher| {
-        bencher.iter(|| frame(black_box(&FromWorker::Ready)));
+        bencher.iter(|| frame(black_box(&FromWorker::Ready { late: Vec::new() })));
     });
-    let ready = frame(&FromWorker::Ready);
+    let ready = frame(&FromWorker::Ready { late: Vec::new() });
     group.bench_function("decode/ready", |bencher| {
         let mut decoder = Decoder::default();
         bencher.iter(|| decode::<FromWorker>(&mut decoder, black_box(&ready), 0));

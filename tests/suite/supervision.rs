@@ -1,15 +1,14 @@
 //! Workers die, hang and fail to start; the primary is ended in every way.
 
-use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use skep_core::ExitReason;
 use skep_tests::load::{Load, Style};
-use skep_tests::options::{Options, directory, sha256};
-use skep_tests::{Client, Failed, Skep, Stop, guest, process, wait_for};
+use skep_tests::options::Options;
+use skep_tests::{Client, Failed, Skep, Stop, process, wait_for};
 use skep_wire::{BreakerStatus, WorkerStatus};
-use tempfile::TempDir;
 
 use crate::{app, pool};
 
@@ -113,48 +112,60 @@ fn a_hung_worker_is_killed_and_replaced() {
     assert!(!process::is_alive(hung.pid));
 }
 
-/// Puts an entry into the cache that is consistent and that no worker can
-/// load: a fault at the start of every worker of that app.
-fn poison(dir: &Arc<TempDir>, component: &std::path::Path) {
-    let digest = sha256(&fs::read(component).unwrap());
-    let artifacts = dir.path().join(".skep/artifacts");
-    let nonsense = b"\x7fELF that says nothing".repeat(100);
-    for entry in fs::read_dir(artifacts).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if !name.starts_with(&digest) {
-            continue;
-        }
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("cwasm") => {
-                fs::remove_file(&path).unwrap();
-                fs::write(&path, &nonsense).unwrap();
-            }
-            Some("json") => {
-                let text = fs::read(&path).unwrap();
-                let mut sidecar: serde_json::Value = serde_json::from_slice(&text).unwrap();
-                sidecar["artifact"] = sha256(&nonsense).into();
-                sidecar["size"] = nonsense.len().into();
-                fs::write(&path, sidecar.to_string()).unwrap();
-            }
-            _ => {}
+/// Kills every worker of the pool `bad` of a primary at its start, until it is
+/// dropped.
+struct Sickness {
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Sickness {
+    fn of(primary: u32) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let kill = || {
+                for child in process::children(primary) {
+                    if process::title(child.pid).contains("worker bad/") {
+                        process::signal(child.pid, "KILL");
+                    }
+                }
+                seen.load(Ordering::Relaxed)
+            };
+            wait_for(Duration::from_secs(300), "the end of it", kill, |over| {
+                *over
+            });
+        });
+        let thread = Some(thread);
+        Self { over, thread }
+    }
+}
+
+impl Drop for Sickness {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
 /// A fleet whose pool `bad` has workers that all die at start, beside `good`.
-fn sick(bad: &str) -> Skep {
+fn sick(bad: &str) -> (Skep, Sickness) {
     let text = format!(
         "[listener.good]\naddress = \"127.0.0.1:0\"\npool = \"good\"\n\
          [listener.bad]\naddress = \"127.0.0.1:0\"\npool = \"bad\"\n\
          [pool.good]\nworkers = 1\n[pool.bad]\nworkers = 2\n{bad}\n{}{}",
         app("good", "hello", "pool = \"good\""),
-        app("bad", "echo", "pool = \"bad\""),
+        app(
+            "bad",
+            "echo",
+            // So that none is ready before it is seen.
+            "pool = \"bad\"\nvalidate = { path = \"/slow?ms=60000\", timeout = \"60s\" }",
+        ),
     );
-    let dir = directory();
-    drop(Options::config(&text).in_dir(&dir).start());
-    poison(&dir, &guest("echo"));
-    let skep = Options::config(&text).cold().in_dir(&dir).spawn();
+    let skep = Options::config(&text).spawn();
+    let sickness = Sickness::of(skep.pid());
     wait_for(
         Duration::from_secs(20),
         "the good pool to serve",
@@ -166,12 +177,12 @@ fn sick(bad: &str) -> Skep {
             })
         },
     );
-    skep
+    (skep, sickness)
 }
 
 #[test]
 fn workers_that_die_at_start_cost_a_bounded_number_of_forks() {
-    let skep = sick("");
+    let (skep, sickness) = sick("");
     let began = Instant::now();
     let load = Load::paced(
         &skep.address_of("good"),
@@ -208,10 +219,12 @@ fn workers_that_die_at_start_cost_a_bounded_number_of_forks() {
     assert_ne!(pool.breaker, BreakerStatus::Admitting);
     assert_eq!(pool.serving, 0);
     assert_eq!(skep.logged("pool.tripped"), 1, "{}", skep.log());
-    assert!(matches!(
-        pool.last_exit.unwrap().reason,
-        ExitReason::ValidationFailed { .. } | ExitReason::Crash { .. }
-    ));
+    let reason = pool.last_exit.unwrap().reason;
+    assert!(
+        matches!(reason, ExitReason::Signal { signal: 9 }),
+        "{reason:?}"
+    );
+    drop(sickness);
     let tally = load.stop();
     println!(
         "the other pool meanwhile: {} requests, {} failed",
@@ -260,7 +273,7 @@ fn a_tripped_pool_recovers_when_its_fault_is_gone() {
 
 #[test]
 fn reset_gives_a_tripped_pool_another_chance() {
-    let skep = sick(
+    let (skep, _sickness) = sick(
         "max_crashes = 2\nbackoff = \"10ms\"\nbackoff_max = \"20ms\"\nprobe_interval = \"1h\"",
     );
     skep.wait_for_log("pool.tripped");

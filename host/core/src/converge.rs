@@ -23,6 +23,9 @@
 //!   order a worker drops and loads makes no difference then.
 //! - A worker that starts has its plan from its first words. It is waited for
 //!   only if that plan is not the one that is wanted any more.
+//! - A worker may serve a plan and *lack* a handler of it: one that it could
+//!   not load when it started, or that was [excused](Convergence::excuse). It
+//!   tries that one again by itself, and says when it has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +37,8 @@ use crate::name::{HandlerId, SlotIndex, WorkerId};
 pub struct Convergence {
     wanted: Arc<Target>,
     pace: Pace,
+    /// Handlers without which workers may serve.
+    excused: BTreeSet<HandlerId>,
     /// Those that count, until they leave.
     members: BTreeMap<WorkerId, Member>,
     /// Whose turn it is while they go one by one.
@@ -52,6 +57,19 @@ pub enum Pace {
     /// Not at all, because they are being replaced: only workers that are born
     /// from now on have the plan.
     AtBirth,
+}
+
+/// What it means that a worker cannot load a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Nothing: the worker was not told to load it, or has it.
+    Unasked,
+    /// Nothing: no plan that is wanted needs it any more.
+    Unneeded,
+    /// The worker stays with the plan that it has.
+    Stuck,
+    /// The worker serves, or will serve, without it.
+    Lacking,
 }
 
 /// What the driver shall tell a worker, in this order.
@@ -83,6 +101,7 @@ impl Convergence {
                 handlers,
             }),
             pace: Pace::AllAtOnce,
+            excused: BTreeSet::new(),
             members: BTreeMap::new(),
             turn: None,
         }
@@ -108,6 +127,12 @@ impl Convergence {
         self.advance()
     }
 
+    /// Workers need not have these handlers to serve a plan that names them, and
+    /// lack them until they have: what they are of does not work anyway.
+    pub fn excuse(&mut self, handlers: BTreeSet<HandlerId>) {
+        self.excused = handlers;
+    }
+
     /// A worker was created. With its first words it was told the newest plan
     /// and that plan's handlers, and it loads them by itself.
     pub fn born(&mut self, worker: WorkerId, slot: SlotIndex) {
@@ -115,15 +140,19 @@ impl Convergence {
         self.members.entry(worker).or_insert_with(|| Member {
             slot,
             at: Arc::clone(at),
+            lacks: BTreeSet::new(),
             standing: Standing::Starting,
         });
     }
 
-    /// A worker serves the plan that it was born with.
-    pub fn ready(&mut self, worker: WorkerId) -> Vec<Step> {
+    /// A worker serves the plan that it was born with, but for `late`: handlers
+    /// of that plan that it still tries.
+    pub fn ready(&mut self, worker: WorkerId, late: &[HandlerId]) -> Vec<Step> {
         if let Some(member) = self.members.get_mut(&worker)
             && matches!(member.standing, Standing::Starting)
         {
+            let its = |handler: &&HandlerId| member.at.handlers.contains(*handler);
+            member.lacks.extend(late.iter().filter(its));
             member.standing = Standing::settled();
         }
         self.advance()
@@ -131,27 +160,47 @@ impl Convergence {
 
     /// A worker has loaded a handler.
     pub fn loaded(&mut self, worker: WorkerId, handler: HandlerId) -> Vec<Step> {
-        if let Some(Standing::Serving {
-            beside, awaited, ..
-        }) = self.standing(worker)
-            && awaited.remove(&handler)
-        {
-            beside.insert(handler);
+        if let Some(member) = self.members.get_mut(&worker) {
+            let lacked = member.lacks.remove(&handler);
+            if let Standing::Serving {
+                beside, awaited, ..
+            } = &mut member.standing
+                && (awaited.remove(&handler) || lacked)
+            {
+                beside.insert(handler);
+            }
         }
         self.advance()
     }
 
-    /// A worker cannot load a handler. If the plan that is wanted needs it, the
-    /// worker cannot get there: it stays with its plan, stuck until another one
-    /// is wanted or it leaves.
-    pub fn refused(&mut self, worker: WorkerId, handler: HandlerId) -> Vec<Step> {
+    /// A worker cannot load a handler. If the plan that is wanted needs it, and
+    /// it is not excused, the worker cannot get there: it stays with its plan,
+    /// stuck until another one is wanted or it leaves.
+    pub fn refused(&mut self, worker: WorkerId, handler: HandlerId) -> (Refused, Vec<Step>) {
+        let Some(member) = self.members.get_mut(&worker) else {
+            return (Refused::Unasked, Vec::new());
+        };
         let needed = self.wanted.handlers.contains(&handler);
-        if let Some(Standing::Serving { awaited, stuck, .. }) = self.standing(worker)
+        let of_its_birth =
+            matches!(member.standing, Standing::Starting) && member.at.handlers.contains(&handler);
+        let refused = if member.lacks.contains(&handler) || of_its_birth {
+            Refused::Lacking
+        } else if let Standing::Serving { awaited, stuck, .. } = &mut member.standing
             && awaited.remove(&handler)
         {
             *stuck |= needed;
+            if needed {
+                Refused::Stuck
+            } else {
+                Refused::Unneeded
+            }
+        } else {
+            Refused::Unasked
+        };
+        if refused == Refused::Lacking {
+            member.lacks.insert(handler);
         }
-        self.advance()
+        (refused, self.advance())
     }
 
     /// A worker routes every request by this plan from now on. Only the plan
@@ -162,6 +211,7 @@ impl Convergence {
             && to.number == plan
         {
             member.at = Arc::clone(to);
+            member.lacks.retain(|handler| to.handlers.contains(handler));
             member.standing = Standing::settled();
         }
         self.advance()
@@ -227,19 +277,23 @@ impl Convergence {
         })
     }
 
-    /// Whether a worker was told to load this handler and has not answered.
-    #[must_use]
-    pub fn awaits(&self, worker: WorkerId, handler: HandlerId) -> bool {
-        matches!(
-            self.members.get(&worker).map(|member| &member.standing),
-            Some(Standing::Serving { awaited, .. }) if awaited.contains(&handler)
-        )
+    /// Workers that serve without this handler, though their plan has it.
+    pub fn lacking(&self, handler: HandlerId) -> impl Iterator<Item = WorkerId> {
+        let lacking = move |(_, member): &(_, &Member)| member.lacks.contains(&handler);
+        self.members
+            .iter()
+            .filter(lacking)
+            .map(|(worker, _)| *worker)
     }
 
-    fn standing(&mut self, worker: WorkerId) -> Option<&mut Standing> {
-        self.members
-            .get_mut(&worker)
-            .map(|member| &mut member.standing)
+    /// Whether a worker serves a plan with this handler, and has it.
+    #[must_use]
+    pub fn is_served(&self, handler: HandlerId) -> bool {
+        self.members.values().any(|member| {
+            !matches!(member.standing, Standing::Starting)
+                && member.at.handlers.contains(&handler)
+                && !member.lacks.contains(&handler)
+        })
     }
 
     /// What can be done now towards the wanted plan.
@@ -252,7 +306,7 @@ impl Convergence {
         let mut steps = Vec::new();
         for worker in movers {
             if let Some(member) = self.members.get_mut(&worker) {
-                member.advance(worker, &self.wanted, &mut steps);
+                member.advance(worker, &self.wanted, &self.excused, &mut steps);
             }
         }
         steps
@@ -295,6 +349,8 @@ struct Member {
     slot: SlotIndex,
     /// What it acknowledged last, or was born with: it has these handlers.
     at: Arc<Target>,
+    /// Handlers of `at`, or of what it is on its way to, that it does without.
+    lacks: BTreeSet<HandlerId>,
     standing: Standing,
 }
 
@@ -341,7 +397,13 @@ impl Member {
         self.at.number != wanted.number && !matches!(self.standing, Standing::Starting)
     }
 
-    fn advance(&mut self, worker: WorkerId, wanted: &Arc<Target>, steps: &mut Vec<Step>) {
+    fn advance(
+        &mut self,
+        worker: WorkerId,
+        wanted: &Arc<Target>,
+        excused: &BTreeSet<HandlerId>,
+        steps: &mut Vec<Step>,
+    ) {
         if self.at.number == wanted.number {
             return;
         }
@@ -354,8 +416,16 @@ impl Member {
             return;
         };
         for handler in &wanted.handlers {
-            let has = self.at.handlers.contains(handler) || beside.contains(handler);
-            if !has && awaited.insert(*handler) {
+            let has = self.at.handlers.contains(handler)
+                || beside.contains(handler)
+                || self.lacks.contains(handler);
+            let told = !has
+                && if excused.contains(handler) {
+                    self.lacks.insert(*handler)
+                } else {
+                    awaited.insert(*handler)
+                };
+            if told {
                 steps.push(Step::Load {
                     worker,
                     handler: *handler,

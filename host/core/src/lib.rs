@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod balance;
+pub mod claims;
 pub mod converge;
 pub mod difference;
 pub mod egress;

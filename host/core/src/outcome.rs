@@ -49,6 +49,9 @@ pub enum Outcome {
     HeadTooLarge,
     /// The request came over an HTTP/2 connection that another pool serves.
     Misdirected,
+    /// The app's handler could not be loaded or validated in this worker, which
+    /// tries it again.
+    Quarantined,
 }
 
 /// A "no" before work started: which outcome it is, and when to come back.
@@ -117,9 +120,13 @@ impl Reply {
 /// second is the shortest that the header can say; queues drain faster.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
+/// When clients of an app may come back whose handler does not work: about as
+/// long as a database takes to be started again.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
 impl Outcome {
     /// All outcomes, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Ok,
         Self::Trap,
         Self::NoResponse,
@@ -138,6 +145,7 @@ impl Outcome {
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::Misdirected,
+        Self::Quarantined,
     ];
 
     /// The stable name used in logs, metrics and `status`.
@@ -162,6 +170,7 @@ impl Outcome {
             Self::BadRequest => "bad-request",
             Self::HeadTooLarge => "head-too-large",
             Self::Misdirected => "misdirected",
+            Self::Quarantined => "quarantined",
         }
     }
 
@@ -189,6 +198,7 @@ impl Outcome {
             // The client may ask again over another connection (RFC 9110,
             // section 15.5.20); the others of this one go on.
             Self::Misdirected => (421, false, None),
+            Self::Quarantined => (503, false, Some(RETRY_LATER)),
         };
         Reply {
             status,
@@ -220,6 +230,7 @@ mod tests {
             Outcome::QueueFull,
             Outcome::Tripped,
             Outcome::TenantOverBudget,
+            Outcome::Quarantined,
         ] {
             let reply = outcome.reply();
             assert_eq!(reply.status, 503);

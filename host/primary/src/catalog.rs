@@ -52,6 +52,7 @@ impl Catalog {
             check: spec.validate.clone(),
             validate_timeout: patience,
             outbound: spec.outbound.clone(),
+            quarantined: false,
         };
         let load = Box::new(load);
         self.entries.insert(self.last, Entry { load, artifact });

@@ -10,12 +10,13 @@
 //! | `plans` | makes plans and brings workers to them |
 //! | `lingering` | what pools answer until nobody sends it to them |
 //! | `mending` | artifacts that somebody has damaged |
+//! | `quarantine` | apps whose handler cannot be loaded or validated |
 //! | `passage` | what an app's rollout needs done |
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
 //! | `recording` | what is written down of apps |
 //! | `reload`, `prepare`, `apply` | from one generation to the next |
-//! | `operation` | restarts, sizes, and that one thing is done at a time |
+//! | `operation` | restarts, sizes, and who has to wait for whom |
 //! | `operator` | everything else that operators ask for |
 //! | `report` | status and history |
 
@@ -31,6 +32,7 @@ mod outbound;
 mod passage;
 mod plans;
 mod prepare;
+mod quarantine;
 mod recording;
 mod reload;
 mod report;
@@ -45,9 +47,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::rollout::Input;
-use skep_core::solo::{self, Solo, State};
+use skep_core::solo::{self, Solo};
 use skep_core::supervise::{Action, Event, RollFailure, Strength, Supervisor};
-use skep_core::{AppName, FleetSpec, Generation, ListenerName, Moment, PoolName, WorkerId};
+use skep_core::{
+    AppName, FleetSpec, Generation, HandlerId, ListenerName, Moment, PoolName, WorkerId,
+};
 use skep_sys::clock;
 use tokio::select;
 use tokio::sync::mpsc;
@@ -56,8 +60,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use self::app::App;
 use self::dispatchers::Dispatcher;
 use self::lingering::Lingering;
-use self::operation::Operation;
+use self::operation::{Roll, Scale};
 use self::outbound::Connector;
+use self::reload::Reloading;
 use self::trial::Trial;
 use crate::alert::Alerts;
 use crate::artifacts::Workshop;
@@ -127,14 +132,18 @@ pub(crate) struct Fleet {
     continuations: Option<mpsc::UnboundedReceiver<Continuation>>,
     /// What the last event brought about and was not dealt with yet.
     consequences: VecDeque<Consequence>,
-    /// What an operator has under way that others must wait for.
-    operation: Option<Operation>,
-    /// A signal asked for a reload while something else was under way.
+    /// What operators have under way, besides the apps' ways to other revisions.
+    rolls: Vec<Roll>,
+    scales: Vec<Scale>,
+    reloading: Option<Box<Reloading>>,
+    /// A signal asked for a reload while another was under way.
     reload_wanted: bool,
     last_plan: u64,
     last_passage: u64,
     last_seed: u64,
     started: Moment,
+    /// Apps of which a handler is in quarantine, in some worker at least.
+    quarantined: BTreeSet<AppName>,
     /// Pools that were complete once.
     completed: BTreeSet<PoolName>,
     /// Listeners of which it was said on standard error that they serve.
@@ -160,8 +169,8 @@ struct Worker {
     generation: Generation,
     /// Requests that it was working on when it was told to stop.
     cut: u32,
-    /// Whether it said that it cannot serve an app.
-    unfit: bool,
+    /// What it still tried when it was ready.
+    late: Vec<HandlerId>,
 }
 
 /// What work that was done elsewhere leads to.
@@ -233,12 +242,15 @@ impl Fleet {
             later,
             continuations: Some(continuations),
             consequences: VecDeque::new(),
-            operation: None,
+            rolls: Vec::new(),
+            scales: Vec::new(),
+            reloading: None,
             reload_wanted: false,
             last_plan: 0,
             last_passage: 0,
             last_seed: parts.seed.wrapping_add(1),
             started: now(),
+            quarantined: BTreeSet::new(),
             completed: BTreeSet::new(),
             announced: BTreeSet::new(),
             walls: parts.walls,
@@ -317,7 +329,7 @@ impl Fleet {
     /// When something must be done though nothing happens.
     fn deadline(&self) -> Option<Moment> {
         let rollouts = self.apps.values().filter_map(App::deadline);
-        let operation = self.operation.as_ref().and_then(Operation::deadline);
+        let operation = self.operations_deadline();
         self.supervisor
             .deadline()
             .into_iter()
@@ -378,7 +390,7 @@ impl Fleet {
         if self.lingering.deadline().is_some_and(|at| at <= now) {
             self.forget_all_lingering();
         }
-        self.press_operation(now);
+        self.press_operations(now);
     }
 
     fn step(&mut self, event: Event) {
@@ -427,32 +439,12 @@ impl Fleet {
                 }
             }
             self.feed_settled();
-            self.check_operation();
+            self.check_operations();
             self.reload_if_wanted();
             self.introduce_all();
             self.go_on_ending();
             if self.consequences.is_empty() {
                 return;
-            }
-        }
-    }
-
-    /// The order of the end: first those who hand connections out, then the
-    /// workers, who may be asked to take some until then, then the connector.
-    fn go_on_ending(&mut self) {
-        let Phase::Ending(strength) = self.phase else {
-            return;
-        };
-        let handing_out = !self.dispatchers.is_empty() && strength == Strength::Drain;
-        if !handing_out && self.workers_end != Some(strength) {
-            self.workers_end = Some(strength);
-            self.step(Event::Shutdown { strength });
-        }
-        if self.workers_gone {
-            self.step_connector(solo::Event::Ended);
-            let absent = |(_, solo): (_, &Solo)| solo.state() == State::Absent;
-            if self.solos().all(absent) {
-                self.phase = Phase::Ended;
             }
         }
     }

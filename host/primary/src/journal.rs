@@ -24,7 +24,12 @@ const KEPT: usize = 1000;
 const LEAST: LogLevel = LogLevel::Info;
 
 /// Events that the webhook gets.
-const ALERTS: [&str; 3] = ["pool.tripped", "app.rolled_back", "config.rejected"];
+const ALERTS: [&str; 4] = [
+    "pool.tripped",
+    "app.rolled_back",
+    "app.quarantined",
+    "config.rejected",
+];
 
 /// What an alert is about: the first of these fields that its event has. Alerts
 /// of the same name and subject are one in the eyes of who gets them.

@@ -232,9 +232,7 @@ mod tests {
         let mut child = theirs.try_clone().unwrap();
         let words = tokio::task::spawn_blocking(move || {
             child.set_nonblocking(false).unwrap();
-            child
-                .write_all(&encode(&FromWorker::Ready).unwrap())
-                .unwrap();
+            child.write_all(&encode(&ready()).unwrap()).unwrap();
             let whole = encode(&ToBuilder::Compile).unwrap().len() * 5000;
             let mut read = vec![0; whole];
             child.read_exact(&mut read).unwrap();
@@ -242,7 +240,7 @@ mod tests {
                 .write_all(&encode(&FromWorker::Drained).unwrap())
                 .unwrap();
         });
-        assert_eq!(line.next().await.unwrap(), Some(FromWorker::Ready));
+        assert_eq!(line.next().await.unwrap(), Some(ready()));
         assert_eq!(line.next().await.unwrap(), Some(FromWorker::Drained));
         words.await.unwrap();
         assert_eq!(Arc::strong_count(&component), 1);
@@ -257,13 +255,11 @@ mod tests {
         theirs
             .write_all(&encode(&FromWorker::Drained).unwrap())
             .unwrap();
-        theirs
-            .write_all(&encode(&FromWorker::Ready).unwrap())
-            .unwrap();
+        theirs.write_all(&encode(&ready()).unwrap()).unwrap();
         drop(theirs);
         assert_eq!(
             line.last_words::<FromWorker>(),
-            [FromWorker::Drained, FromWorker::Ready]
+            [FromWorker::Drained, ready()]
         );
     }
 
@@ -276,5 +272,9 @@ mod tests {
             line.next::<FromWorker>().await,
             Err(LineError::Frame(FrameError::NotOurs))
         ));
+    }
+
+    fn ready() -> FromWorker {
+        FromWorker::Ready { late: Vec::new() }
     }
 }

@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{array, io};
 
 use skep_core::converge::{Convergence, Pace, Step};
-use skep_core::{LogSpec, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId};
+use skep_core::{
+    HandlerId, LogSpec, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId,
+};
 use skep_sys::{Board, Cell, OUTCOMES, Sheet, folder};
 use skep_wire::{ListenerRole, ToWorker};
 
@@ -75,6 +78,10 @@ pub(crate) struct Newborn<'a> {
     pub(crate) log: LogSpec,
     /// What happens where the kernel cannot confine it.
     pub(crate) sandbox: Sandbox,
+    /// How long it waits for its handlers to be valid.
+    pub(crate) grace: Duration,
+    /// Those of them that it does not wait for.
+    pub(crate) quarantined: &'a BTreeSet<HandlerId>,
 }
 
 /// What workers count, added up.
@@ -238,6 +245,7 @@ impl Pool {
             log: newborn.log,
             sandbox: newborn.sandbox,
             drain_timeout: self.spec.supervision.drain_timeout,
+            grace: newborn.grace,
             listeners: listeners.iter().map(|(role, _)| role.clone()).collect(),
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
@@ -252,7 +260,13 @@ impl Pool {
         words.extend(
             handlers
                 .into_iter()
-                .map(|handler| self.load(catalog.entry(handler))),
+                .map(|handler| (handler, self.load(catalog.entry(handler))))
+                .map(|(handler, (mut message, fds))| {
+                    if let ToWorker::Load(load) = &mut message {
+                        load.quarantined = newborn.quarantined.contains(&handler);
+                    }
+                    (message, fds)
+                }),
         );
         words.push((ToWorker::Serve(Box::new(plan.clone())), Vec::new()));
         words

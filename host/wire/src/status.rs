@@ -23,8 +23,8 @@ pub struct FleetStatus {
     pub generation: Generation,
     /// Whether the primary is shutting down.
     pub stopping: bool,
-    /// What an operator has under way that others must wait for.
-    pub operation: Option<String>,
+    /// What operators have under way that others must wait for.
+    pub operations: Vec<String>,
     /// Listening addresses, with the real port where 0 was asked for.
     pub listeners: Vec<ListenerStatus>,
     /// Pools.

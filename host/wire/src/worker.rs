@@ -46,6 +46,9 @@ pub enum ToWorker {
         /// How long the requests of a handler that is no longer in the plan may
         /// take until they are cut.
         drain_timeout: Duration,
+        /// How long it waits for its first handlers to be valid, before it
+        /// serves without those that are not.
+        grace: Duration,
         /// What it accepts from.
         listeners: Vec<ListenerRole>,
         /// How many [`ToWorker::Load`] follow before the first
@@ -53,10 +56,12 @@ pub enum ToWorker {
         loads: u32,
     },
     /// Load one handler and validate it. Carries the artifact, open for
-    /// reading. After [`FromWorker::Ready`] it is answered by
-    /// [`FromWorker::Loaded`] or [`FromWorker::Refused`].
+    /// reading. It is answered by [`FromWorker::Loaded`] or
+    /// [`FromWorker::Refused`]; before [`FromWorker::Ready`] only by the latter.
     Load(Box<LoadApp>),
-    /// Serve this plan from now on; all its handlers were loaded. Handlers that
+    /// Serve this plan from now on; all its handlers were loaded, or refused by
+    /// this worker, which tries those again while the plan names them, and
+    /// answers 503 for them meanwhile (*quarantine*). Handlers that
     /// are not in it finish what they began and are dropped. After
     /// [`FromWorker::Ready`] it is answered by [`FromWorker::Serving`].
     Serve(Box<Plan>),
@@ -133,6 +138,8 @@ pub struct LoadApp {
     pub validate_timeout: Duration,
     /// What it may reach.
     pub outbound: Vec<OutboundGrant>,
+    /// Whether it did not work lately: a worker that starts does not wait for it.
+    pub quarantined: bool,
 }
 
 /// What a worker tells the primary.
@@ -146,18 +153,21 @@ pub enum FromWorker {
         #[serde(with = "crate::text::few")]
         missing: Vec<String>,
     },
-    /// The first plan's handlers are loaded and valid; the worker accepts from
-    /// now on.
-    Ready,
-    /// The worker cannot serve and is about to exit.
+    /// The first plan's handlers are loaded and valid, but for those that were
+    /// refused before, and those that are late; the worker accepts from now on.
+    Ready {
+        /// Handlers whose validation has not ended. They are told of by
+        /// [`FromWorker::Loaded`] or [`FromWorker::Refused`] when it has.
+        late: Vec<HandlerId>,
+    },
+    /// The worker cannot serve anything and is about to exit.
     Unfit {
-        /// The app at fault, where it is one.
-        app: Option<AppName>,
         /// What is wrong.
         #[serde(with = "crate::text")]
         message: String,
     },
-    /// A handler is loaded and valid.
+    /// A handler is loaded and valid. If the plan that is served names it, it
+    /// answers from now on.
     Loaded {
         /// The handler.
         handler: HandlerId,
@@ -254,7 +264,7 @@ impl Message for FromWorker {
     fn name(&self) -> &'static str {
         match self {
             Self::Confined { .. } => "confined",
-            Self::Ready => "ready",
+            Self::Ready { .. } => "ready",
             Self::Unfit { .. } => "unfit",
             Self::Loaded { .. } => "loaded",
             Self::Refused { .. } => "refused",

@@ -51,6 +51,7 @@ impl Counts {
             | Outcome::BadRequest
             | Outcome::HeadTooLarge
             | Outcome::Misdirected
+            | Outcome::Quarantined
             | Outcome::RateLimited
             | Outcome::NoRoute => return,
             Outcome::Trap

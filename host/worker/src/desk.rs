@@ -15,7 +15,7 @@ use crate::admission::Share;
 use crate::app::App;
 use crate::budget::{Budget, Column};
 use crate::log::Log;
-use crate::plan::{PlanError, Serving};
+use crate::plan::{Loaded, PlanError, Serving};
 use crate::rooms::{self, Rooms};
 use crate::shelf::Shelf;
 use crate::validate::Valid;
@@ -120,12 +120,21 @@ impl Desk {
         self.serving().names(host)
     }
 
-    /// Serves this plan from now on. Handlers that it does not name are
-    /// retired. Says what those of the plan before have counted.
-    pub(crate) fn serve(&self, plan: &Plan) -> Result<Vec<HandlerTally>, PlanError> {
+    /// Serves this plan from now on, without those handlers that are in
+    /// `quarantine`. Handlers that it does not name are retired. Says what those
+    /// of the plan before have counted.
+    pub(crate) fn serve(
+        &self,
+        plan: &Plan,
+        quarantine: impl Fn(HandlerId) -> bool,
+    ) -> Result<Vec<HandlerTally>, PlanError> {
         let next = {
             let shelf = self.shelf();
-            Serving::new(plan, &self.serving(), |handler| shelf.find(handler))?
+            let find = |handler| match shelf.find(handler) {
+                Some(valid) => Some(Loaded::Valid(valid)),
+                None => quarantine(handler).then_some(Loaded::Quarantined),
+            };
+            Serving::new(plan, &self.serving(), find)?
         };
         for valid in next.stable() {
             valid

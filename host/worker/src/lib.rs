@@ -39,6 +39,7 @@ mod orders;
 mod outbound;
 mod pipe;
 mod plan;
+mod proving;
 mod reply;
 mod rooms;
 mod service;
@@ -61,7 +62,6 @@ use skep_wire::{FromWorker, ToWorker};
 
 use crate::alarm::BEAT;
 use crate::desk::Desk;
-use crate::load::Unfit;
 use crate::orders::Orders;
 use crate::outbound::Outlet;
 
@@ -104,9 +104,10 @@ async fn work() -> ExitCode {
     let _ = skep_sys::process::raise_nofile_limit();
     let fit = match load::load(&mut link).await {
         Ok(fit) => fit,
-        Err(Unfit { app, message }) => {
+        Err(error) => {
             // If the primary is gone there is nobody to tell.
-            let unfit = FromWorker::Unfit { app, message };
+            let message = format!("{error:#}");
+            let unfit = FromWorker::Unfit { message };
             let _ = link.tell(&unfit, &[], Instant::now() + PATIENCE).await;
             return ExitCode::from(UNFIT);
         }

@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use skep_core::{AppName, Plan, PlannedTenant, PoolName, SlotIndex, WorkerId};
+use skep_core::{HandlerId, Plan, PlannedTenant, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
 use skep_sys::confine::Confined;
 use skep_sys::{Board, Sheet};
@@ -21,6 +21,7 @@ use crate::jail;
 use crate::log::{AppIs, AppLog, Log};
 use crate::news::News;
 use crate::outbound::Outlet;
+use crate::proving::{Proving, Urgency};
 use crate::tenants::Shares;
 use crate::ticker;
 use crate::validate::{Unproven, missing};
@@ -34,23 +35,8 @@ const MAX_INSTANCES: u32 = 2000;
 /// engine cannot grow. Making so many costs half a millisecond.
 const MIN_INSTANCES: u32 = 64;
 
-/// Why a worker cannot serve.
-pub(crate) struct Unfit {
-    pub(crate) app: Option<AppName>,
-    pub(crate) message: String,
-}
-
-impl From<anyhow::Error> for Unfit {
-    fn from(error: anyhow::Error) -> Self {
-        Self {
-            app: None,
-            message: format!("{error:#}"),
-        }
-    }
-}
-
-/// A worker whose first plan is served by valid handlers: what it needs from
-/// now on, and the proof that it may begin.
+/// A worker whose first plan is served by valid handlers, as far as they are:
+/// what it needs from now on, and the proof that it may begin.
 pub(crate) struct Fit {
     pub(crate) desk: Arc<Desk>,
     pub(crate) loader: Loader,
@@ -58,8 +44,8 @@ pub(crate) struct Fit {
     /// Whom it was told to meet meanwhile.
     pub(crate) peers: Vec<(Peer, OwnedFd)>,
     pub(crate) news: mpsc::UnboundedReceiver<News>,
-    /// Workers of the pool.
-    pub(crate) workers: u16,
+    pub(crate) proving: Proving,
+    pub(crate) plan: Box<Plan>,
 }
 
 /// What this worker is, for the handlers that it loads.
@@ -77,11 +63,12 @@ pub(crate) struct Loader {
 }
 
 /// Listens to the primary until everything is loaded, valid, and planned.
-pub(crate) async fn load(link: &mut Primary) -> Result<Fit, Unfit> {
-    let first = link.next().await.map_err(anyhow::Error::from)?;
-    let Some((message, fds)) = first else {
-        return Err(anyhow::anyhow!("the primary has gone").into());
-    };
+///
+/// # Errors
+///
+/// Why the worker can serve nothing: never for one handler's sake.
+pub(crate) async fn load(link: &mut Primary) -> anyhow::Result<Fit> {
+    let (message, fds) = link.next().await?.context("the primary has gone")?;
     let ToWorker::Begin {
         worker,
         pool,
@@ -91,18 +78,19 @@ pub(crate) async fn load(link: &mut Primary) -> Result<Fit, Unfit> {
         log,
         sandbox,
         drain_timeout,
+        grace,
         listeners,
         loads,
         ..
     } = message
     else {
-        return Err(anyhow::anyhow!("the first message was not `begin`").into());
+        bail!("the first message was not `begin`");
     };
     let mut fds = fds.into_iter();
     let board = fds.next().context("no scoreboard came")?;
     let board = Board::open(board).context("the scoreboard is none")?;
     if board.cell(cell).is_none() {
-        return Err(anyhow::anyhow!("the scoreboard has no cell {cell}").into());
+        bail!("the scoreboard has no cell {cell}");
     }
     let sheet = fds.next().context("no sheet came")?;
     let sheet = Arc::new(Sheet::open(sheet).context("the sheet is none")?);
@@ -114,7 +102,7 @@ pub(crate) async fn load(link: &mut Primary) -> Result<Fit, Unfit> {
     let ticker = ticker::start().context("no timer for guests")?;
     let log = Log::new(log, worker);
     log.keep_writing().context("cannot watch stderr")?;
-    let (sender, news) = mpsc::unbounded_channel();
+    let (sender, mut news) = mpsc::unbounded_channel();
     let clock = Clock {
         thread_cpu: skep_sys::clock::thread_cpu,
     };
@@ -143,30 +131,73 @@ pub(crate) async fn load(link: &mut Primary) -> Result<Fit, Unfit> {
         log,
         drain_timeout,
     ));
-    for (load, artifact) in loads {
-        let name = load.app.clone();
-        let unfit = |message| Unfit {
-            app: Some(name.clone()),
-            message,
-        };
-        let share = Share::of(&load.limits, workers);
-        let unproven = loader.load(&desk, *load, &artifact, share).map_err(unfit)?;
-        let valid = unproven.validate(desk.ticker()).await.map_err(unfit)?;
-        desk.shelf().keep(valid);
+    let mut proving = Proving::new();
+    let refused = prove(
+        &mut proving,
+        (&loader, &desk),
+        (loads, workers),
+        &mut news,
+        grace,
+    )
+    .await;
+    for (handler, message) in refused {
+        let refused = FromWorker::Refused { handler, message };
+        link.tell(&refused, &[], Instant::now() + PATIENCE)
+            .await
+            .context("cannot tell the primary")?;
     }
     loader.limit_tenants(&plan.tenants);
-    desk.serve(&plan).map_err(|error| Unfit {
-        app: None,
-        message: error.to_string(),
-    })?;
+    desk.serve(&plan, |handler| proving.has(handler))?;
+    proving.serve(&plan.handlers());
     Ok(Fit {
         desk,
         loader,
         listeners,
         peers,
         news,
-        workers: plan.workers,
+        proving,
+        plan,
     })
+}
+
+/// Has the first handlers validated, side by side, for so long at most. Says
+/// which cannot serve; those that are late go on.
+async fn prove(
+    proving: &mut Proving,
+    (loader, desk): (&Loader, &Arc<Desk>),
+    (loads, workers): (Loads, u16),
+    news: &mut mpsc::UnboundedReceiver<News>,
+    grace: Duration,
+) -> Vec<(HandlerId, String)> {
+    let by = tokio::time::Instant::now() + grace;
+    let mut refused = Vec::new();
+    for load in loads {
+        let handler = load.0.handler;
+        if let Err(message) = proving.begin(loader, desk, load, workers, Urgency::InTurn) {
+            refused.push((handler, message));
+        }
+    }
+    while proving.is_waited_for() {
+        // Never closed: the loader has a sender.
+        let Ok(Some(news)) = tokio::time::timeout_at(by, news.recv()).await else {
+            break;
+        };
+        match news {
+            News::Valid(valid) => {
+                proving.valid(valid.id);
+                desk.shelf().keep(valid);
+            }
+            News::Refused {
+                handler, message, ..
+            } => {
+                proving.refused(handler, false);
+                refused.push((handler, message));
+            }
+            // Of one that was refused.
+            News::Gone { .. } => {}
+        }
+    }
+    refused
 }
 
 type Loads = Vec<(Box<LoadApp>, OwnedFd)>;

@@ -16,11 +16,11 @@ use skep_wire::{FromWorker, HandlerTally, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::admission::Share;
 use crate::desk::Desk;
 use crate::listeners::Listeners;
 use crate::load::{Fit, Loader};
 use crate::news::News;
+use crate::proving::{Proving, Urgency};
 use crate::shelf::{MAX_LIVE, Retired};
 use crate::{PATIENCE, Primary, UNFIT};
 
@@ -42,10 +42,10 @@ pub(crate) struct Orders {
     listeners: Listeners,
     news: mpsc::UnboundedReceiver<News>,
     stage: Stage,
-    /// Workers of the pool.
-    workers: u16,
-    /// Handlers that are being validated, by their app.
-    validating: BTreeMap<HandlerId, AppName>,
+    /// What is served.
+    plan: Box<Plan>,
+    /// Handlers that are not valid yet, or could not be loaded.
+    proving: Proving,
     /// Loads for apps that have as many handlers as they may.
     waiting: VecDeque<(Box<LoadApp>, OwnedFd)>,
     report: Interval,
@@ -68,6 +68,7 @@ enum Next {
     Alone(String),
     News(News),
     Late,
+    Retry,
     Report,
     Quiet,
     Given,
@@ -92,8 +93,8 @@ impl Orders {
             listeners,
             news: fit.news,
             stage: Stage::Serving,
-            workers: fit.workers,
-            validating: BTreeMap::new(),
+            plan: fit.plan,
+            proving: fit.proving,
             waiting: VecDeque::new(),
             report,
             reported: BTreeMap::new(),
@@ -106,7 +107,8 @@ impl Orders {
 
     /// Does what it is told until the end.
     pub(crate) async fn follow(mut self) -> ExitCode {
-        self.tell(FromWorker::Ready).await;
+        let late = self.proving.trying().collect();
+        self.tell(FromWorker::Ready { late }).await;
         loop {
             let next = self.next().await;
             if let Some(code) = self.deal_with(next).await {
@@ -122,6 +124,7 @@ impl Orders {
             Stage::Serving | Stage::Draining => None,
         };
         let late = self.desk.shelf().deadline();
+        let retry = self.proving.deadline();
         let observing = self.stage == Stage::Serving && self.desk.is_observed();
         tokio::select! {
             biased;
@@ -135,6 +138,7 @@ impl Orders {
             () = self.desk.all_quiet(), if self.stage != Stage::Serving => Next::Quiet,
             () = at(given) => Next::Given,
             () = at(late) => Next::Late,
+            () = at(retry) => Next::Retry,
             _ = self.report.tick(), if observing => Next::Report,
         }
     }
@@ -168,6 +172,14 @@ impl Orders {
                     self.retired(retired).await;
                 }
             }
+            Next::Retry => {
+                let failed = self
+                    .proving
+                    .retry(&self.loader, &self.desk, self.plan.workers);
+                for (handler, message) in failed {
+                    self.tell(FromWorker::Refused { handler, message }).await;
+                }
+            }
             Next::Report => self.report().await,
             Next::Quiet => {
                 self.tell(FromWorker::Drained).await;
@@ -183,7 +195,7 @@ impl Orders {
                 Some(artifact) => self.load(load, artifact).await,
                 None => return Some(self.unfit("no artifact came".into()).await),
             },
-            ToWorker::Serve(plan) => return self.serve(&plan).await,
+            ToWorker::Serve(plan) => return self.serve(plan).await,
             ToWorker::Listen { listeners } => {
                 for (role, socket) in listeners.into_iter().zip(fds) {
                     self.listeners.listen(role, socket);
@@ -229,10 +241,10 @@ impl Orders {
     /// handler of its app to go.
     async fn load(&mut self, load: Box<LoadApp>, artifact: OwnedFd) {
         let app = &load.app;
-        let validating = self.validating.values().filter(|other| *other == app);
         let (live, leaves) = {
             let shelf = self.desk.shelf();
-            (shelf.live(app) + validating.count(), shelf.leaves(app))
+            let trying = self.proving.trying_of(app);
+            (shelf.live(app) + trying, shelf.leaves(app))
         };
         if live >= MAX_LIVE {
             if leaves {
@@ -243,39 +255,27 @@ impl Orders {
             let handler = load.handler;
             return self.tell(FromWorker::Refused { handler, message }).await;
         }
-        let (handler, app) = (load.handler, load.app.clone());
-        let share = Share::of(&load.limits, self.workers);
-        match self.loader.load(&self.desk, *load, &artifact, share) {
-            Err(message) => self.tell(FromWorker::Refused { handler, message }).await,
-            Ok(unproven) => {
-                self.validating.insert(handler, app.clone());
-                let desk = Arc::clone(&self.desk);
-                let news = self.loader.news();
-                tokio::spawn(async move {
-                    let validated = unproven.validate(desk.ticker()).await;
-                    // If nobody listens the worker has ended.
-                    let _ = news.send(match validated {
-                        Ok(valid) => News::Valid(valid),
-                        Err(message) => News::Refused {
-                            handler,
-                            app,
-                            message,
-                        },
-                    });
-                });
-            }
+        let handler = load.handler;
+        let (load, workers) = ((load, artifact), self.plan.workers);
+        let begun = self
+            .proving
+            .begin(&self.loader, &self.desk, load, workers, Urgency::Now);
+        if let Err(message) = begun {
+            self.tell(FromWorker::Refused { handler, message }).await;
         }
     }
 
-    async fn serve(&mut self, plan: &Plan) -> Ends {
-        match self.desk.serve(plan) {
+    async fn serve(&mut self, plan: Box<Plan>) -> Ends {
+        let proving = &self.proving;
+        match self.desk.serve(&plan, |handler| proving.has(handler)) {
             Ok(tallies) => {
-                self.workers = plan.workers;
+                self.proving.serve(&plan.handlers());
                 self.loader.limit_tenants(&plan.tenants);
                 self.loader.outlet().share(plan.workers);
                 self.reported.clear();
                 self.tallies(tallies).await;
                 self.tell(FromWorker::Serving { plan: plan.number }).await;
+                self.plan = plan;
                 None
             }
             Err(error) => Some(self.unfit(error.to_string()).await),
@@ -286,17 +286,21 @@ impl Orders {
         match news {
             News::Valid(valid) => {
                 let handler = valid.id;
-                self.validating.remove(&handler);
-                self.desk.shelf().keep(valid);
-                self.tell(FromWorker::Loaded { handler }).await;
+                if self.proving.valid(handler) {
+                    self.desk.shelf().keep(valid);
+                    self.release(handler);
+                    self.tell(FromWorker::Loaded { handler }).await;
+                }
             }
             News::Refused {
                 handler,
                 app,
                 message,
             } => {
-                self.validating.remove(&handler);
-                self.tell(FromWorker::Refused { handler, message }).await;
+                let served = self.plan.handlers().contains(&handler);
+                if self.proving.refused(handler, served) {
+                    self.tell(FromWorker::Refused { handler, message }).await;
+                }
                 self.load_waiting(&app).await;
             }
             News::Gone { handler, made } => {
@@ -306,6 +310,16 @@ impl Orders {
                 }
             }
         }
+    }
+
+    /// A handler that was in quarantine answers from now on.
+    fn release(&self, handler: HandlerId) {
+        if !self.plan.handlers().contains(&handler) {
+            return;
+        }
+        let proving = &self.proving;
+        let served = self.desk.serve(&self.plan, |handler| proving.has(handler));
+        debug_assert!(served.is_ok(), "the plan is served with less");
     }
 
     async fn retired(&mut self, Retired { handler, app, cut }: Retired) {
@@ -356,7 +370,7 @@ impl Orders {
         if let Some(record) = self.desk.log.record(LogLevel::Error, "worker.unfit") {
             self.desk.log.write(record.text("reason", &message));
         }
-        self.tell(FromWorker::Unfit { app: None, message }).await;
+        self.tell(FromWorker::Unfit { message }).await;
         ExitCode::from(UNFIT)
     }
 

@@ -46,10 +46,27 @@ pub(crate) enum PlanError {
     Routes(#[from] DuplicateRoute),
 }
 
+/// A handler that a plan names.
+pub(crate) enum Loaded<H> {
+    Valid(H),
+    /// It could not be loaded or validated, or is not yet.
+    Quarantined,
+}
+
+impl<H> Loaded<H> {
+    fn valid(self) -> Option<H> {
+        match self {
+            Self::Valid(handler) => Some(handler),
+            Self::Quarantined => None,
+        }
+    }
+}
+
 struct Serves<H> {
     budget: Arc<Budget>,
     paused: bool,
-    stable: H,
+    /// None in quarantine.
+    stable: Option<H>,
     canary: Option<(H, Arc<Canary>)>,
 }
 
@@ -67,17 +84,19 @@ impl<H: Clone> Serving<H> {
     }
 
     /// Makes `plan` servable by the handlers that `find` finds. A canary that
-    /// `before` had with the same share goes on where it was.
+    /// `before` had with the same share goes on where it was; one in quarantine
+    /// gets nothing.
     pub(crate) fn new(
         plan: &Plan,
         before: &Self,
-        find: impl Fn(HandlerId) -> Option<H>,
+        find: impl Fn(HandlerId) -> Option<Loaded<H>>,
     ) -> Result<Self, PlanError> {
         let known = |handler| {
-            find(handler).ok_or(PlanError::Unknown {
+            let found = find(handler).ok_or(PlanError::Unknown {
                 plan: plan.number,
                 handler,
-            })
+            })?;
+            Ok::<_, PlanError>(found.valid())
         };
         let mut serving = Self::nothing();
         for planned in &plan.tenants {
@@ -88,6 +107,7 @@ impl<H: Clone> Serving<H> {
         let mut routes = Vec::new();
         for (index, planned) in plan.apps.iter().enumerate() {
             let handlers = planned.handlers().map(known);
+            let handlers = handlers.filter_map(Result::transpose);
             let handlers = handlers.collect::<Result<Vec<_>, _>>()?;
             if planned.observed {
                 serving.observed.extend(handlers.iter().cloned());
@@ -101,7 +121,7 @@ impl<H: Clone> Serving<H> {
                 canary: match planned.canary {
                     Some((handler, portion)) => {
                         let canary = before.canary(handler, portion);
-                        Some((known(handler)?, canary))
+                        known(handler)?.map(|handler| (handler, canary))
                     }
                     None => None,
                 },
@@ -122,7 +142,7 @@ impl<H: Clone> Serving<H> {
         }
         let handler = match &app.canary {
             Some((handler, canary)) if canary.next() => handler,
-            _ => &app.stable,
+            _ => app.stable.as_ref().ok_or(Outcome::Quarantined)?,
         };
         Ok(Found {
             handler,
@@ -146,7 +166,7 @@ impl<H: Clone> Serving<H> {
 
     /// The stable handler of each app.
     pub(crate) fn stable(&self) -> impl Iterator<Item = &H> {
-        self.apps.iter().map(|app| &app.stable)
+        self.apps.iter().filter_map(|app| app.stable.as_ref())
     }
 
     fn canary(&self, handler: HandlerId, portion: Portion) -> Arc<Canary> {
@@ -218,9 +238,13 @@ mod tests {
         }
     }
 
-    /// Handlers below 100 are loaded.
-    fn find(handler: HandlerId) -> Option<u64> {
-        (handler.0 < 100).then_some(handler.0)
+    /// Handlers below 100 are loaded, and those below 200 in quarantine.
+    fn find(handler: HandlerId) -> Option<Loaded<u64>> {
+        match handler.0 {
+            ..100 => Some(Loaded::Valid(handler.0)),
+            100..200 => Some(Loaded::Quarantined),
+            _ => None,
+        }
     }
 
     fn who(serving: &Serving<u64>, path: &str) -> Result<(u64, usize), Outcome> {
@@ -265,17 +289,37 @@ mod tests {
     #[test]
     fn plans_that_cannot_be_served_are_told() {
         let nothing = Serving::nothing();
-        let unknown = plan(4, vec![planned("a", "/*", 100)]);
+        let unknown = plan(4, vec![planned("a", "/*", 200)]);
         let error = Serving::new(&unknown, &nothing, find).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "plan 4 names handler 100, which is not loaded"
+            "plan 4 names handler 200, which is not loaded"
         );
         let twice = plan(5, vec![planned("a", "/x", 1), planned("b", "/x", 2)]);
         assert!(matches!(
             Serving::new(&twice, &nothing, find).err(),
             Some(PlanError::Routes(_))
         ));
+    }
+
+    #[test]
+    fn what_is_in_quarantine_answers_nothing_and_its_neighbours_do() {
+        let mut half = planned("c", "/c", 2);
+        half.canary = Some((HandlerId(100), Portion::ALL));
+        half.standby = Some(HandlerId(101));
+        half.observed = true;
+        let apps = vec![planned("a", "/a", 1), planned("b", "/b", 100), half];
+        let one = serving(&plan(1, apps), &Serving::nothing());
+        assert_eq!(who(&one, "/a"), Ok((1, 0)));
+        assert_eq!(who(&one, "/b"), Err(Outcome::Quarantined));
+        assert_eq!(
+            who(&one, "/c"),
+            Ok((2, 0)),
+            "a canary that is there gets some"
+        );
+        assert_eq!(one.handlers(), [1, 2]);
+        assert_eq!(one.observed(), [2]);
+        assert_eq!(one.stable().copied().collect::<Vec<_>>(), [1, 2]);
     }
 
     fn with_canary(number: u64, portion: u32) -> Plan {

@@ -32,13 +32,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long retired handlers may take here.
 const DRAIN: Duration = Duration::from_millis(400);
 
+/// How long a worker waits for its first handlers here.
+const GRACE: Duration = Duration::from_millis(300);
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(ROLE) {
         return skep_worker::run();
     }
     handlers_come_and_go_while_requests_do();
     handlers_that_are_not_valid_are_refused();
-    a_worker_without_a_valid_handler_is_unfit();
+    what_is_not_valid_at_the_start_is_in_quarantine();
     a_plan_of_unknown_handlers_is_the_end();
     ExitCode::SUCCESS
 }
@@ -124,6 +127,7 @@ fn load(handler: u64) -> LoadApp {
         check: None,
         validate_timeout: PATIENCE,
         outbound: Vec::new(),
+        quarantined: false,
     }
 }
 
@@ -205,6 +209,7 @@ impl Worker {
             },
             sandbox: Sandbox::BestEffort,
             drain_timeout: DRAIN,
+            grace: GRACE,
             listeners: vec![role()],
             loads,
         };
@@ -225,7 +230,7 @@ impl Worker {
         let mut worker = Self::begin(1);
         worker.load(load(1), &artifact("", GOOD));
         worker.serve(plan(1, 1));
-        assert_eq!(worker.verdict(), FromWorker::Ready);
+        assert_eq!(worker.verdict(), FromWorker::Ready { late: vec![] });
         worker
     }
 
@@ -309,11 +314,21 @@ impl Worker {
 
     /// Sends a request.
     fn ask(&self) -> TcpStream {
+        self.ask_for("/")
+    }
+
+    fn ask_for(&self, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         stream
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut text = String::new();
+        self.ask_for(path).read_to_string(&mut text).unwrap();
+        text
     }
 
     fn status(&self) -> u16 {
@@ -497,36 +512,83 @@ fn handlers_that_are_not_valid_are_refused() {
     assert_eq!(worker.exit(), Ended::Code(0));
 }
 
-fn a_worker_without_a_valid_handler_is_unfit() {
-    for (require, validate, wanted) in [
-        (
-            vec![],
-            REFUSES,
-            "its validation failed: the database is away",
-        ),
-        (
-            vec!["SET".to_owned()],
-            GOOD,
-            "the variable SET is required and empty",
-        ),
-    ] {
-        let mut worker = Worker::begin(1);
-        let load = LoadApp { require, ..load(1) };
-        worker.load(load, &artifact("", validate));
-        worker.serve(plan(1, 1));
-        let unfit = FromWorker::Unfit {
-            app: Some(app()),
-            message: wanted.into(),
-        };
-        assert_eq!(worker.verdict(), unfit);
-        assert_eq!(worker.exit(), Ended::Code(78));
+/// A plan of three apps: `/*` is handler 1's, and `/2`, `/3` those of 2 and 3.
+fn three(number: u64) -> Plan {
+    let mut three = plan(number, 1);
+    for handler in [2, 3] {
+        let mut other = plan(number, handler).apps.remove(0);
+        other.app = AppName::new(&format!("b{handler}")).unwrap();
+        other.routes = vec![format!("/{handler}").parse().unwrap()];
+        three.apps.push(other);
     }
+    three
+}
+
+fn what_is_not_valid_at_the_start_is_in_quarantine() {
+    let named = |handler: u64| LoadApp {
+        app: AppName::new(&format!("b{handler}")).unwrap(),
+        ..load(handler)
+    };
+    let mut worker = Worker::begin(3);
+    worker.load(load(1), &artifact("", GOOD));
+    worker.load(named(2), &artifact("", REFUSES));
+    worker.load(named(3), &artifact("", &format!("{SLEEPS} {GOOD}")));
+    worker.serve(three(1));
+    let refused = |message: &str| FromWorker::Refused {
+        handler: HandlerId(2),
+        message: message.into(),
+    };
+    let why = "its validation failed: the database is away";
+    assert_eq!(worker.verdict(), refused(why));
+    let late = vec![HandlerId(3)];
+    assert_eq!(worker.answer(), FromWorker::Ready { late });
+    // The guest of 1 answers nothing, which is 500.
+    assert_eq!(worker.status(), 500);
+    for path in ["/2", "/3"] {
+        let answer = worker.get(path);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("retry-after: 5\r\n"), "{answer}");
+        let outcomes = worker.board.cell(0).unwrap().outcomes();
+        assert!(outcomes[skep_core::Outcome::Quarantined as usize] > 0);
+    }
+    // It is tried again, by itself.
+    assert_eq!(worker.answer(), refused(why));
+    // A plan that names it is served without it, one that does not forgets it.
+    worker.serves(three(2));
+    assert!(worker.get("/2").starts_with("HTTP/1.1 503 "));
+    worker.load(named(4), &artifact("", GOOD));
+    let handler = HandlerId(4);
+    assert_eq!(worker.answer(), FromWorker::Loaded { handler });
+    let mut mended = three(3);
+    mended.apps[1].stable = handler;
+    worker.serves(mended);
+    assert!(worker.get("/2").starts_with("HTTP/1.1 500 "));
+    worker.tell(&ToWorker::Stop, &[]);
+    assert_eq!(worker.exit(), Ended::Code(0));
+
+    let mut worker = Worker::begin(1);
+    let require = vec!["SET".to_owned()];
+    worker.load(LoadApp { require, ..load(2) }, &artifact("", GOOD));
+    worker.serve(plan(1, 2));
+    assert_eq!(
+        worker.verdict(),
+        refused("the variable SET is required and empty")
+    );
+    assert_eq!(worker.answer(), FromWorker::Ready { late: vec![] });
+    assert_eq!(worker.status(), 503);
+    // Told to load it again it does so at once.
+    worker.load(load(2), &artifact("", GOOD));
+    let handler = HandlerId(2);
+    assert_eq!(worker.answer(), FromWorker::Loaded { handler });
+    assert_eq!(worker.status(), 500);
+    worker.tell(&ToWorker::Stop, &[]);
+    assert_eq!(worker.exit(), Ended::Code(0));
 }
 
 fn a_plan_of_unknown_handlers_is_the_end() {
     let mut worker = Worker::ready();
     worker.serve(plan(2, 9));
-    let FromWorker::Unfit { app: None, message } = worker.answer() else {
+    let FromWorker::Unfit { message } = worker.answer() else {
         panic!("it is not served");
     };
     assert_eq!(message, "plan 2 names handler 9, which is not loaded");

@@ -139,9 +139,13 @@ fn severity(members: &Map<String, Value>) -> Severity {
     let word = |key: &str| members.get(key).and_then(Value::as_str);
     match (word("level"), word("name")) {
         (Some("error"), _)
-        | (None, Some("pool.tripped" | "app.rejected" | "app.rolled_back" | "config.rejected")) => {
-            Severity::Error
-        }
+        | (
+            None,
+            Some(
+                "pool.tripped" | "app.rejected" | "app.rolled_back" | "app.quarantined"
+                | "config.rejected",
+            ),
+        ) => Severity::Error,
         (Some("warn"), _) | (None, Some("pool.probing")) => Severity::Warn,
         (None, Some("worker.exited")) if members.get("voluntary") == Some(&Value::Bool(false)) => {
             Severity::Warn

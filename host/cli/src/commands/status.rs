@@ -34,7 +34,7 @@ fn render(status: &FleetStatus) -> String {
         duration(status.uptime_seconds),
         status.generation,
     );
-    if let Some(operation) = &status.operation {
+    for operation in &status.operations {
         text.push_str(&format!("  under way: {}\n", one_line(operation)));
     }
     for listener in &status.listeners {
@@ -328,7 +328,7 @@ pub(super) mod tests {
             uptime_seconds: 11_520.0,
             generation: Generation(2),
             stopping: true,
-            operation: Some("deploy of hello".into()),
+            operations: vec!["deploy of hello".into()],
             listeners: vec![ListenerStatus {
                 name: ListenerName::new("web").unwrap(),
                 address: "http://127.0.0.1:8080".into(),

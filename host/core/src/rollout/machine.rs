@@ -145,6 +145,14 @@ impl Rollout {
                 let reason = format!("worker {worker}: {reason}");
                 self.fail(state, Failure::of(FailedStep::RollOut, reason), out)
             }
+            // A worker that was born since cannot serve it.
+            (
+                state @ (State::Committing { .. } | State::Canary { .. } | State::Observing { .. }),
+                Input::Refused { worker, reason },
+            ) => {
+                let reason = format!("worker {worker}: {reason}");
+                self.fail(state, Failure::of(FailedStep::Observe, reason), out)
+            }
             (State::RollingOut { part, until }, Input::RollFailed { reason })
                 if part.is_restart() =>
             {

@@ -214,9 +214,9 @@ impl Fleet {
 
     fn tell(&mut self, worker: WorkerId, said: Said) {
         let steps = match said {
-            Said::Ready => self.convergence.ready(worker),
+            Said::Ready => self.convergence.ready(worker, &[]),
             Said::Loaded(handler) => self.convergence.loaded(worker, handler),
-            Said::Refused(handler) => self.convergence.refused(worker, handler),
+            Said::Refused(handler) => self.convergence.refused(worker, handler).1,
             Said::Serving(plan) => self.convergence.serving(worker, plan),
         };
         self.perform(&steps);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use skep_core::claims::Claim;
 use skep_core::history::History;
 use skep_core::rollout::{Output, Rollout};
 use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
@@ -49,6 +50,8 @@ pub(super) struct App {
     pub(super) passage: Option<Passage>,
     /// Whether its first revision is still to be recorded as live.
     pub(super) unrecorded: bool,
+    /// Why its stable handler is in quarantine, in some worker at least.
+    pub(super) quarantine: Option<String>,
 }
 
 /// An app's way to another revision: what the rollout that decides it does not
@@ -69,6 +72,8 @@ pub(super) struct Passage {
     pub(super) old_artifact: Arc<Artifact>,
     /// Once there is an artifact.
     pub(super) new: Option<(HandlerId, Arc<Artifact>)>,
+    /// What it needs for itself, until the revision is live or is a canary.
+    pub(super) claim: Option<Claim>,
     /// The canary worker that tries it.
     pub(super) trial: Option<WorkerId>,
     pub(super) watch: Watch,
@@ -105,6 +110,7 @@ impl Passage {
             old,
             old_artifact,
             new: None,
+            claim: None,
             trial: None,
             watch: Watch::default(),
             by_birth: false,
@@ -188,7 +194,14 @@ impl App {
             observed: false,
             passage: None,
             unrecorded: first.unrecorded,
+            quarantine: None,
         }
+    }
+
+    /// Whether this is the component that it began with and that nobody has
+    /// found valid yet.
+    pub(super) fn is_untried(&self, artifact: &Artifact) -> bool {
+        self.unrecorded && self.artifact.component == artifact.component
     }
 
     /// When its rollout wants to be looked at.

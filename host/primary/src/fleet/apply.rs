@@ -13,7 +13,6 @@ use skep_wire::{ControlReply, ToWorker};
 
 use super::app::{App, Passage, Purpose};
 use super::lingering::Lingering;
-use super::operation::Operation;
 use super::reload::{Before, Next, NextApp, Old, Reloading, Stage};
 use super::{Fleet, now};
 use crate::link::Order as Tell;
@@ -76,7 +75,7 @@ impl Fleet {
             sizes,
         };
         let restarted = rolls.clone();
-        if let Some(Operation::Reload(reloading)) = &mut self.operation {
+        if let Some(reloading) = &mut self.reloading {
             reloading.stage = Stage::Applying {
                 by,
                 before: Box::new(before),
@@ -87,7 +86,7 @@ impl Fleet {
                 failure: None,
             };
         }
-        self.replan_all(Pace::OneByOne);
+        self.replan_touched(Pace::OneByOne);
         for pool in restarted {
             self.step(Event::Roll {
                 pool,
@@ -131,9 +130,11 @@ impl Fleet {
                 standby: watched.as_ref().map(|old| old.handler),
                 observed: watched.is_some(),
                 passage: None,
-                unrecorded: false,
+                unrecorded: !next.renewed && before.get(&name).is_some_and(|app| app.unrecorded),
                 writes: before.get(&name).map_or(0, |app| app.writes),
                 recorded: next.recorded,
+                // It is found out anew whether it still is.
+                quarantine: before.get(&name).and_then(|app| app.quarantine.clone()),
             };
             if next.renewed {
                 // The first revision of an app has nothing to be compared with.
@@ -183,10 +184,12 @@ impl Fleet {
         }
     }
 
-    fn replan_all(&mut self, pace: Pace) {
-        let names: Vec<_> = self.pools.keys().cloned().collect();
-        for name in names {
-            self.replan(&name, pace);
+    /// Makes the plans anew of pools that the reload has to do with.
+    fn replan_touched(&mut self, pace: Pace) {
+        let claim = self.reloading.as_ref().map(|it| it.claim.clone());
+        let claim = claim.unwrap_or_default();
+        for name in claim.plans.union(&claim.workers) {
+            self.replan(name, pace);
         }
     }
 
@@ -262,7 +265,7 @@ impl Fleet {
     /// Goes back to what was before.
     pub(super) fn restore(&mut self, reason: String) {
         let by = now() + self.patience();
-        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+        let Some(reloading) = &mut self.reloading else {
             return;
         };
         let stage = Stage::Restoring { by, reason };
@@ -322,15 +325,15 @@ impl Fleet {
             ..difference
         };
         self.adopt_pools(&back);
-        self.replan_all(Pace::AllAtOnce);
+        self.replan_touched(Pace::AllAtOnce);
     }
 
     /// The new generation is in force: what it does not have any more goes.
     pub(super) fn in_force(&mut self) {
-        let Some(Operation::Reload(reloading)) = self.operation.take() else {
+        let Some(reloading) = self.reloading.take() else {
             return;
         };
-        let Reloading { asker, stage } = *reloading;
+        let Reloading { asker, stage, .. } = *reloading;
         let Stage::Applying {
             difference,
             renewed,
@@ -419,6 +422,11 @@ impl Fleet {
         let Some(app) = self.apps.get_mut(name) else {
             return;
         };
+        if app.quarantine.is_some() {
+            // It is live once it is valid, and has nothing to be compared with.
+            app.unrecorded = true;
+            return;
+        }
         let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
         let mut history = app.history.clone();
         history.live(to);

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_core::claims::Claim;
 use skep_core::converge::Pace;
 use skep_core::rollout::{Deadlines, Input, Order, Rollout, Rules, Stage};
 use skep_core::{AppName, LogLevel, Portion, Revision, Strategy};
 use skep_wire::ControlReply;
 
 use super::app::{Passage, Purpose};
-use super::operation::{NO_SUCH, Operation, REFUSED};
+use super::operation::{NO_SUCH, REFUSED};
 use super::words::detach;
 use super::{Fleet, now};
 use crate::artifacts::MAKE_DEADLINE;
@@ -49,6 +50,9 @@ impl Fleet {
             rules: Rules::from(rules),
             deadlines: self.deadlines(&name, deploy.force),
         };
+        if let Some(reply) = self.conflict(&self.claim_of(&name, &order)) {
+            return asker.answer(reply);
+        }
         let begun = format!(
             "revision {} of {name} is on its way; `skep status` shows it",
             order.to
@@ -71,10 +75,16 @@ impl Fleet {
         let stage = self.passage(&name).map(|passage| passage.rollout.stage());
         match stage {
             Some(Stage::Canary) => {
-                if let Some(reply) = self.busy() {
+                let Some(passage) = self.passage(&name) else {
+                    return;
+                };
+                let claim = self.claim_of(&name, passage.rollout.order());
+                if let Some(reply) = self.conflict(&claim) {
                     return asker.answer(reply);
                 }
-                self.operation = Some(Operation::Deploy(name.clone()));
+                if let Some(passage) = self.passage_mut(&name) {
+                    passage.claim = Some(claim);
+                }
             }
             Some(Stage::Observing) => {}
             Some(stage) => {
@@ -139,6 +149,9 @@ impl Fleet {
             rules: Rules::from(rules),
             deadlines: self.deadlines(&name, false),
         };
+        if let Some(reply) = self.conflict(&self.claim_of(&name, &order)) {
+            return asker.answer(reply);
+        }
         self.begin(&name, Purpose::Return, order, source, Some(asker));
     }
 
@@ -172,10 +185,15 @@ impl Fleet {
                 passage.rollout.stage()
             )));
         }
-        match self.busy() {
-            Some(reply) => Err(reply),
-            None => Ok(name),
-        }
+        Ok(name)
+    }
+
+    /// What an app's way to another revision needs for itself.
+    fn claim_of(&self, name: &AppName, order: &Order) -> Claim {
+        let pool = self.spec.apps[name].pool.clone();
+        // One that is forced may come to replace the workers.
+        let replaces = order.strategy == Strategy::Restart || order.force;
+        Claim::of_app(name.clone(), pool, replaces && !order.dry_run)
     }
 
     fn deadlines(&self, name: &AppName, force: bool) -> Deadlines {
@@ -205,6 +223,7 @@ impl Fleet {
         source: PathBuf,
         asker: Option<Asker>,
     ) {
+        let claim = self.claim_of(name, &order);
         let Some(app) = self.apps.get_mut(name) else {
             return;
         };
@@ -213,9 +232,9 @@ impl Fleet {
         let old = (app.stable, Arc::clone(&app.artifact));
         app.passage = Some(Passage {
             asker,
+            claim: Some(claim),
             ..Passage::new(self.last_passage, rollout, purpose, source, old)
         });
-        self.operation = Some(Operation::Deploy(name.clone()));
         self.carry_out(name, outputs);
     }
 

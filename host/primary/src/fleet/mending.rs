@@ -6,12 +6,13 @@
 //! again. So a worker's end that may be of its artifacts is told to the
 //! supervisor only once they were verified, and its successor gets what is good.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::supervise::{BreakerState, EndStatus, Event};
-use skep_core::{LogLevel, PoolName, WorkerId};
+use skep_core::{HandlerId, LogLevel, PoolName, WorkerId};
 use skep_wire::Refusal;
 use tokio::time::sleep;
 
@@ -42,8 +43,7 @@ impl Fleet {
         };
         let suspicious = match status {
             EndStatus::Signal(signal) => OF_ARTIFACTS.contains(&signal),
-            EndStatus::Code(_) => worker.unfit,
-            EndStatus::OutOfMemory => false,
+            EndStatus::Code(_) | EndStatus::OutOfMemory => false,
         };
         if !suspicious {
             return self.tell_exit(id, status);
@@ -116,6 +116,16 @@ impl Fleet {
         self.catalog.components_of(handlers.iter()).into_iter()
     }
 
+    fn handlers_of(&self, pool: &PoolName, component: Digest) -> BTreeSet<HandlerId> {
+        let handlers = self.pools.get(pool).map(|pool| pool.plan.handlers());
+        let mut handlers = handlers.unwrap_or_default();
+        handlers.retain(|handler| {
+            let entry = self.catalog.get(*handler);
+            entry.is_some_and(|entry| entry.artifact.component == component)
+        });
+        handlers
+    }
+
     /// Where a component may be had: where it is kept, and where it came from.
     fn sources_of(&self, pool: &PoolName, component: Digest) -> Vec<PathBuf> {
         let kept = self.scribe.component_path(&component.to_string());
@@ -133,6 +143,8 @@ impl Fleet {
                     self.catalog.renew(&artifact);
                     if anew {
                         rebuilt = true;
+                        let handlers = self.handlers_of(pool, component);
+                        self.try_again(pool, &handlers);
                         self.tell_artifact(
                             pool,
                             component,

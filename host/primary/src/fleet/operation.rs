@@ -1,16 +1,20 @@
-//! What one operator has under way and others must wait for: at most one thing
-//! at a time in the whole fleet, each with a deadline.
+//! What operators have under way, who has to wait for whom, and operations on
+//! whole pools: restarts, rotations and sizes.
+//!
+//! What an operation needs for itself is its [`Claim`]. That of an app's way to
+//! another revision is kept with it (`app::Passage`), that of a reload with the
+//! reload, those of pools here.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
+use skep_core::claims::Claim;
 use skep_core::converge::Pace;
 use skep_core::rollout::Input;
 use skep_core::supervise::{BreakerState, Event, Patience, RollFailure};
 use skep_core::{AppName, HandlerId, Moment, PoolName, WorkerId};
 use skep_wire::ControlReply;
 
-use super::reload::Reloading;
 use super::{Fleet, Phase, now};
 use crate::control::Asker;
 
@@ -19,87 +23,93 @@ pub(super) const FAILED: u8 = 1;
 pub(super) const NO_SUCH: u8 = 2;
 pub(super) const REFUSED: u8 = 5;
 
-/// What is under way.
+/// Workers that are being replaced.
 #[derive(Debug)]
-pub(super) enum Operation {
-    /// An app gets another revision, and is not live yet.
-    Deploy(AppName),
-    /// The fleet gets another generation.
-    Reload(Box<Reloading>),
-    /// Workers are replaced.
-    Roll {
-        /// What was asked for, in words.
-        what: String,
-        /// Pools that are not done.
-        pools: BTreeSet<PoolName>,
-        replaced: u16,
-        failures: Vec<String>,
-        /// The exit code for the failures.
-        code: u8,
-        asker: Asker,
-    },
-    /// A pool gets another size.
-    Scale {
-        pool: PoolName,
-        workers: u16,
-        by: Moment,
-        asker: Asker,
-    },
+pub(super) struct Roll {
+    /// What was asked for, in words.
+    what: String,
+    claim: Claim,
+    /// Pools that are not done.
+    pools: BTreeSet<PoolName>,
+    replaced: u16,
+    failures: Vec<String>,
+    /// The exit code for the failures.
+    code: u8,
+    asker: Asker,
 }
 
-impl fmt::Display for Operation {
+/// A pool that gets another size.
+#[derive(Debug)]
+pub(super) struct Scale {
+    claim: Claim,
+    pool: PoolName,
+    workers: u16,
+    by: Moment,
+    asker: Asker,
+}
+
+impl fmt::Display for Scale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Deploy(app) => write!(f, "a deploy of {app}"),
-            Self::Reload(_) => f.write_str("a reload"),
-            Self::Roll { what, .. } => f.write_str(what),
-            Self::Scale { pool, workers, .. } => write!(f, "scaling {pool} to {workers}"),
-        }
-    }
-}
-
-impl Operation {
-    pub(super) fn deadline(&self) -> Option<Moment> {
-        match self {
-            // The rollout and the supervisor have deadlines of their own.
-            Self::Deploy(_) | Self::Roll { .. } => None,
-            Self::Reload(reloading) => reloading.deadline(),
-            Self::Scale { by, .. } => Some(*by),
-        }
-    }
-
-    /// Handlers that no plan may name yet.
-    pub(super) fn handlers(&self) -> Vec<HandlerId> {
-        match self {
-            Self::Reload(reloading) => reloading.handlers(),
-            Self::Deploy(_) | Self::Roll { .. } | Self::Scale { .. } => Vec::new(),
-        }
+        let Self { pool, workers, .. } = self;
+        write!(f, "scaling {pool} to {workers}")
     }
 }
 
 impl Fleet {
-    /// Why nothing can be begun now, if so.
-    pub(super) fn busy(&self) -> Option<ControlReply> {
-        let message = match (&self.operation, self.phase) {
-            (_, Phase::Ending(_) | Phase::Ended) => "skep is stopping".to_owned(),
-            (Some(operation), _) => format!(
-                "{operation} is under way{}; try again when it is done",
-                self.stage_of(operation)
-            ),
-            (None, Phase::Running) => return None,
+    /// Everything that is under way, in words, with what it needs for itself.
+    pub(super) fn operations(&self) -> impl Iterator<Item = (String, &Claim)> {
+        let reloading = self.reloading.iter();
+        self.operations_but_reload()
+            .chain(reloading.map(|it| ("a reload".to_owned(), &it.claim)))
+    }
+
+    pub(super) fn operations_but_reload(&self) -> impl Iterator<Item = (String, &Claim)> {
+        let passing = self.apps.iter().filter_map(|(name, app)| {
+            let passage = app.passage.as_ref()?;
+            let what = format!("a deploy of {name} ({})", passage.rollout.stage());
+            Some((what, passage.claim.as_ref()?))
+        });
+        let scales = self.scales.iter();
+        passing
+            .chain(
+                self.rolls
+                    .iter()
+                    .map(|roll| (roll.what.clone(), &roll.claim)),
+            )
+            .chain(scales.map(|scale| (scale.to_string(), &scale.claim)))
+    }
+
+    /// Why an operation that needs this cannot be begun now, if so.
+    pub(super) fn conflict(&self, claim: &Claim) -> Option<ControlReply> {
+        let message = if self.phase == Phase::Running {
+            let (what, _) = self.operations().find(|(_, of)| of.conflicts(claim))?;
+            format!("{what} is under way; try again when it is done")
+        } else {
+            "skep is stopping".to_owned()
         };
         let code = REFUSED;
         Some(ControlReply::Refused { message, code })
     }
 
-    fn stage_of(&self, operation: &Operation) -> String {
-        match operation {
-            Operation::Deploy(app) => self
-                .passage(app)
-                .map(|passage| format!(" ({})", passage.rollout.stage()))
-                .unwrap_or_default(),
-            _ => String::new(),
-        }
+    /// When one of them is late.
+    pub(super) fn operations_deadline(&self) -> Option<Moment> {
+        // Rollouts and the supervisor have deadlines of their own.
+        let scales = self.scales.iter().map(|scale| scale.by);
+        let reload = self.reloading.as_ref().and_then(|it| it.deadline());
+        scales.chain(reload).min()
+    }
+
+    /// Handlers that no plan may name yet.
+    pub(super) fn handlers_under_way(&self) -> Vec<HandlerId> {
+        let reloading = self.reloading.as_ref();
+        reloading.map(|it| it.handlers()).unwrap_or_default()
+    }
+
+    /// Whoever waits for what will not be is told so by being hung up on.
+    pub(super) fn abandon_operations(&mut self) {
+        self.rolls.clear();
+        self.scales.clear();
+        self.reloading = None;
     }
 
     pub(super) fn find_pool(&self, name: &str) -> Result<PoolName, ControlReply> {
@@ -154,11 +164,13 @@ impl Fleet {
         workers: &[WorkerId],
         asker: Asker,
     ) {
-        if let Some(reply) = self.busy() {
+        let claim = Claim::of_workers(pools.clone());
+        if let Some(reply) = self.conflict(&claim) {
             return asker.answer(reply);
         }
-        self.operation = Some(Operation::Roll {
+        self.rolls.push(Roll {
             what,
+            claim,
             pools: pools.clone(),
             replaced: 0,
             failures: Vec::new(),
@@ -188,37 +200,26 @@ impl Fleet {
             };
             self.feed(&app, input);
         }
-        match &mut self.operation {
-            Some(Operation::Roll {
-                pools,
-                replaced,
-                failures,
-                code,
-                ..
-            }) => {
-                if !pools.remove(pool) {
-                    return;
+        if let Some(reloading) = &mut self.reloading {
+            reloading.rolled(pool, result);
+        }
+        // No two of them replace the workers of one pool.
+        let roll = self.rolls.iter_mut().find(|roll| roll.pools.contains(pool));
+        let Some(roll) = roll else { return };
+        roll.pools.remove(pool);
+        match result {
+            Ok(count) => roll.replaced += count,
+            Err(reason) => {
+                if !matches!(reason, RollFailure::Tripped) {
+                    roll.code = FAILED;
                 }
-                match result {
-                    Ok(count) => *replaced += count,
-                    Err(reason) => {
-                        if !matches!(reason, RollFailure::Tripped) {
-                            *code = FAILED;
-                        }
-                        failures.push(format!("pool {pool}: {reason}"));
-                    }
-                }
+                roll.failures.push(format!("pool {pool}: {reason}"));
             }
-            Some(Operation::Reload(reloading)) => reloading.rolled(pool, result),
-            _ => {}
         }
     }
 
     /// Gives a pool another size.
     pub(super) fn scale(&mut self, pool: &str, workers: u16, asker: Asker) {
-        if let Some(reply) = self.busy() {
-            return asker.answer(reply);
-        }
         let pool = match self.find_pool(pool) {
             Ok(pool) => pool,
             Err(reply) => return asker.answer(reply),
@@ -229,11 +230,16 @@ impl Fleet {
                 code: NO_SUCH,
             });
         }
+        let claim = Claim::of_workers(BTreeSet::from([pool.clone()]));
+        if let Some(reply) = self.conflict(&claim) {
+            return asker.answer(reply);
+        }
         let entry = self.pools.get_mut(&pool).expect("pools of the spec exist");
         let before = std::mem::replace(&mut entry.spec.workers, workers);
         // Workers that start do so one after the other once one has failed.
         let patience = entry.spec.supervision.start_timeout * u32::from(workers.max(2));
-        self.operation = Some(Operation::Scale {
+        self.scales.push(Scale {
+            claim,
             pool: pool.clone(),
             workers,
             by: now() + patience,
@@ -251,71 +257,51 @@ impl Fleet {
     }
 
     /// Ends what is under way when it is done.
-    pub(super) fn check_operation(&mut self) {
-        match &self.operation {
-            Some(Operation::Roll { pools, .. }) if pools.is_empty() => {
-                if let Some(Operation::Roll {
-                    what,
-                    replaced,
-                    failures,
-                    code,
-                    asker,
-                    ..
-                }) = self.operation.take()
-                {
-                    asker.answer(rolled(&what, replaced, &failures, code));
-                }
-            }
-            Some(Operation::Scale { pool, workers, .. }) => {
-                let (pool, workers) = (pool.clone(), *workers);
-                let Some(view) = self.supervisor.pools().find(|view| view.name == pool) else {
-                    return;
-                };
-                if view.serving == workers && self.is_settled(&pool) {
-                    let message = format!("pool {pool} has {workers} workers");
-                    self.scaled(ControlReply::Done {
-                        message: Some(message),
-                    });
-                } else if view.breaker != BreakerState::Admitting {
-                    self.scaled(ControlReply::Refused {
-                        message: format!(
-                            "the breaker of pool {pool} is tripped; {} of {workers} workers serve",
-                            view.serving
-                        ),
-                        code: REFUSED,
-                    });
-                }
-            }
-            Some(Operation::Reload(_)) => self.check_reload(),
-            Some(Operation::Deploy(_) | Operation::Roll { .. }) | None => {}
+    pub(super) fn check_operations(&mut self) {
+        for roll in self.rolls.extract_if(.., |roll| roll.pools.is_empty()) {
+            let reply = rolled(&roll.what, roll.replaced, &roll.failures, roll.code);
+            roll.asker.answer(reply);
         }
+        for scale in std::mem::take(&mut self.scales) {
+            match self.scaled(&scale) {
+                Some(reply) => scale.asker.answer(reply),
+                None => self.scales.push(scale),
+            }
+        }
+        self.check_reload();
     }
 
-    fn scaled(&mut self, reply: ControlReply) {
-        if let Some(Operation::Scale { asker, .. }) = self.operation.take() {
-            asker.answer(reply);
+    /// What became of another size, once that is known.
+    fn scaled(&self, scale: &Scale) -> Option<ControlReply> {
+        let Scale { pool, workers, .. } = scale;
+        let view = self.supervisor.pools().find(|view| view.name == *pool)?;
+        if view.serving == *workers && self.is_settled(pool) {
+            let message = Some(format!("pool {pool} has {workers} workers"));
+            return Some(ControlReply::Done { message });
         }
+        if view.breaker == BreakerState::Admitting {
+            return None;
+        }
+        Some(ControlReply::Refused {
+            message: format!(
+                "the breaker of pool {pool} is tripped; {} of {workers} workers serve",
+                view.serving
+            ),
+            code: REFUSED,
+        })
     }
 
     /// The deadline of what is under way may have passed.
-    pub(super) fn press_operation(&mut self, now: Moment) {
-        let late = self
-            .operation
-            .as_ref()
-            .and_then(Operation::deadline)
-            .is_some_and(|by| by <= now);
-        if !late {
-            return;
+    pub(super) fn press_operations(&mut self, now: Moment) {
+        for scale in self.scales.extract_if(.., |scale| scale.by <= now) {
+            let Scale { pool, workers, .. } = &scale;
+            let message = format!("pool {pool} has not {workers} serving workers yet; it goes on");
+            let code = FAILED;
+            scale.asker.answer(ControlReply::Refused { message, code });
         }
-        match &self.operation {
-            Some(Operation::Scale { pool, workers, .. }) => {
-                let message =
-                    format!("pool {pool} has not {workers} serving workers yet; it goes on");
-                let code = FAILED;
-                self.scaled(ControlReply::Refused { message, code });
-            }
-            Some(Operation::Reload(_)) => self.late_reload(),
-            Some(Operation::Deploy(_) | Operation::Roll { .. }) | None => {}
+        let reload = self.reloading.as_ref().and_then(|it| it.deadline());
+        if reload.is_some_and(|by| by <= now) {
+            self.late_reload();
         }
     }
 }

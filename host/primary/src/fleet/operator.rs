@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use skep_core::LogLevel;
 use skep_core::rollout::Input;
-use skep_core::solo;
+use skep_core::solo::{self, Solo, State};
 use skep_core::supervise::{Event, Strength};
 use skep_wire::{ControlReply, ControlRequest};
 
@@ -72,8 +72,7 @@ impl Fleet {
             self.feed(&app, Input::Abandon);
         }
         self.hold_nothing();
-        // Whoever waits for what will not be is told so by being hung up on.
-        self.operation = None;
+        self.abandon_operations();
         let trials: Vec<_> = self.trials.keys().copied().collect();
         for trial in trials {
             self.end_trial(trial);
@@ -85,6 +84,26 @@ impl Fleet {
             Strength::Stop | Strength::Kill => solo::Event::Ended,
         });
         self.go_on_ending();
+    }
+
+    /// The order of the end: first those who hand connections out, then the
+    /// workers, who may be asked to take some until then, then the connector.
+    pub(super) fn go_on_ending(&mut self) {
+        let Phase::Ending(strength) = self.phase else {
+            return;
+        };
+        let handing_out = !self.dispatchers.is_empty() && strength == Strength::Drain;
+        if !handing_out && self.workers_end != Some(strength) {
+            self.workers_end = Some(strength);
+            self.step(Event::Shutdown { strength });
+        }
+        if self.workers_gone {
+            self.step_connector(solo::Event::Ended);
+            let absent = |(_, solo): (_, &Solo)| solo.state() == State::Absent;
+            if self.solos().all(absent) {
+                self.phase = Phase::Ended;
+            }
+        }
     }
 
     /// Does what a client asks for, and answers now or in the end.

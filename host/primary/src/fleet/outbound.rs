@@ -11,7 +11,6 @@ use skep_core::solo::Event;
 use skep_core::{AppName, FleetSpec, LogLevel, PoolName, WorkerId};
 use skep_wire::{AppGrants, FromConnector, ToConnector};
 
-use super::operation::Operation;
 use super::reload::Stage;
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, ConnectorRole, Link, News};
@@ -131,11 +130,11 @@ impl Fleet {
     fn wanted_grants(&self) -> WantedGrants {
         let mut pools = BTreeMap::new();
         gather(&mut pools, &self.spec);
-        if let Some(Operation::Reload(reloading)) = &self.operation {
+        if let Some(reloading) = &self.reloading {
             match &reloading.stage {
                 Stage::Trying { next, .. } => gather(&mut pools, &next.spec),
                 Stage::Applying { before, .. } => gather(&mut pools, &before.spec),
-                Stage::Preparing | Stage::Restoring { .. } => {}
+                Stage::Preparing | Stage::Waiting { .. } | Stage::Restoring { .. } => {}
             }
         }
         let pools: BTreeMap<PoolName, Vec<AppGrants>> = pools

@@ -11,7 +11,6 @@ use skep_core::{AppName, LogLevel, PoolName, WorkerId};
 use skep_wire::{ControlReply, HandlerTally, Refusal};
 
 use super::app::{Passage, Purpose};
-use super::operation::Operation;
 use super::trial::Whose;
 use super::words::{called_off, verdict, worded};
 use super::{Consequence, Fleet, now};
@@ -77,7 +76,7 @@ impl Fleet {
         self.apps.get(name)?.passage.as_ref()
     }
 
-    fn passage_mut(&mut self, name: &AppName) -> Option<&mut Passage> {
+    pub(super) fn passage_mut(&mut self, name: &AppName) -> Option<&mut Passage> {
         self.apps.get_mut(name)?.passage.as_mut()
     }
 
@@ -358,8 +357,8 @@ impl Fleet {
 
     /// Others need no longer wait for it.
     fn release(&mut self, name: &AppName) {
-        if matches!(&self.operation, Some(Operation::Deploy(app)) if app == name) {
-            self.operation = None;
+        if let Some(passage) = self.passage_mut(name) {
+            passage.claim = None;
         }
     }
 
@@ -394,8 +393,9 @@ impl Fleet {
         match ending {
             Ending::Rejected { step, reason } => history.rejected(to, format!("{step}: {reason}")),
             Ending::RolledBack { step, reason, by } => {
-                // What skep itself found wanting, it does not try again unasked.
-                let automatic = *by == By::Health || *step == FailedStep::Observe;
+                // What was found wanting is not tried again unasked. A crash of
+                // the workers does not say whose fault it was.
+                let automatic = *by == By::Health;
                 history.rolled_back(to, from, format!("{step}: {reason}"), automatic);
                 if let Some(from) = from {
                     app.revision = from;

@@ -10,8 +10,8 @@ use skep_core::{
 };
 use skep_wire::ToWorker;
 
+use super::Fleet;
 use super::app::App;
-use super::{Consequence, Fleet};
 use crate::link::Order;
 
 impl Fleet {
@@ -77,12 +77,14 @@ impl Fleet {
             .passing(name)
             .iter()
             .any(|app| self.passage(app).is_some_and(|passage| passage.by_birth));
+        let excused = self.excused(name);
         let Some(pool) = self.pools.get_mut(name) else {
             return;
         };
         // A revision that is to reach workers as they are born must not reach
         // others because of something else that changes.
         let pace = if by_birth { Pace::AtBirth } else { pace };
+        pool.convergence.excuse(excused);
         let steps = pool.come_to(plan, pace);
         self.take(name, steps);
         self.prune_catalog();
@@ -103,7 +105,7 @@ impl Fleet {
         }
     }
 
-    fn take(&self, name: &PoolName, steps: Vec<Step>) {
+    pub(super) fn take(&self, name: &PoolName, steps: Vec<Step>) {
         let Some(pool) = self.pools.get(name) else {
             return;
         };
@@ -149,29 +151,6 @@ impl Fleet {
         }
     }
 
-    /// A worker could not load a handler in place.
-    pub(super) fn refused(&mut self, worker: WorkerId, handler: HandlerId, message: String) {
-        let Some(entry) = self.catalog.get(handler) else {
-            return;
-        };
-        let (app, revision) = (entry.load.app.clone(), entry.load.revision);
-        self.journal
-            .event(LogLevel::Warn, "worker.refused", |line| {
-                line.number("worker", worker)
-                    .text("app", app.as_str())
-                    .number("revision", revision)
-                    .text("reason", &message)
-            });
-        if self.refuse_reload(&app, handler, &message) {
-            return;
-        }
-        let input = Input::Refused {
-            worker,
-            reason: message,
-        };
-        self.consequences.push_back(Consequence::Feed(app, input));
-    }
-
     /// A handler is gone from a worker.
     pub(super) fn retired(&self, worker: WorkerId, handler: HandlerId, app: &AppName, cut: u32) {
         let level = if cut > 0 {
@@ -195,9 +174,7 @@ impl Fleet {
             .flat_map(|pool| pool.plan.handlers())
             .collect();
         named.extend(self.apps.values().flat_map(App::handlers));
-        if let Some(operation) = &self.operation {
-            named.extend(operation.handlers());
-        }
+        named.extend(self.handlers_under_way());
         self.catalog.retain(&named);
         // What no plan names yet may be on trial in any pool.
         for pool in self.pools.values() {

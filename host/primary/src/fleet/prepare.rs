@@ -4,24 +4,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use skep_core::claims::Claim;
 use skep_core::difference::Difference;
 use skep_core::history::{AtStart, History};
 use skep_core::{AppName, FleetSpec, Generation, ListenerName};
 use skep_wire::Refusal;
 
-use super::Fleet;
-use super::operation::{FAILED, Operation, REFUSED};
-use super::reload::{Next, NextApp, PROBLEMS, UNAVAILABLE};
+use super::operation::{FAILED, REFUSED};
+use super::reload::{Built, Next, NextApp, PROBLEMS, Stage, UNAVAILABLE};
 use super::words::worded;
+use super::{Fleet, now};
 use crate::artifacts::{Artifacts, ArtifactsError, components_of};
 use crate::listeners::needs_dispatcher;
 use crate::scribe::{Scribe, unix_millis};
 use crate::told::Hosts;
 
+/// How long a reload waits for others who work on what it changes: longer than a
+/// large component takes to be built and rolled out.
+const TURN_DEADLINE: Duration = Duration::from_secs(600);
+
 impl Fleet {
     pub(super) fn reread_done(&mut self, read: Result<FleetSpec, String>) {
-        if !matches!(self.operation, Some(Operation::Reload(_))) {
+        if self.reloading.is_none() {
             return;
         }
         let mut spec = match read {
@@ -64,15 +70,119 @@ impl Fleet {
         spec: FleetSpec,
         difference: Difference,
         artifacts: Result<Artifacts, (String, u8)>,
-        mut histories: BTreeMap<AppName, History>,
+        histories: BTreeMap<AppName, History>,
     ) {
-        if !matches!(self.operation, Some(Operation::Reload(_))) {
+        if self.reloading.is_none() {
             return;
         }
         let artifacts = match artifacts {
             Ok(artifacts) => artifacts,
             Err((reason, code)) => return self.reject_reload(reason, code),
         };
+        self.take_turn(Built {
+            spec,
+            difference,
+            artifacts,
+            histories,
+        });
+    }
+
+    /// Takes what is to be changed for itself, and goes on with it once nobody
+    /// else works on that.
+    fn take_turn(&mut self, built: Built) {
+        let claim = self.claim_of_reload(&built);
+        let Some(reloading) = &mut self.reloading else {
+            return;
+        };
+        reloading.claim = claim;
+        reloading.stage = Stage::Waiting {
+            built: Box::new(built),
+            by: now() + TURN_DEADLINE,
+        };
+        self.go_on_if_its_turn();
+    }
+
+    /// Goes on with a reload that waits, if nobody is in its way any more.
+    pub(super) fn go_on_if_its_turn(&mut self) {
+        if self.in_the_way_of_reload().is_some() {
+            return;
+        }
+        let Some(reloading) = &mut self.reloading else {
+            return;
+        };
+        match std::mem::replace(&mut reloading.stage, Stage::Preparing) {
+            Stage::Waiting { built, .. } => self.compose_next(*built),
+            stage => reloading.stage = stage,
+        }
+    }
+
+    /// What is under way that a reload has to wait for.
+    pub(super) fn in_the_way_of_reload(&self) -> Option<String> {
+        let claim = &self.reloading.as_ref()?.claim;
+        let mut others = self.operations_but_reload();
+        let in_the_way = others.find(|(_, other)| other.conflicts(claim));
+        in_the_way.map(|(what, _)| what)
+    }
+
+    fn claim_of_reload(&self, built: &Built) -> Claim {
+        let mut claim = Claim::of_configuration();
+        let Difference {
+            listeners,
+            pools,
+            tenants,
+            apps,
+            server: _,
+        } = &built.difference;
+        let scaled = pools.scaled.iter().map(|(name, _)| name);
+        let workers = [&pools.added, &pools.removed, &pools.restarted];
+        claim.workers = workers
+            .into_iter()
+            .flatten()
+            .chain(scaled)
+            .cloned()
+            .collect();
+        claim.apps = [&apps.added, &apps.removed]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        for (name, artifact) in &built.artifacts {
+            let current = self.apps.get(name).map(|app| app.artifact.component);
+            if current != Some(artifact.component) || apps.needs_handler(name) {
+                claim.apps.insert(name.clone());
+            }
+        }
+        let specs = [&self.spec, &built.spec];
+        for spec in specs {
+            let touched = spec.apps.iter().filter(|(name, app)| {
+                claim.apps.contains(*name)
+                    || apps.rerouted.contains(name)
+                    || tenants.changed.contains(&app.tenant)
+            });
+            claim.plans.extend(touched.map(|(_, app)| app.pool.clone()));
+            let changed = [
+                &listeners.added,
+                &listeners.removed,
+                &listeners.changed,
+                &listeners.rebound,
+            ];
+            for name in changed.into_iter().flatten() {
+                let listener = spec.listeners.get(name);
+                let pools = listener.map(|listener| &listener.pools);
+                claim.plans.extend(pools.into_iter().flatten().cloned());
+            }
+        }
+        claim
+    }
+
+    /// Makes the next generation of what was read and built.
+    fn compose_next(&mut self, built: Built) {
+        let Built {
+            spec,
+            difference,
+            artifacts,
+            mut histories,
+        } = built;
         let removed = difference.apps.removed.iter();
         if let Some(name) = removed.clone().find(|name| self.passage(name).is_some()) {
             let reason = on_its_way(name);
@@ -96,6 +206,8 @@ impl Fleet {
             };
             let recorded = current.map_or_else(|| history.clone(), |app| app.recorded.clone());
             let at = match current {
+                // It was never live, and is tried still.
+                Some(current) if current.is_untried(&artifact) => AtStart::Active(current.revision),
                 Some(_) => history.on_reading(&digest, source.clone(), unix_millis()),
                 None => history.at_start(&digest, source.clone(), unix_millis()),
             };

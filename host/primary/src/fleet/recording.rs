@@ -91,7 +91,11 @@ impl Fleet {
         let unrecorded: Vec<AppName> = self
             .apps
             .iter()
-            .filter(|(name, app)| app.unrecorded && self.spec.apps[*name].pool == *pool)
+            .filter(|(name, app)| {
+                // What nobody has found valid yet is not live.
+                let valid = app.quarantine.is_none();
+                valid && app.unrecorded && self.spec.apps[*name].pool == *pool
+            })
             .map(|(name, _)| name.clone())
             .collect();
         for name in unrecorded {
@@ -110,14 +114,15 @@ impl Fleet {
     /// A worker could not serve the revision that an app began with. If another
     /// one was active when skep ended last, that one answers again: whatever
     /// happened to the component's file in the meantime, the app is not gone.
-    pub(super) fn fall_back(&mut self, name: &AppName, why: String) {
+    /// Says whether that is so.
+    pub(super) fn fall_back(&mut self, name: &AppName, why: &str) -> bool {
         let Some(app) = self.apps.get_mut(name) else {
-            return;
+            return false;
         };
         let to = app.revision;
         let active = app.recorded.active().filter(|active| *active != to);
         let Some(active) = active.filter(|_| app.unrecorded && app.passage.is_none()) else {
-            return;
+            return false;
         };
         // Once: if that one cannot be served either, it is not its component.
         app.unrecorded = false;
@@ -125,14 +130,14 @@ impl Fleet {
             .recorded
             .get(active)
             .and_then(|record| self.scribe.component_path(&record.digest));
-        let Some(kept) = kept else { return };
+        let Some(kept) = kept else { return false };
         self.journal.event(LogLevel::Error, "app.rejected", |line| {
             line.text("app", name.as_str())
                 .number("revision", to)
                 .text("step", "validate")
-                .text("reason", &why)
+                .text("reason", why)
         });
-        let workshop = Arc::clone(&self.workshop);
+        let (why, workshop) = (why.to_owned(), Arc::clone(&self.workshop));
         let name = name.clone();
         self.later(
             async move { workshop.make(kept).await },
@@ -141,6 +146,7 @@ impl Fleet {
                 Err(refusal) => fleet.complain_unwritten(&name, Some(refusal.problem)),
             },
         );
+        true
     }
 
     fn fell_back(
@@ -162,6 +168,8 @@ impl Fleet {
         app.stable = self.catalog.add(name, spec, to, known, patience);
         app.revision = to;
         app.artifact = artifact;
+        app.quarantine = None;
+        self.quarantined.remove(name);
         let mut history = app.history.clone();
         history.rejected(from, format!("validate: {why}"));
         self.write(name, history, None, |fleet, name, written| {

@@ -2,11 +2,14 @@
 //! workers do not come along.
 //!
 //! ```text
-//! Reading ──▶ Building ──▶ Trying{canary workers} ──▶ Applying{by} ──settled──▶ in force
-//!    └────────────┴──────────────┴─ rejected:             │ refused, failed, late
-//!                                   nothing was changed   ▼
-//!                                                     Restoring{by} ──▶ rejected
+//! Reading ──▶ Building ──▶ Waiting ──▶ Trying{canary workers} ──▶ Applying{by} ──settled──▶ in force
+//!    └────────────┴───────────┴──────────────┴─ rejected:             │ refused, failed, late
+//!                                               nothing was changed   ▼
+//!                                                                 Restoring{by} ──▶ rejected
 //! ```
+//! It waits for operations on what it changes, which nobody else may begin
+//! meanwhile.
+//!
 //! What is added is there before workers are told of the new generation; what
 //! is removed goes only once it is in force, so that going back brings nothing
 //! into being.
@@ -14,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use skep_core::claims::Claim;
 use skep_core::difference::Difference;
 use skep_core::history::History;
 use skep_core::supervise::{BreakerState, RollFailure};
@@ -23,10 +27,10 @@ use skep_core::{
 use skep_wire::ControlReply;
 
 use super::app::App;
-use super::operation::{FAILED, Operation};
+use super::operation::{FAILED, REFUSED};
 use super::trial::Whose;
 use super::{Fleet, now};
-use crate::artifacts::Artifact;
+use crate::artifacts::{Artifact, Artifacts};
 use crate::aside::{Reading, aside};
 use crate::control::Asker;
 use crate::listeners::Bound;
@@ -40,6 +44,8 @@ pub(super) const UNAVAILABLE: u8 = 69;
 #[derive(Debug)]
 pub(super) struct Reloading {
     pub(super) asker: Option<Asker>,
+    /// What it needs for itself.
+    pub(super) claim: Claim,
     pub(super) stage: Stage,
 }
 
@@ -51,6 +57,11 @@ pub(super) struct Reloading {
 pub(super) enum Stage {
     /// Read, and built.
     Preparing,
+    /// For others who work on what it changes.
+    Waiting {
+        built: Box<Built>,
+        by: Moment,
+    },
     Trying {
         next: Box<Next>,
         trials: BTreeSet<WorkerId>,
@@ -71,6 +82,16 @@ pub(super) enum Stage {
         by: Moment,
         reason: String,
     },
+}
+
+/// What was read and built.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) spec: FleetSpec,
+    pub(super) difference: Difference,
+    pub(super) artifacts: Artifacts,
+    /// Those of apps that are new.
+    pub(super) histories: BTreeMap<AppName, History>,
 }
 
 /// The generation that shall be.
@@ -120,9 +141,10 @@ impl Reloading {
         match &self.stage {
             // Reading and builders have their own.
             Stage::Preparing => None,
-            Stage::Trying { by, .. } | Stage::Applying { by, .. } | Stage::Restoring { by, .. } => {
-                Some(*by)
-            }
+            Stage::Waiting { by, .. }
+            | Stage::Trying { by, .. }
+            | Stage::Applying { by, .. }
+            | Stage::Restoring { by, .. } => Some(*by),
         }
     }
 
@@ -137,7 +159,7 @@ impl Reloading {
                 .flat_map(App::handlers)
                 .chain(renewed.values().map(|old| old.handler))
                 .collect(),
-            Stage::Preparing | Stage::Restoring { .. } => Vec::new(),
+            Stage::Preparing | Stage::Waiting { .. } | Stage::Restoring { .. } => Vec::new(),
         }
     }
 
@@ -154,7 +176,8 @@ impl Reloading {
 impl Fleet {
     /// Reads the configuration again and rolls the difference out.
     pub(super) fn reload(&mut self, asker: Option<Asker>) {
-        if let Some(reply) = self.busy() {
+        let claim = Claim::of_configuration();
+        if let Some(reply) = self.conflict(&claim) {
             match asker {
                 Some(asker) => asker.answer(reply),
                 // A signal cannot be told to come again.
@@ -162,10 +185,11 @@ impl Fleet {
             }
             return;
         }
-        self.operation = Some(Operation::Reload(Box::new(Reloading {
+        self.reloading = Some(Box::new(Reloading {
             asker,
+            claim,
             stage: Stage::Preparing,
-        })));
+        }));
         let reread = Arc::clone(&self.reread);
         let work = async move {
             let read = aside(Reading::Configuration, move || reread()).await;
@@ -176,7 +200,7 @@ impl Fleet {
 
     /// Does what a signal asked for while something else was under way.
     pub(super) fn reload_if_wanted(&mut self) {
-        if self.reload_wanted && self.busy().is_none() {
+        if self.reload_wanted && self.conflict(&Claim::of_configuration()).is_none() {
             self.reload_wanted = false;
             self.reload(None);
         }
@@ -225,7 +249,7 @@ impl Fleet {
             .values()
             .map(|pool| pool.supervision.start_timeout);
         let by = now() + patience.max().unwrap_or_default();
-        if let Some(Operation::Reload(reloading)) = &mut self.operation {
+        if let Some(reloading) = &mut self.reloading {
             reloading.stage = Stage::Trying {
                 next: Box::new(next),
                 trials: BTreeSet::new(),
@@ -248,7 +272,7 @@ impl Fleet {
     }
 
     fn await_trial(&mut self, worker: WorkerId) {
-        if let Some(Operation::Reload(reloading)) = &mut self.operation
+        if let Some(reloading) = &mut self.reloading
             && let Stage::Trying { trials, .. } = &mut reloading.stage
         {
             trials.insert(worker);
@@ -256,8 +280,36 @@ impl Fleet {
     }
 
     /// A canary worker of the reload has said how it went.
-    pub(super) fn tried_for_reload(&mut self, worker: WorkerId, verdict: Result<(), String>) {
-        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+    pub(super) fn tried_for_reload(
+        &mut self,
+        worker: WorkerId,
+        verdict: Result<BTreeMap<AppName, String>, String>,
+    ) {
+        // What did not work before keeps nobody else from being reloaded.
+        let next = match &self.reloading {
+            Some(reloading) => match &reloading.stage {
+                Stage::Trying { next, .. } => Some(&next.apps),
+                _ => None,
+            },
+            None => None,
+        };
+        let worse = |name: &AppName| {
+            let renewed = next
+                .and_then(|apps| apps.get(name))
+                .is_some_and(|app| app.renewed && app.history.active().is_some());
+            renewed || !self.quarantined.contains(name)
+        };
+        let verdict = verdict.and_then(|mut refused| {
+            refused.retain(|app, _| worse(app));
+            let reasons = refused.iter().map(|(app, why)| format!("app {app}: {why}"));
+            let reasons: Vec<_> = reasons.collect();
+            if reasons.is_empty() {
+                Ok(())
+            } else {
+                Err(reasons.join("; "))
+            }
+        });
+        let Some(reloading) = &mut self.reloading else {
             return;
         };
         let Stage::Trying { trials, .. } = &mut reloading.stage else {
@@ -271,7 +323,7 @@ impl Fleet {
     }
 
     fn apply_if_tried(&mut self) {
-        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+        let Some(reloading) = &mut self.reloading else {
             return;
         };
         match std::mem::replace(&mut reloading.stage, Stage::Preparing) {
@@ -286,8 +338,8 @@ impl Fleet {
             .apps
             .get(app)
             .is_some_and(|app| app.stable == handler && app.passage.is_none());
-        match &mut self.operation {
-            Some(Operation::Reload(reloading)) if ours => {
+        match &mut self.reloading {
+            Some(reloading) if ours => {
                 if let Stage::Applying { failure, .. } = &mut reloading.stage {
                     failure.get_or_insert_with(|| format!("app {app}: {why}"));
                 }
@@ -299,7 +351,15 @@ impl Fleet {
 
     /// Whether the workers have followed, to the new generation or back.
     pub(super) fn check_reload(&mut self) {
-        let all_settled = self.spec.pools.keys().all(|pool| self.is_settled(pool));
+        let Some(reloading) = &self.reloading else {
+            return;
+        };
+        if matches!(reloading.stage, Stage::Waiting { .. }) {
+            return self.go_on_if_its_turn();
+        }
+        let claim = &reloading.claim;
+        let mut pools = claim.plans.iter().chain(&claim.workers);
+        let all_settled = pools.all(|pool| self.is_settled(pool));
         // A pool that the reload does not touch is as well, or as ill, as it was.
         let touched = self.touched_pools();
         let mut ill = None;
@@ -314,7 +374,7 @@ impl Fleet {
             }
         }
         let handed_out = self.is_reload_handed_out();
-        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+        let Some(reloading) = &mut self.reloading else {
             return;
         };
         match &mut reloading.stage {
@@ -343,8 +403,8 @@ impl Fleet {
 
     /// Whether the listeners of the reload have the dispatchers that they need.
     fn is_reload_handed_out(&self) -> bool {
-        match &self.operation {
-            Some(Operation::Reload(reloading)) => match &reloading.stage {
+        match &self.reloading {
+            Some(reloading) => match &reloading.stage {
                 Stage::Applying { before, .. } => {
                     let mut names = before.listeners.keys();
                     names.all(|name| self.is_handed_out(name))
@@ -357,7 +417,7 @@ impl Fleet {
 
     /// Pools that a reload starts workers in.
     fn touched_pools(&self) -> BTreeSet<PoolName> {
-        let Some(Operation::Reload(reloading)) = &self.operation else {
+        let Some(reloading) = &self.reloading else {
             return BTreeSet::new();
         };
         let Stage::Applying { difference, .. } = &reloading.stage else {
@@ -370,7 +430,7 @@ impl Fleet {
     }
 
     pub(super) fn late_reload(&mut self) {
-        let Some(Operation::Reload(reloading)) = &mut self.operation else {
+        let Some(reloading) = &mut self.reloading else {
             return;
         };
         match &mut reloading.stage {
@@ -385,6 +445,11 @@ impl Fleet {
                 let reason = "validate: the canary worker was not ready in time".to_owned();
                 self.reject_reload(reason, FAILED);
             }
+            Stage::Waiting { .. } => {
+                let what = self.in_the_way_of_reload().unwrap_or_default();
+                let reason = format!("{what} is under way still, on what it changes");
+                self.reject_reload(reason, REFUSED);
+            }
             Stage::Preparing => {}
         }
     }
@@ -392,7 +457,7 @@ impl Fleet {
     /// Says why the configuration that was read is not in force.
     pub(super) fn reject_reload(&mut self, reason: impl Into<String>, code: u8) {
         let reason = reason.into();
-        let Some(Operation::Reload(reloading)) = self.operation.take() else {
+        let Some(reloading) = self.reloading.take() else {
             return;
         };
         if let Stage::Trying { next, trials, .. } = reloading.stage {
@@ -416,22 +481,5 @@ impl Fleet {
                 code,
             });
         }
-    }
-
-    /// Forgets pools whose last worker is gone.
-    pub(super) fn drop_ended_pools(&mut self) {
-        let known: BTreeSet<_> = self.supervisor.pools().map(|pool| pool.name).collect();
-        let used: BTreeSet<_> = self
-            .workers
-            .values()
-            .map(|worker| worker.pool.clone())
-            .collect();
-        let (spec, preparing) = (&self.spec, &self.operation);
-        if matches!(preparing, Some(Operation::Reload(_))) {
-            return;
-        }
-        self.pools.retain(|name, _| {
-            known.contains(name) || used.contains(name) || spec.pools.contains_key(name)
-        });
     }
 }

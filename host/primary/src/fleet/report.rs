@@ -42,7 +42,7 @@ impl Fleet {
             uptime_seconds: now.since(self.started).as_secs_f64(),
             generation: self.spec.generation,
             stopping: self.phase != Phase::Running,
-            operation: self.operation.as_ref().map(ToString::to_string),
+            operations: self.operations().map(|(what, _)| what).collect(),
             listeners: self.listeners.statuses().cloned().collect(),
             pools: pools.collect(),
             workers: workers.collect(),
@@ -141,7 +141,12 @@ impl Fleet {
                     source: record.source.display().to_string(),
                     time: timestamp(record.unix_millis),
                     outcome: record.outcome.name().to_owned(),
-                    reason: record.reason.clone(),
+                    reason: match &app.quarantine {
+                        Some(why) if record.revision == app.revision => {
+                            Some(format!("in quarantine: {why}"))
+                        }
+                        _ => record.reason.clone(),
+                    },
                 })
                 .collect(),
         }));

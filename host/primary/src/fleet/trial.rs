@@ -4,8 +4,9 @@
 //! The supervisor knows nothing of them: they hold no slot, there is one for
 //! each rollout or reload that validates, and each is gone when its verdict is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use skep_core::rollout::Input;
 use skep_core::supervise::EndStatus;
@@ -29,6 +30,11 @@ pub(super) struct Trial {
     pub(super) link: Link,
     pub(super) pool: PoolName,
     whose: Whose,
+    handlers: BTreeMap<AppName, HandlerId>,
+    /// How long it waits for them.
+    grace: Duration,
+    /// Which of them are not valid, and why.
+    refused: BTreeMap<AppName, String>,
     /// Whether it has said, or cannot say any more, how it went.
     told: bool,
     asked_to_go: bool,
@@ -86,6 +92,8 @@ impl Fleet {
         let cell = pool
             .claim_cell(worker)
             .ok_or_else(|| io::Error::other("too many workers of the pool are still going away"))?;
+        // Who is late is to be known before the canary worker is.
+        let grace = pool.spec.supervision.start_timeout * 9 / 10;
         let newborn = Newborn {
             worker,
             pool: name,
@@ -93,6 +101,8 @@ impl Fleet {
             cell,
             log: self.spec.server.log,
             sandbox: self.spec.server.sandbox,
+            grace,
+            quarantined: &BTreeSet::new(),
         };
         let words = std::mem::take(&mut introduction.words);
         let birth = Birth {
@@ -127,6 +137,9 @@ impl Fleet {
             link,
             pool: name.clone(),
             whose,
+            handlers: handlers.clone(),
+            grace,
+            refused: BTreeMap::new(),
             told: false,
             asked_to_go: false,
         };
@@ -142,8 +155,22 @@ impl Fleet {
             return;
         }
         let verdict = match news {
-            News::Said(FromWorker::Ready) => Some(Ok(())),
-            News::Said(FromWorker::Unfit { message, .. }) => Some(Err(message)),
+            News::Said(FromWorker::Refused { handler, message }) => {
+                self.refused_in_trial(id, handler, message);
+                None
+            }
+            News::Said(FromWorker::Ready { late }) => {
+                let grace = self.trials.get(&id).map(|trial| trial.grace);
+                for handler in late {
+                    let grace = grace.unwrap_or_default();
+                    let message = format!("its validation had not ended after {grace:?}");
+                    self.refused_in_trial(id, handler, message);
+                }
+                let trial = self.trials.get_mut(&id);
+                let refused = trial.map(|trial| std::mem::take(&mut trial.refused));
+                Some(Ok(refused.unwrap_or_default()))
+            }
+            News::Said(FromWorker::Unfit { message }) => Some(Err(message)),
             News::Said(_) => None,
             News::Mute(Mute::HungUp) => None,
             News::Mute(Mute::Garbled(error)) => {
@@ -164,7 +191,17 @@ impl Fleet {
         }
     }
 
-    fn conclude(&mut self, id: WorkerId, verdict: Result<(), String>) {
+    fn refused_in_trial(&mut self, id: WorkerId, handler: HandlerId, message: String) {
+        if let Some(trial) = self.trials.get_mut(&id)
+            && let Some((app, _)) = trial.handlers.iter().find(|(_, its)| **its == handler)
+        {
+            trial.refused.insert(app.clone(), message);
+        }
+    }
+
+    /// A canary worker has tried all it was to try: the apps that are not valid
+    /// are named with the reason. Or it could not.
+    fn conclude(&mut self, id: WorkerId, verdict: Result<BTreeMap<AppName, String>, String>) {
         let Some(trial) = self.trials.get_mut(&id) else {
             return;
         };
@@ -173,6 +210,10 @@ impl Fleet {
         }
         match trial.whose.clone() {
             Whose::App(app) => {
+                let verdict = verdict.and_then(|mut refused| match refused.remove(&app) {
+                    Some(reason) => Err(reason),
+                    None => Ok(()),
+                });
                 let input = match verdict {
                     Ok(()) => Input::Validated,
                     Err(reason) => Input::ValidationFailed { reason },

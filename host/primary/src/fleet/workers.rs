@@ -1,15 +1,15 @@
 //! Workers in their slots: spawned, heard, and told of to the supervisor.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use skep_core::converge::Convergence;
 use skep_core::rollout::Input;
 use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
-use skep_core::{AppName, Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
+use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
-use super::operation::Operation;
 use super::{Consequence, Fleet, Worker, counted};
 use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
@@ -28,6 +28,7 @@ impl Fleet {
         generation: Generation,
     ) -> io::Result<()> {
         let mut introduction = self.introduction(name, true);
+        let quarantined = self.excused(name);
         let pool = self
             .pools
             .get_mut(name)
@@ -42,6 +43,8 @@ impl Fleet {
             cell,
             log: self.spec.server.log,
             sandbox: self.spec.server.sandbox,
+            grace: pool.spec.supervision.start_timeout / 2,
+            quarantined: &quarantined,
         };
         let listeners = self.listeners.of(name);
         let words = std::mem::take(&mut introduction.words);
@@ -67,7 +70,7 @@ impl Fleet {
                     pool,
                     generation,
                     cut: 0,
-                    unfit: false,
+                    late: Vec::new(),
                 };
                 self.workers.insert(worker, born);
                 self.introduce(worker, name, introduction);
@@ -139,20 +142,14 @@ impl Fleet {
 
     fn listen_to(&mut self, id: WorkerId, words: FromWorker) {
         match words {
-            FromWorker::Ready => self.step(Event::Ready { worker: id }),
-            FromWorker::Drained => self.step(Event::Drained { worker: id }),
-            FromWorker::Unfit { app, message } => {
-                let app = app.filter(|app| self.may_blame(id, app));
+            FromWorker::Ready { late } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.unfit = app.is_some();
+                    worker.late = late;
                 }
-                if let Some(app) = &app {
-                    self.fall_back(app, message.clone());
-                }
-                let message = match app {
-                    Some(app) => format!("app {app}: {message}"),
-                    None => message,
-                };
+                self.step(Event::Ready { worker: id });
+            }
+            FromWorker::Drained => self.step(Event::Drained { worker: id }),
+            FromWorker::Unfit { message } => {
                 self.step(Event::Unfit {
                     worker: id,
                     message,
@@ -160,13 +157,9 @@ impl Fleet {
             }
             FromWorker::Loaded { handler } => {
                 self.converge(id, |convergence| convergence.loaded(id, handler));
+                self.check_quarantine();
             }
-            FromWorker::Refused { handler, message } => {
-                if self.speaks_of(id, |its| its.awaits(id, handler)) {
-                    self.converge(id, |convergence| convergence.refused(id, handler));
-                    self.refused(id, handler, message);
-                }
-            }
+            FromWorker::Refused { handler, message } => self.refused(id, handler, message),
             FromWorker::Serving { plan } => {
                 self.converge(id, |convergence| convergence.serving(id, plan));
             }
@@ -192,15 +185,6 @@ impl Fleet {
         let pool = self.workers.get(&id).map(|worker| &worker.pool);
         pool.and_then(|pool| self.pools.get(pool))
             .is_some_and(|pool| knows(&pool.convergence))
-    }
-
-    /// Whether it can be this app for which a worker does not serve: one of its
-    /// pool, while it starts.
-    fn may_blame(&self, id: WorkerId, app: &AppName) -> bool {
-        let pool = self.workers.get(&id).map(|worker| &worker.pool);
-        let of_pool = self.spec.apps.get(app).map(|app| &app.pool) == pool;
-        let view = self.supervisor.workers().find(|view| view.id == id);
-        of_pool && view.is_some_and(|view| view.ready_at.is_none())
     }
 
     /// Tells what the kernel could not do to confine our processes. All of them
@@ -288,14 +272,14 @@ impl Fleet {
         }
         match record {
             Record::Ready { worker, .. } => {
-                let id = *worker;
-                self.converge(id, |convergence| convergence.ready(id));
+                self.ready(*worker);
                 self.announce();
             }
             // One that drains still answers, so it comes along.
             Record::Exited { worker, .. } => {
                 let id = *worker;
                 self.converge(id, |convergence| convergence.leaving(id));
+                self.check_quarantine();
             }
             Record::Tripped { pool, last, .. } => {
                 let reason = format!("pool {pool} has tripped: {last}");
@@ -356,7 +340,7 @@ impl Fleet {
             self.first_served(pool);
         }
         // What a reload adds is told of when it is in force.
-        if matches!(self.operation, Some(Operation::Reload(_))) {
+        if self.reloading.is_some() {
             return;
         }
         for listener in self.listeners.statuses() {
@@ -384,5 +368,22 @@ impl Fleet {
                 counted(apps, "app"),
             ));
         }
+    }
+
+    /// Forgets pools whose last worker is gone.
+    pub(super) fn drop_ended_pools(&mut self) {
+        let known: BTreeSet<_> = self.supervisor.pools().map(|pool| pool.name).collect();
+        let used: BTreeSet<_> = self
+            .workers
+            .values()
+            .map(|worker| worker.pool.clone())
+            .collect();
+        if self.reloading.is_some() {
+            return;
+        }
+        let spec = &self.spec;
+        self.pools.retain(|name, _| {
+            known.contains(name) || used.contains(name) || spec.pools.contains_key(name)
+        });
     }
 }

@@ -127,7 +127,6 @@ pub(crate) fn worker() -> ExitCode {
             "exit" => return ExitCode::from(3),
             "unfit" => {
                 talk.say(&FromWorker::Unfit {
-                    app: Some(app.app.clone()),
                     message: "it will not do".to_owned(),
                 });
                 return ExitCode::from(1);
@@ -162,7 +161,7 @@ pub(crate) fn worker() -> ExitCode {
     tell(&me, &plan);
     cell.set_ready(true);
     cell.beat(clock::monotonic());
-    talk.say(&FromWorker::Ready);
+    talk.say(&FromWorker::Ready { late: Vec::new() });
     talk.socket.set_read_timeout(Some(BEAT)).unwrap();
     loop {
         match talk.next(|| cell.beat(clock::monotonic())) {

@@ -396,7 +396,7 @@ fn an_unfit_fleet_trips_and_says_why() {
     assert_eq!(
         status.pools[0].last_exit.as_ref().unwrap().reason,
         ExitReason::ValidationFailed {
-            message: "app app-0: it will not do".to_owned()
+            message: "it will not do".to_owned()
         }
     );
     client(&dir).stop(true, |_| ()).unwrap();

@@ -1,0 +1,183 @@
+//! Handlers that cannot be loaded or validated, and what serves beside them.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use skep_tests::{Skep, process, wait_for};
+
+use crate::deploys::{done, operate, tcp};
+use crate::{app, pool};
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Apps that fail in three ways, and how the reason of each begins.
+const BAD: [(&str, &str, &str); 3] = [
+    ("fails", "hostile-validate-fails", "its validation failed"),
+    ("traps", "hostile-starts-trap", "it trapped"),
+    ("hangs", "hostile-validate-hangs", "its validation"),
+];
+
+const GOOD: usize = 17;
+
+/// A pool of 20 apps of which three cannot be validated.
+fn twenty(workers: u16, lines: &str) -> String {
+    // Beyond half of it a worker waits for nobody.
+    let mut text = pool(workers) + "start_timeout = \"4s\"\n";
+    for number in 0..GOOD {
+        let routes = format!("routes = [\"/good/{number}\"]\n{lines}");
+        text += &app(&format!("good-{number}"), "hello", &routes);
+    }
+    for (name, guest, _) in BAD {
+        text += &app(name, guest, &format!("routes = [\"/{name}\"]"));
+    }
+    text
+}
+
+/// Holds all that serve to that, and those that do not to their 503.
+fn assert_17_serve(skep: &Skep, when: &str) {
+    for number in 0..GOOD {
+        let path = format!("/good/{number}");
+        let status = skep.client().get(&path).expect("it answers").status();
+        assert_eq!(status, 200, "{path} {when}");
+    }
+    for (name, ..) in BAD {
+        let answer = skep.client().get(&format!("/{name}")).expect("it answers");
+        assert_eq!(answer.status(), 503, "{name} {when}");
+        assert_eq!(
+            answer.head.header("retry-after"),
+            Some("5"),
+            "{name} {when}"
+        );
+    }
+}
+
+fn pids(skep: &Skep) -> Vec<u32> {
+    let mut pids: Vec<_> = skep.workers().iter().map(|worker| worker.pid).collect();
+    pids.sort_unstable();
+    pids
+}
+
+fn wait_for_others(skep: &Skep, before: &[u32]) {
+    skep.wait_for_status("other workers that serve", |status| {
+        let new = |worker: &&skep_wire::WorkerStatus| {
+            worker.state == "serving" && !before.contains(&worker.pid)
+        };
+        status.workers.iter().filter(new).count() == before.len()
+    });
+}
+
+#[test]
+fn three_bad_apps_of_twenty_keep_nobody_from_serving() {
+    let skep = Skep::config(&twenty(2, ""));
+    assert_17_serve(&skep, "at the start");
+    for (name, _, reason) in BAD {
+        let record = skep.wait_for_log(&format!("app={name}"));
+        assert!(record.contains(reason), "{name}: {record}");
+        assert_eq!(
+            skep.logged(&format!("app.quarantined pool=default app={name}")),
+            1
+        );
+    }
+    assert!(skep.outcomes("quarantined") >= 3);
+
+    let before = pids(&skep);
+    let began = Instant::now();
+    for pid in &before {
+        process::signal(*pid, "KILL");
+    }
+    wait_for_others(&skep, &before);
+    println!("killed, and back after {:.1?}", began.elapsed());
+    // What is known to be bad is not waited for.
+    assert!(
+        began.elapsed() < Duration::from_millis(1900),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_17_serve(&skep, "after kill -9 of every worker");
+
+    let before = pids(&skep);
+    done(&operate(&skep, &["restart"]));
+    assert!(pids(&skep).iter().all(|pid| !before.contains(pid)));
+    assert_17_serve(&skep, "after a restart");
+
+    // Every good app gets another handler, and then every bad one as well.
+    let port = tcp(&skep).port();
+    let fixed = |text: String| text.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    let file = skep.dir().path().join("skep.toml");
+    let anew = fixed(twenty(2, "env = { A = \"b\" }"));
+    fs::write(&file, &anew).expect("it is ours");
+    done(&operate(&skep, &["reload"]));
+    assert_17_serve(&skep, "after a reload");
+    let all = anew.replace("routes = [\"/", "timeout = \"9s\"\nroutes = [\"/");
+    fs::write(&file, &all).expect("it is ours");
+    done(&operate(&skep, &["reload"]));
+    assert_17_serve(&skep, "after a reload of all");
+
+    // What is good and would not be any more is refused.
+    let worse = all.replacen("/hello.wasm", "/hostile_validate_fails.wasm", 1);
+    fs::write(&file, &worse).expect("it is ours");
+    let said = operate(&skep, &["reload"]);
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    assert!(said.stderr.contains("app good-0"), "{said:#?}");
+    assert!(!said.stderr.contains("app fails"), "{said:#?}");
+    assert_17_serve(&skep, "after a reload that was rejected");
+
+    // A deploy is the way out.
+    let hello = skep_tests::guest("hello");
+    done(&operate(
+        &skep,
+        &["deploy", "fails", &hello.display().to_string()],
+    ));
+    assert_eq!(
+        skep.client().get("/fails").expect("it answers").status(),
+        200
+    );
+    skep.wait_for_log("app.released pool=default app=fails");
+}
+
+#[test]
+fn an_app_whose_database_comes_back_serves_by_itself() {
+    let gone = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = gone.local_addr().expect("it is bound").port();
+    drop(gone);
+    let needs = format!(
+        "routes = [\"/needs\"]\noutbound = [\"http://127.0.0.1:{port}\"]\n\
+         validate = {{ path = \"/?url=http://127.0.0.1:{port}/\", timeout = \"1s\" }}"
+    );
+    let text = pool(2) + &app("needs", "fetch", &needs) + &app("other", "hello", "");
+    let skep = Skep::config(&text);
+    let status = |path: &str| skep.client().get(path).expect("it answers").status();
+    assert_eq!((status("/needs"), status("/")), (503, 200));
+    let record = skep.wait_for_log("app.quarantined");
+    assert!(
+        record.contains("was answered with 502 instead of 200"),
+        "{record}"
+    );
+
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free again");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("it accepts");
+            let _ = stream.read(&mut [0; 4096]);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
+            let _ = stream.write_all(answer);
+        }
+    });
+    skep.wait_for_log("app.released pool=default app=needs");
+    wait_for(
+        PATIENCE,
+        "both workers to serve it",
+        || {
+            (0..20)
+                .map(|_| status(&format!("/needs?url=http://127.0.0.1:{port}/")))
+                .collect::<Vec<_>>()
+        },
+        |all| all.iter().all(|status| *status == 200),
+    );
+    // Nothing was restarted for it.
+    assert_eq!(skep.logged("worker.exited"), 0);
+    assert_eq!(skep.logged("worker.spawned"), 2);
+}
