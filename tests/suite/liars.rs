@@ -67,13 +67,15 @@ fn what_a_worker_says_of_other_pools_is_of_no_effect() {
         .map(|handler| format!("{{\"refused\":{{\"handler\":{handler},\"message\":\"a lie\"}}}}"))
         .collect();
     let (refusals, tallies) = (refusals.join("\n"), tallies(20));
+    let late = format!(
+        "{{\"ready\":{{\"late\":{:?}}}}}",
+        (1..=20).collect::<Vec<_>>()
+    );
     let words = [
         ("refuses", &*refusals),
         ("counts", &*tallies),
-        (
-            "accuses",
-            "{\"unfit\":{\"app\":\"a\",\"message\":\"a lie\"}}",
-        ),
+        ("accuses", "{\"unfit\":{\"message\":\"a lie\"}}"),
+        ("postpones", &*late),
     ];
     let skep = start(&words, "rollout = { observe = \"2s\" }");
     // It was heard, and all speak at the same time.
@@ -87,15 +89,16 @@ fn what_a_worker_says_of_other_pools_is_of_no_effect() {
     assert_eq!(ours.revision.to_string(), "2", "{ours:#?}");
     assert_eq!(skep.logged("app.rejected"), 0);
     assert_eq!(skep.logged("app.rolled_back"), 0);
+    assert_eq!(skep.logged("app.quarantined"), 0);
     assert_eq!(web(&skep).get("/").expect("it answers").status(), 200);
 }
 
 #[test]
 fn a_worker_that_never_falls_silent_keeps_nobody_waiting() {
     let words = [
-        ("ready", "\"ready\""),
+        ("ready", "{\"ready\":{\"late\":[1,2,3]}}"),
         ("lacks", "{\"confined\":{\"missing\":[MANY]}}"),
-        ("unfit", "{\"unfit\":{\"app\":null,\"message\":\"LONG\"}}"),
+        ("unfit", "{\"unfit\":{\"message\":\"LONG\"}}"),
         (
             "refuses",
             "{\"refused\":{\"handler\":1,\"message\":\"LONG\"}}",

@@ -222,13 +222,13 @@ mod tests {
         decoder.push(b"GET / HTTP/1.1\r\n", []);
         assert_eq!(decoder.message::<ToWorker>(), Err(FrameError::NotOurs));
 
-        let mut frame = encode(&FromWorker::Ready).unwrap();
+        let mut frame = encode(&FromWorker::Drained).unwrap();
         frame[2] = 9;
         let mut decoder = Decoder::<()>::default();
         decoder.push(&frame, []);
         assert_eq!(decoder.message::<FromWorker>(), Err(FrameError::Version(9)));
 
-        let mut frame = encode(&FromWorker::Ready).unwrap();
+        let mut frame = encode(&FromWorker::Drained).unwrap();
         frame[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         let mut decoder = Decoder::<()>::default();
         decoder.push(&frame, []);

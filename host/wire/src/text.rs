@@ -98,7 +98,7 @@ mod tests {
         ] {
             let is_short = words.len() <= MAX_TEXT;
             let message = words.clone();
-            let said = encode(&FromWorker::Unfit { app: None, message }).unwrap();
+            let said = encode(&FromWorker::Unfit { message }).unwrap();
             let mut decoder = Decoder::<()>::default();
             decoder.push(&said, []);
             let heard = decoder.message::<FromWorker>().unwrap();
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_somebody_else_wrote_is_cut_where_it_is_read() {
         let long = serde_json::to_string(&"x".repeat(100_000)).unwrap();
-        let json = format!("{{\"unfit\":{{\"app\":null,\"message\":{long}}}}}");
+        let json = format!("{{\"unfit\":{{\"message\":{long}}}}}");
         let FromWorker::Unfit { message, .. } = serde_json::from_str(&json).unwrap() else {
             panic!("{json}");
         };
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_error_does_not_quote_the_whole_message() {
-        let mut frame = encode(&FromWorker::Ready).unwrap();
+        let mut frame = encode(&FromWorker::Drained).unwrap();
         let payload = serde_json::to_string(&"a".repeat(100_000)).unwrap();
         frame.truncate(4);
         frame.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
