@@ -13,7 +13,8 @@
 //! | `passage` | what an app's rollout needs done |
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
-//! | `recording` | what is written down of apps |
+//! | `recording`, `attempts` | what is written down of apps, and of deploys that fail early |
+//! | `sweeping` | what nothing needs of the state directory goes |
 //! | `reload`, `prepare`, `apply` | from one generation to the next |
 //! | `operation` | restarts, sizes, and that one thing is done at a time |
 //! | `operator` | everything else that operators ask for |
@@ -21,6 +22,7 @@
 
 mod app;
 mod apply;
+mod attempts;
 mod deploy;
 mod dispatchers;
 mod lingering;
@@ -34,6 +36,7 @@ mod prepare;
 mod recording;
 mod reload;
 mod report;
+mod sweeping;
 mod trial;
 mod words;
 mod workers;
@@ -73,6 +76,7 @@ use crate::told::Hosts;
 use crate::walls::Walls;
 
 pub(crate) use self::app::FirstApp;
+pub(crate) use self::sweeping::tell as tell_swept;
 
 /// How often heartbeats are read: a tenth of the default `hang_timeout`.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);

@@ -410,6 +410,7 @@ impl Fleet {
                     .text("reason", &reason)
             });
         self.prune_catalog();
+        self.sweep();
         if let Some(asker) = reloading.asker {
             asker.answer(ControlReply::Refused {
                 message: format!("the configuration was rejected: {reason}"),
