@@ -207,6 +207,8 @@ impl Fleet {
         let (news, inbox) = mpsc::channel(NEWS);
         let (later, continuations) = mpsc::unbounded_channel();
         let mut catalog = Catalog::default();
+        let mut supervisor = Supervisor::new(parts.seed);
+        supervisor.number_from(parts.scribe.first_worker());
         let apps = parts
             .apps
             .into_iter()
@@ -220,7 +222,7 @@ impl Fleet {
             catalog,
             workshop: parts.workshop,
             scribe: parts.scribe,
-            supervisor: Supervisor::new(parts.seed),
+            supervisor,
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
@@ -495,9 +497,4 @@ async fn tick(beats: &mut Interval, idle: bool) {
         std::future::pending::<()>().await;
     }
     beats.tick().await;
-}
-
-fn counted(number: usize, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
 }

@@ -34,6 +34,7 @@ mod store;
 mod sweep;
 mod told;
 mod walls;
+mod worker_ids;
 
 pub use client::{Client, ClientError, Deployment};
 pub use fleet::Reread;

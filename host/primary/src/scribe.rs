@@ -19,6 +19,7 @@ use crate::artifacts::{Digest, Workshop};
 use crate::journal::Journal;
 use crate::store::{Store, StoreError};
 use crate::sweep::Extent;
+use crate::worker_ids::WorkerIds;
 
 /// How long what still is to be written may take at the end.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,6 +45,7 @@ pub(crate) struct Scribe {
     jobs: mpsc::Sender<Job>,
     /// Whether a sweep is among the jobs.
     sweep_waits: Arc<AtomicBool>,
+    worker_ids: Arc<WorkerIds>,
 }
 
 impl std::fmt::Debug for Scribe {
@@ -69,6 +71,7 @@ impl Scribe {
             journal,
             jobs,
             sweep_waits: Arc::default(),
+            worker_ids: Arc::default(),
         }
     }
 
@@ -107,6 +110,15 @@ impl Scribe {
         async move { read.await.unwrap_or_default() }
     }
 
+    /// Does what takes the disk's time, after what was given before; `None` if skep
+    /// ends before.
+    pub(crate) fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> impl Future<Output = Option<T>> + Send + 'static {
+        self.ask(work)
+    }
+
     /// Sweeps the state directory, after what was given before; `None` if skep
     /// ends before.
     pub(crate) fn sweep(
@@ -142,8 +154,19 @@ impl Scribe {
         Some(self.store.component_path(digest))
     }
 
+    /// Where events of what is written go.
+    pub(crate) const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// How far workers are numbered.
+    pub(crate) fn worker_ids(&self) -> &WorkerIds {
+        &self.worker_ids
+    }
+
     /// Waits until everything was written, but not for ever.
     pub(crate) fn finish(self) {
+        self.close_worker_ids();
         let (done, waiting) = mpsc::channel();
         let _ = self.jobs.send(Box::new(move |_| {
             let _ = done.send(());

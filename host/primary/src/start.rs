@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::alert::Alerts;
 use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Workshop, components_of};
+use crate::aside::{Reading, aside};
 use crate::control::{Control, ControlError};
 use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept};
 use crate::journal::Journal;
@@ -33,7 +34,7 @@ use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
 use crate::sweep::Extent;
 use crate::told::Hosts;
-use crate::walls::Walls;
+use crate::walls::{Users, Walls};
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
 const BLOCKING_THREADS: usize = 4;
@@ -213,8 +214,7 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
     }
 
     share_no_host(&spec)?;
-    let walls =
-        Walls::raise(&spec, &log).map_err(|error| StartError::Problems(vec![error.to_string()]))?;
+    let walls = raise(&spec, &log).await?;
     let alerts = Alerts::start(spec.server.alert.clone(), log.clone());
     let journal = Journal::new(log.clone(), alerts.clone());
     let prepared = select! {
@@ -294,6 +294,7 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
     if let Ok(Some(swept)) = timeout(SWEEP_PATIENCE, swept).await {
         tell_swept(journal, &swept);
     }
+    scribe.open_worker_ids().await;
     Ok(Prepared {
         workshop,
         scribe,
@@ -363,6 +364,18 @@ async fn first_app(
             first(history, revision, artifact, true)
         }
     }
+}
+
+/// Walls, with users that were looked up where a name service that does not answer
+/// holds up no more than the start.
+async fn raise(spec: &FleetSpec, log: &Log) -> Result<Walls, StartError> {
+    let problem = |why: String| StartError::Problems(vec![why]);
+    let users = Users::default();
+    let (known, wanted) = (users.clone(), spec.clone());
+    aside(Reading::Configuration, move || known.look_up(&wanted))
+        .await
+        .map_err(|stuck| problem(format!("the users of pools: {stuck}")))?;
+    Walls::raise(spec, users, log).map_err(|error| problem(error.to_string()))
 }
 
 /// No host belongs to two pools of a listener.

@@ -147,6 +147,27 @@ impl Store {
         put(draft, &path)
     }
 
+    /// Writes a small file of the state directory, as [`Self::save`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub(crate) fn save_text(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let path = self.state_dir.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                move_aside(&path).map_err(at("move away", &path))?;
+            }
+            _ => {}
+        }
+        // Beside histories, where what is left of it is swept.
+        let mut draft = Self::draft(&self.revisions)?;
+        draft
+            .write_all(text.as_bytes())
+            .map_err(at("write", &path))?;
+        put(draft, &path)
+    }
+
     /// The history of an app; an empty one if none was ever written.
     ///
     /// # Errors
