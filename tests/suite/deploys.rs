@@ -278,10 +278,10 @@ fn a_full_disk_rejects_a_deploy_and_harms_nothing() {
 }
 
 /// A file system that is gone when this is.
-struct Mounted(std::path::PathBuf);
+pub(crate) struct Mounted(std::path::PathBuf);
 
 impl Mounted {
-    fn tmpfs(at: &Path, size: &str) -> Option<Self> {
+    pub(crate) fn tmpfs(at: &Path, size: &str) -> Option<Self> {
         let status = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
             .arg(at)

@@ -36,6 +36,7 @@ mod segments;
 mod serving;
 mod shares;
 mod signals;
+mod state;
 mod streaming;
 mod strict;
 mod supervision;

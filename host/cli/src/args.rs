@@ -88,6 +88,15 @@ pub(crate) enum Command {
         /// How to show them.
         format: Format,
     },
+    /// Delete what of the state directory nothing needs.
+    Gc {
+        /// The configuration that says where that is.
+        config: Option<PathBuf>,
+        /// Only say what would go.
+        dry_run: bool,
+        /// How to say it.
+        format: Format,
+    },
     /// Make a component a new revision.
     Deploy {
         /// The app.

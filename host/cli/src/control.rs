@@ -26,9 +26,12 @@ impl Control {
     /// The socket that was named, or the one of the primary that was started
     /// in this directory.
     pub(crate) fn find(named: Option<PathBuf>) -> Self {
-        Self {
-            path: named.unwrap_or_else(|| in_dir(Path::new(""))),
-        }
+        Self::at(named.unwrap_or_else(|| Place::of(None).socket()))
+    }
+
+    /// The socket at a path.
+    pub(crate) const fn at(path: PathBuf) -> Self {
+        Self { path }
     }
 
     /// Connects.
@@ -86,13 +89,32 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The control socket of a primary that serves from `dir`.
-fn in_dir(dir: &Path) -> PathBuf {
-    let state_dir = std::fs::read_to_string(dir.join(DEFAULT_FILE))
-        .ok()
-        .and_then(|text| state_dir(&text))
-        .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
-    dir.join(state_dir).join(SOCKET)
+/// Where a primary has its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The directory.
+    pub(crate) state_dir: PathBuf,
+}
+
+impl Place {
+    /// That of a primary with this configuration; of `./skep.toml`, which need
+    /// not be there, where none is named.
+    pub(crate) fn of(config: Option<&Path>) -> Self {
+        let file = config.unwrap_or(Path::new(DEFAULT_FILE));
+        let named = std::fs::read_to_string(file)
+            .ok()
+            .and_then(|text| state_dir(&text))
+            .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+        let dir = file.parent().unwrap_or(Path::new(""));
+        Self {
+            state_dir: dir.join(named),
+        }
+    }
+
+    /// Its control socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.state_dir.join(SOCKET)
+    }
 }
 
 /// The state directory that a configuration names. Only that: an operator must
@@ -110,7 +132,7 @@ mod tests {
     #[test]
     fn the_socket_is_in_the_state_directory_of_the_configuration_here() {
         let dir = tempfile::tempdir().unwrap();
-        let find = || in_dir(dir.path());
+        let find = || Place::of(Some(&dir.path().join(DEFAULT_FILE))).socket();
         assert_eq!(find(), dir.path().join(".skep/control.sock"));
         let write = |text| std::fs::write(dir.path().join("skep.toml"), text).unwrap();
         write("[server]\nstate_dir = \"state\"\n[app.x]\nnonsense = 1\n");

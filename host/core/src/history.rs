@@ -15,19 +15,18 @@
 //! ```
 //! Exactly the active revision is `Live`.
 
-use std::collections::BTreeSet;
+mod bounds;
+mod written;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use self::written::Written;
 use crate::name::Revision;
 
-/// The version of the written form.
-const VERSION: u32 = 1;
-
-/// The first number that a written history may not give out next: there must
-/// be more left than anybody can use, so that counting on needs no error.
-const NUMBERS_END: u32 = 1 << 31;
+pub use self::bounds::{KEPT_REJECTED, MAX_REASON, MAX_SOURCE, MAX_WRITTEN};
+pub use self::written::{InvalidHistory, Pieces};
 
 /// Why leftovers of a roll-out are rejected at the next start.
 const INTERRUPTED: &str = "skep ended during its roll-out";
@@ -52,15 +51,16 @@ pub struct History {
 pub struct RevisionRecord {
     /// Its number.
     pub revision: Revision,
-    /// SHA-256 of the component, lower-case hexadecimal.
+    /// SHA-256 of the component, lower-case hexadecimal; empty while it is not
+    /// known, which it stays for one that could not be built.
     pub digest: String,
-    /// The file that the component came from.
+    /// The file that the component came from; at most [`MAX_SOURCE`] bytes.
     pub source: PathBuf,
     /// When it was begun, in milliseconds since 1970, UTC.
     pub unix_millis: u64,
     /// What became of it.
     pub outcome: RevisionOutcome,
-    /// Why it was rejected or rolled back.
+    /// Why it was rejected or rolled back; at most [`MAX_REASON`] bytes.
     pub reason: Option<String>,
     /// Whether skep rolled it back by itself; false unless it was rolled back.
     pub automatic: bool,
@@ -99,23 +99,6 @@ pub enum AtStart {
         /// The one that was rolled back.
         refused: Revision,
     },
-}
-
-/// Why something is not a written history.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidHistory {
-    /// It was written by another version of skep.
-    #[error("version {0}, expected {VERSION}")]
-    Version(u32),
-    /// Numbers repeat, are out of order, or are used up.
-    #[error("revision {0} is out of order")]
-    Order(Revision),
-    /// A revision is named that has no record.
-    #[error("revision {0} has no record")]
-    Missing(Revision),
-    /// Something else than the active revision is live, or it is not.
-    #[error("revision {0} is live and not active, or the reverse")]
-    Live(Revision),
 }
 
 impl RevisionOutcome {
@@ -193,14 +176,21 @@ impl History {
         self.at(revision).map(|at| &self.revisions[at])
     }
 
-    /// Whether a revision is of the component with this digest.
-    #[must_use]
-    pub fn refers_to(&self, digest: &str) -> bool {
-        self.revisions.iter().any(|record| record.digest == digest)
+    /// The digests of the components that must be kept: those of all revisions
+    /// that answer, are on their way or can be returned to. A rejected one never
+    /// answered, and is deployed again rather than returned to.
+    pub fn needed(&self) -> impl Iterator<Item = &str> {
+        let returnable = |record: &&RevisionRecord| record.outcome != RevisionOutcome::Rejected;
+        let records = self.revisions.iter().filter(returnable);
+        records
+            .map(|record| record.digest.as_str())
+            .filter(|digest| !digest.is_empty())
     }
 
     /// Takes a new revision up, on its way from now on. `digest` is the
-    /// component's SHA-256 in lower-case hexadecimal, `unix_millis` the time.
+    /// component's SHA-256 in lower-case hexadecimal, or empty until
+    /// [`Self::built`]; `unix_millis` is the time. The oldest revisions are
+    /// forgotten where the history would become too large to be read again.
     #[must_use]
     pub fn begin(&mut self, digest: String, source: PathBuf, unix_millis: u64) -> Revision {
         let revision = self.next;
@@ -208,14 +198,26 @@ impl History {
         self.next = Revision(next.expect("nobody deploys two billion times"));
         self.revisions.push(RevisionRecord {
             revision,
-            digest,
-            source,
+            digest: bounds::digest(digest),
+            source: bounds::source(source),
             unix_millis,
             outcome: RevisionOutcome::Deploying,
             reason: None,
             automatic: false,
         });
+        self.shed();
         revision
+    }
+
+    /// The component of a revision that is on its way has this digest. Nothing
+    /// happens for one that is not on its way.
+    pub fn built(&mut self, revision: Revision, digest: String) {
+        if let Some(at) = self.at(revision) {
+            let record = &mut self.revisions[at];
+            if record.outcome == RevisionOutcome::Deploying {
+                record.digest = bounds::digest(digest);
+            }
+        }
     }
 
     /// A revision answers from now on; the one that did is superseded. Nothing
@@ -247,7 +249,8 @@ impl History {
             let record = &mut self.revisions[at];
             if record.outcome == RevisionOutcome::Deploying {
                 record.outcome = RevisionOutcome::Rejected;
-                record.reason = Some(reason);
+                record.reason = Some(bounds::reason(reason));
+                self.shed();
             }
         }
     }
@@ -273,17 +276,16 @@ impl History {
         self.trail.retain(|before| *before != revision);
         let record = &mut self.revisions[at];
         record.outcome = RevisionOutcome::RolledBack;
-        record.reason = Some(reason);
+        record.reason = Some(bounds::reason(reason));
         record.automatic = automatic;
         if automatic && self.read.as_ref() == Some(&record.digest) {
             // To be said when it is read again.
             self.read = None;
         }
 
-        let Some(to_at) = to.and_then(|to| self.at(to)) else {
-            return;
-        };
-        if self.active != to {
+        if let Some(to_at) = to.and_then(|to| self.at(to))
+            && self.active != to
+        {
             // What lies between is not returned to: it was skipped for a reason.
             let to = self.revisions[to_at].revision;
             if let Some(end) = self.trail.iter().position(|before| *before == to) {
@@ -291,13 +293,17 @@ impl History {
             }
             self.activate(to_at);
         }
+        self.shed();
     }
 
     /// The newest revision of this component, if skep rolled it back by itself:
-    /// it is refused until it is forced.
+    /// it is refused until it is forced. An attempt that was rejected, as one
+    /// that was refused is, changes nothing about that.
     #[must_use]
     pub fn refusal_of(&self, digest: &str) -> Option<&RevisionRecord> {
-        let newest = |record: &&RevisionRecord| record.digest == digest;
+        let newest = |record: &&RevisionRecord| {
+            record.digest == digest && record.outcome != RevisionOutcome::Rejected
+        };
         self.revisions
             .iter()
             .rev()
@@ -334,7 +340,7 @@ impl History {
     /// source that is not what it was when it was last read is a new revision,
     /// unless it is what answers anyway.
     pub fn on_reading(&mut self, digest: &str, source: PathBuf, unix_millis: u64) -> AtStart {
-        let before = self.read.replace(digest.to_owned());
+        let before = self.read.replace(bounds::digest(digest.to_owned()));
         let Some(active) = self.active else {
             return AtStart::New(self.begin(digest.to_owned(), source, unix_millis));
         };
@@ -347,36 +353,6 @@ impl History {
             return AtStart::Refused { active, refused };
         }
         AtStart::New(self.begin(digest.to_owned(), source, unix_millis))
-    }
-
-    /// Forgets the oldest revisions until no more than `keep` are left, but
-    /// none that is active, on its way, in use, or what a rollback returns to.
-    /// Returns the digests that no revision of this app refers to any more;
-    /// another app's may.
-    pub fn prune(&mut self, keep: usize, in_use: &BTreeSet<Revision>) -> Vec<String> {
-        let mut surplus = self.revisions.len().saturating_sub(keep);
-        let (active, previous) = (self.active, self.previous());
-        let mut gone = Vec::new();
-        self.revisions.retain(|record| {
-            let number = Some(record.revision);
-            let stays = surplus == 0
-                || number == active
-                || number == previous
-                || record.outcome == RevisionOutcome::Deploying
-                || in_use.contains(&record.revision);
-            if !stays {
-                surplus -= 1;
-                gone.push(record.clone());
-            }
-            stays
-        });
-        self.trail
-            .retain(|before| gone.iter().all(|record| record.revision != *before));
-        let digests: BTreeSet<String> = gone.into_iter().map(|record| record.digest).collect();
-        digests
-            .into_iter()
-            .filter(|digest| !self.refers_to(digest))
-            .collect()
     }
 
     fn at(&self, revision: Revision) -> Option<usize> {
@@ -395,72 +371,6 @@ impl History {
         record.reason = None;
         record.automatic = false;
         self.active = Some(record.revision);
-    }
-}
-
-/// A history as it is written.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    version: u32,
-    next: Revision,
-    active: Option<Revision>,
-    paused: bool,
-    read: Option<String>,
-    trail: Vec<Revision>,
-    revisions: Vec<RevisionRecord>,
-}
-
-impl From<History> for Written {
-    fn from(history: History) -> Self {
-        Self {
-            version: VERSION,
-            next: history.next,
-            active: history.active,
-            paused: history.paused,
-            read: history.read,
-            trail: history.trail,
-            revisions: history.revisions,
-        }
-    }
-}
-
-impl TryFrom<Written> for History {
-    type Error = InvalidHistory;
-
-    fn try_from(written: Written) -> Result<Self, InvalidHistory> {
-        if written.version != VERSION {
-            return Err(InvalidHistory::Version(written.version));
-        }
-        let history = Self {
-            next: written.next,
-            active: written.active,
-            paused: written.paused,
-            read: written.read,
-            trail: written.trail,
-            revisions: written.revisions,
-        };
-        let mut last = Revision(0);
-        for record in &history.revisions {
-            if record.revision <= last {
-                return Err(InvalidHistory::Order(record.revision));
-            }
-            last = record.revision;
-            let live = record.outcome == RevisionOutcome::Live;
-            if live != (history.active == Some(record.revision)) {
-                return Err(InvalidHistory::Live(record.revision));
-            }
-        }
-        if history.next <= last || history.next.0 >= NUMBERS_END {
-            return Err(InvalidHistory::Order(history.next));
-        }
-        let named = history.active.iter().chain(&history.trail);
-        for revision in named {
-            if history.at(*revision).is_none() {
-                return Err(InvalidHistory::Missing(*revision));
-            }
-        }
-        Ok(history)
     }
 }
 

@@ -31,6 +31,7 @@ mod seats;
 pub mod solo;
 mod spec;
 pub mod supervise;
+pub mod sweep;
 mod tally;
 
 pub use balance::{Appetite, appetite};

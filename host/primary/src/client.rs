@@ -7,14 +7,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skep_core::{Portion, Revision, Strategy, WorkerId};
-use skep_wire::{AppHistory, ControlReply, ControlRequest, FleetStatus, decode_line, encode_line};
+use skep_wire::{
+    AppHistory, ControlReply, ControlRequest, FleetStatus, MAX_LINE, SweptFiles, decode_line,
+    encode_line,
+};
 
 /// How long a primary may take to answer what it can answer at once. A healthy
 /// one takes milliseconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bytes of one reply, as many as [`decode_line`] takes.
-const MAX_REPLY: u64 = 16 << 20;
+const MAX_REPLY: u64 = MAX_LINE as u64;
+
+/// How long a sweep may take: it reads all histories and deletes files.
+const SWEEP_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Why an operator's request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +290,20 @@ impl Client {
         self.change(&ControlRequest::Resume { app })
     }
 
+    /// Has what of the state directory nothing needs deleted, or told.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn gc(&mut self, dry_run: bool) -> Result<SweptFiles, ClientError> {
+        self.send(&ControlRequest::Gc { dry_run })?;
+        self.wait_at_most(Some(SWEEP_DEADLINE))?;
+        match self.answer(|_| {})? {
+            ControlReply::Swept(swept) => Ok(swept),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// The newest events, oldest first, each a JSON object. With `follow` also
     /// those to come, without a deadline, until `on_event` breaks or the
     /// primary ends.
@@ -409,6 +429,7 @@ fn unexpected(reply: ControlReply) -> ClientError {
         ControlReply::Refused { message, code } => return ClientError::Refused { message, code },
         ControlReply::Status(_) => "an unasked-for status",
         ControlReply::History(_) => "an unasked-for history",
+        ControlReply::Swept(_) => "an unasked-for sweep",
         ControlReply::Progress { .. } => "unasked-for progress",
         ControlReply::Event { .. } => "an unasked-for event",
         ControlReply::Done { .. } => "an early end",

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_wire::{ControlReply, ControlRequest, decode_line, encode_line};
+use skep_wire::{ControlReply, ControlRequest, decode_line, encode_reply};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -340,7 +340,7 @@ impl Client {
     }
 
     async fn write(&mut self, reply: &ControlReply) -> io::Result<()> {
-        timeout(WRITE_DEADLINE, self.writer.write_all(&encode_line(reply)))
+        timeout(WRITE_DEADLINE, self.writer.write_all(&encode_reply(reply)))
             .await
             .map_err(io::Error::other)?
     }

@@ -14,7 +14,8 @@
 //! | `passage` | what an app's rollout needs done |
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
-//! | `recording` | what is written down of apps |
+//! | `recording`, `attempts` | what is written down of apps, and of deploys that fail early |
+//! | `sweeping` | what nothing needs of the state directory goes |
 //! | `reload`, `prepare`, `apply` | from one generation to the next |
 //! | `operation` | restarts, sizes, and who has to wait for whom |
 //! | `operator` | everything else that operators ask for |
@@ -22,6 +23,7 @@
 
 mod app;
 mod apply;
+mod attempts;
 mod deploy;
 mod dispatchers;
 mod lingering;
@@ -36,6 +38,7 @@ mod quarantine;
 mod recording;
 mod reload;
 mod report;
+mod sweeping;
 mod trial;
 mod words;
 mod workers;
@@ -78,6 +81,7 @@ use crate::told::Hosts;
 use crate::walls::Walls;
 
 pub(crate) use self::app::FirstApp;
+pub(crate) use self::sweeping::tell as tell_swept;
 
 /// How often heartbeats are read: a tenth of the default `hang_timeout`.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -212,6 +216,8 @@ impl Fleet {
         let (news, inbox) = mpsc::channel(NEWS);
         let (later, continuations) = mpsc::unbounded_channel();
         let mut catalog = Catalog::default();
+        let mut supervisor = Supervisor::new(parts.seed);
+        supervisor.number_from(parts.scribe.first_worker());
         let apps = parts
             .apps
             .into_iter()
@@ -225,7 +231,7 @@ impl Fleet {
             catalog,
             workshop: parts.workshop,
             scribe: parts.scribe,
-            supervisor: Supervisor::new(parts.seed),
+            supervisor,
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
@@ -483,9 +489,4 @@ async fn tick(beats: &mut Interval, idle: bool) {
         std::future::pending::<()>().await;
     }
     beats.tick().await;
-}
-
-fn counted(number: usize, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
 }

@@ -31,10 +31,13 @@ mod start;
 mod state_dir;
 mod status;
 mod store;
+mod sweep;
 mod told;
 mod walls;
+mod worker_ids;
 
 pub use client::{Client, ClientError, Deployment};
 pub use fleet::Reread;
 pub use listeners::BindFailure;
 pub use start::{Options, StartError, check_components, run};
+pub use sweep::{SweepError, sweep_alone};

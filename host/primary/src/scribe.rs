@@ -6,16 +6,20 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skep_core::history::History;
 use skep_core::{AppName, LogLevel};
+use skep_wire::SweptFiles;
 use tokio::sync::oneshot;
 
-use crate::artifacts::Digest;
+use crate::artifacts::{Digest, Workshop};
 use crate::journal::Journal;
 use crate::store::{Store, StoreError};
+use crate::sweep::Extent;
+use crate::worker_ids::WorkerIds;
 
 /// How long what still is to be written may take at the end.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
@@ -39,6 +43,9 @@ pub(crate) struct Scribe {
     store: Store,
     journal: Journal,
     jobs: mpsc::Sender<Job>,
+    /// Whether a sweep is among the jobs.
+    sweep_waits: Arc<AtomicBool>,
+    worker_ids: Arc<WorkerIds>,
 }
 
 impl std::fmt::Debug for Scribe {
@@ -63,6 +70,8 @@ impl Scribe {
             store,
             journal,
             jobs,
+            sweep_waits: Arc::default(),
+            worker_ids: Arc::default(),
         }
     }
 
@@ -93,30 +102,50 @@ impl Scribe {
         }
     }
 
-    /// The history of an app, as it is on disk; an empty one if it cannot be
-    /// read, which is moved aside and told of.
+    /// The history of an app, as it is on disk. One that cannot be read is moved
+    /// aside and told of; what can be made out of it is the history then.
     pub(crate) fn read(&self, app: AppName) -> impl Future<Output = History> + Send + 'static {
         let journal = self.journal.clone();
         let read = self.ask(move |store| read(store, &app, &journal));
         async move { read.await.unwrap_or_default() }
     }
 
-    /// Deletes what no history refers to any more of these digests.
-    pub(crate) fn forget(
+    /// Does what takes the disk's time, after what was given before; `None` if skep
+    /// ends before.
+    pub(crate) fn with_store<T: Send + 'static>(
         &self,
-        digests: Vec<String>,
-    ) -> impl Future<Output = Vec<Digest>> + Send + 'static {
-        let journal = self.journal.clone();
-        let gone = self.ask(move |store| match store.remove_unreferenced(&digests) {
-            Ok(gone) => gone,
-            Err(error) => {
-                journal.event(LogLevel::Warn, "component.kept", |line| {
-                    line.text("reason", &chain(&error))
-                });
-                Vec::new()
-            }
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> impl Future<Output = Option<T>> + Send + 'static {
+        self.ask(work)
+    }
+
+    /// Sweeps the state directory, after what was given before; `None` if skep
+    /// ends before.
+    pub(crate) fn sweep(
+        &self,
+        workshop: &Workshop,
+        extent: Extent,
+    ) -> impl Future<Output = Option<Result<SweptFiles, String>>> + Send + 'static {
+        let sweeper = workshop.sweeper();
+        self.ask(move |store| sweeper.sweep(store, extent))
+    }
+
+    /// Sweeps as [`Self::sweep`] does; `None` also if another sweep is about to
+    /// begin, which does for both.
+    pub(crate) fn sweep_soon(
+        &self,
+        workshop: &Workshop,
+        extent: Extent,
+    ) -> impl Future<Output = Option<Result<SweptFiles, String>>> + Send + 'static {
+        let waits = Arc::clone(&self.sweep_waits);
+        let swept = (!waits.swap(true, Ordering::Relaxed)).then(|| {
+            let sweeper = workshop.sweeper();
+            self.ask(move |store| {
+                waits.store(false, Ordering::Relaxed);
+                sweeper.sweep(store, extent)
+            })
         });
-        async move { gone.await.unwrap_or_default() }
+        async move { swept?.await }
     }
 
     /// Where the component of a revision is.
@@ -125,8 +154,19 @@ impl Scribe {
         Some(self.store.component_path(digest))
     }
 
+    /// Where events of what is written go.
+    pub(crate) const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// How far workers are numbered.
+    pub(crate) fn worker_ids(&self) -> &WorkerIds {
+        &self.worker_ids
+    }
+
     /// Waits until everything was written, but not for ever.
     pub(crate) fn finish(self) {
+        self.close_worker_ids();
         let (done, waiting) = mpsc::channel();
         let _ = self.jobs.send(Box::new(move |_| {
             let _ = done.send(());
@@ -168,21 +208,43 @@ fn read(store: &Store, app: &AppName, journal: &Journal) -> History {
         Ok(history) => return history,
         Err(error) => error,
     };
-    let aside = if error.is_broken() {
-        store.set_aside(app).ok()
-    } else {
-        None
-    };
+    // Whatever is wrong with it: nothing may be written over it.
+    let aside = store.set_aside(app).ok();
+    let salvaged = aside.as_deref().and_then(|path| store.salvage(path));
+    // At once: another start is to find it.
+    let unsaved = salvaged
+        .as_ref()
+        .and_then(|history| store.save(app, history).err());
+    let kept = salvaged.as_ref().map_or_else(
+        || "nothing".to_owned(),
+        |history| {
+            let active = history.active().map_or_else(
+                || "none active".to_owned(),
+                |active| format!("{active} active"),
+            );
+            format!(
+                "{} revisions, {active}, the next is {}{}",
+                history.revisions().len(),
+                history.next(),
+                if history.paused() { ", paused" } else { "" }
+            )
+        },
+    );
     journal.event(LogLevel::Error, "app.history_lost", |line| {
         let line = line
             .text("app", app.as_str())
-            .text("reason", &chain(&error));
+            .text("reason", &chain(&error))
+            .text("kept", &kept);
+        let line = match &unsaved {
+            Some(error) => line.text("unsaved", &chain(error)),
+            None => line,
+        };
         match &aside {
             Some(aside) => line.text("moved_to", &aside.to_string_lossy()),
             None => line,
         }
     });
-    History::default()
+    salvaged.unwrap_or_default()
 }
 
 /// Milliseconds since 1970.
@@ -193,7 +255,7 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

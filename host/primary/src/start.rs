@@ -10,6 +10,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_core::history::{AtStart, History};
 use skep_core::{AppName, FleetSpec, LogFormat, LogLevel, LogSpec};
@@ -17,11 +18,13 @@ use skep_sys::{BindError, process};
 use skep_wire::Refusal;
 use tokio::runtime::{self, Runtime};
 use tokio::select;
+use tokio::time::timeout;
 
 use crate::alert::Alerts;
 use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Workshop, components_of};
+use crate::aside::{Reading, aside};
 use crate::control::{Control, ControlError};
-use crate::fleet::{FirstApp, Fleet, Parts, Reread};
+use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept};
 use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
 use crate::log::{Log, Writer};
@@ -29,11 +32,15 @@ use crate::scribe::{Scribe, unix_millis};
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
+use crate::sweep::Extent;
 use crate::told::Hosts;
-use crate::walls::Walls;
+use crate::walls::{Users, Walls};
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
 const BLOCKING_THREADS: usize = 4;
+
+/// How long a start waits for what nothing needs to be deleted.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a primary is started with.
 #[derive(Clone)]
@@ -129,9 +136,10 @@ pub fn run(options: Options) -> Result<(), StartError> {
     result
 }
 
-/// Compiles the components of a specification into the cache that a fleet of
-/// it would use, and returns those that cannot be served, each with the reason.
-/// Starts nothing that stays. Needs a tokio runtime with I/O and time.
+/// Compiles the components of a specification that are not in the cache of its
+/// state directory, and returns those that cannot be served, each with the reason.
+/// Starts nothing that stays, and writes nothing that does. Needs a tokio runtime
+/// with I/O and time.
 ///
 /// # Errors
 ///
@@ -148,7 +156,11 @@ pub async fn check_components(spec: &FleetSpec) -> Result<BTreeMap<AppName, Refu
 }
 
 async fn check(spec: &FleetSpec, log: Log) -> Result<BTreeMap<AppName, Refusal>, StartError> {
-    let workshop = open_workshop(spec, &log).await?;
+    // The state directory is the service's, and whoever checks may be somebody else.
+    let own = tempfile::tempdir().map_err(StartError::system("make a temporary directory"))?;
+    let workshop = Workshop::beside(own.path(), &spec.server.state_dir, &log)
+        .await
+        .map_err(unusable)?;
     match compile(&workshop, spec).await {
         Ok(_) => Ok(BTreeMap::new()),
         Err(StartError::Components(refused)) => Ok(refused),
@@ -176,7 +188,7 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
     } = options;
     let mut signals = Signals::install().map_err(StartError::system("handle signals"))?;
     let state_dir = &spec.server.state_dir;
-    let _lock = StateLock::take(state_dir).map_err(|error| match error {
+    let lock = StateLock::take(state_dir).map_err(|error| match error {
         LockError::Held { pid } => StartError::AlreadyRunning {
             pid,
             path: state_dir.clone(),
@@ -185,6 +197,11 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
             StartError::system(format!("use the state directory: {}", path.display()))(source)
         }
     })?;
+    for corrected in lock.corrected() {
+        log.record(LogLevel::Warn, "state.corrected", |line| {
+            line.text("message", corrected)
+        });
+    }
     // Where the kernel has no such pages there is nothing to go without.
     let _ = process::without_huge_pages();
     if let Err(error) = process::raise_nofile_limit() {
@@ -197,8 +214,7 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
     }
 
     share_no_host(&spec)?;
-    let walls =
-        Walls::raise(&spec, &log).map_err(|error| StartError::Problems(vec![error.to_string()]))?;
+    let walls = raise(&spec, &log).await?;
     let alerts = Alerts::start(spec.server.alert.clone(), log.clone());
     let journal = Journal::new(log.clone(), alerts.clone());
     let prepared = select! {
@@ -273,6 +289,12 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
         }
         apps.insert(name, app);
     }
+    // Before there are workers; all that they will have is in use by now.
+    let swept = scribe.sweep(&workshop, Extent::START);
+    if let Ok(Some(swept)) = timeout(SWEEP_PATIENCE, swept).await {
+        tell_swept(journal, &swept);
+    }
+    scribe.open_worker_ids().await;
     Ok(Prepared {
         workshop,
         scribe,
@@ -342,6 +364,18 @@ async fn first_app(
             first(history, revision, artifact, true)
         }
     }
+}
+
+/// Walls, with users that were looked up where a name service that does not answer
+/// holds up no more than the start.
+async fn raise(spec: &FleetSpec, log: &Log) -> Result<Walls, StartError> {
+    let problem = |why: String| StartError::Problems(vec![why]);
+    let users = Users::default();
+    let (known, wanted) = (users.clone(), spec.clone());
+    aside(Reading::Configuration, move || known.look_up(&wanted))
+        .await
+        .map_err(|stuck| problem(format!("the users of pools: {stuck}")))?;
+    Walls::raise(spec, users, log).map_err(|error| problem(error.to_string()))
 }
 
 /// No host belongs to two pools of a listener.

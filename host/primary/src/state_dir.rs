@@ -1,16 +1,24 @@
-//! The state directory: made if it is missing, and held by one primary at a
-//! time.
+//! The state directory: made if it is missing, fit to be used by who we are, and
+//! held by one primary at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+mod fitness;
+
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+
+use skep_sys::plain::{self, Found};
+
+/// The file that the one primary holds.
+const LOCK: &str = "primary.lock";
 
 /// Proof that no other primary uses the state directory; the kernel lets go of
 /// it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct StateLock {
     _file: File,
+    corrected: Vec<String>,
 }
 
 /// Why the state directory is not ours.
@@ -27,13 +35,14 @@ pub(crate) enum LockError {
     Io {
         /// What it was about.
         path: PathBuf,
-        /// What the system said.
+        /// What the system said, or what is wrong and what to do.
         source: io::Error,
     },
 }
 
 impl StateLock {
-    /// Makes the directory, closed to others, and takes `primary.lock` in it.
+    /// Makes the directory, closed to others, takes `primary.lock` in it, and puts
+    /// right who owns what is in it.
     pub(crate) fn take(state_dir: &Path) -> Result<Self, LockError> {
         let io_at = |path: &Path| {
             let path = path.to_owned();
@@ -44,15 +53,10 @@ impl StateLock {
             .mode(0o700)
             .create(state_dir)
             .map_err(io_at(state_dir))?;
-        let path = state_dir.join("primary.lock");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io_at(&path))?;
+        let mut corrected = Vec::new();
+        corrected.extend(fitness::of_directory(state_dir).map_err(io_at(state_dir))?);
+        let path = state_dir.join(LOCK);
+        let mut file = open(&path, &mut corrected).map_err(io_at(&path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -68,8 +72,60 @@ impl StateLock {
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(io_at(&path))?;
-        Ok(Self { _file: file })
+        corrected.extend(fitness::of_entries(state_dir).map_err(io_at(state_dir))?);
+        Ok(Self {
+            _file: file,
+            corrected,
+        })
     }
+
+    /// What was not as it should be and was put right, a sentence each.
+    pub(crate) fn corrected(&self) -> &[String] {
+        &self.corrected
+    }
+}
+
+/// Opens the lock's file; what stands in its place is moved away.
+fn open(path: &Path, corrected: &mut Vec<String>) -> io::Result<File> {
+    match plain::lockable(path)? {
+        Found::File(file) => return Ok(file),
+        Found::Strange(what) => {
+            let aside = move_aside(path)?;
+            corrected.push(format!(
+                "{} was {what} and is now {}",
+                path.display(),
+                aside.display()
+            ));
+        }
+    }
+    match plain::lockable(path)? {
+        Found::File(file) => Ok(file),
+        Found::Strange(what) => Err(io::Error::other(format!("it is {what} again"))),
+    }
+}
+
+/// Gives something another name, so that a file can have its place, and returns
+/// that. Nothing is lost.
+///
+/// # Errors
+///
+/// What the system said.
+pub(crate) fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = free_name(path, "aside");
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// The first name of this kind that nothing has.
+pub(crate) fn free_name(path: &Path, kind: &str) -> PathBuf {
+    (1_u64..)
+        .map(|number| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{kind}-{number}"));
+            PathBuf::from(name)
+        })
+        .find(|name| fs::symlink_metadata(name).is_err())
+        .expect("there are more numbers than files")
 }
 
 #[cfg(test)]
@@ -86,6 +142,17 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(held);
-        StateLock::take(&state_dir).unwrap();
+        assert!(StateLock::take(&state_dir).unwrap().corrected().is_empty());
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_the_lock_is_moved_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK);
+        fs::create_dir(&path).unwrap();
+        let lock = StateLock::take(dir.path()).unwrap();
+        assert!(lock.corrected()[0].contains("was a directory"), "{lock:?}");
+        assert!(path.is_file());
+        assert!(dir.path().join("primary.lock.aside-1").is_dir());
     }
 }

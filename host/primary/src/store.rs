@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! STATE_DIR/revisions/APP.json           the History of an app
-//! STATE_DIR/revisions/APP.json.broken-N  one that could not be read, set aside
+//! STATE_DIR/revisions/APP.json.broken-N  one that could not be read, set aside; what
+//!                                        could be made out of it is in the new one
 //! STATE_DIR/components/SHA256.wasm       the component of a revision, mode 0444
 //! *.tmp                                  being written, or left by a primary that was killed
 //! ```
@@ -12,6 +13,8 @@
 //! are for their owner only. Everything here blocks; the callers, who hold the
 //! [`StateLock`](crate::state_dir::StateLock), run it on blocking threads.
 
+mod salvage;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -20,15 +23,19 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use skep_core::AppName;
-use skep_core::history::History;
+use skep_core::history::{History, MAX_WRITTEN};
+use skep_sys::plain::{self, Found};
 use skep_wire::MAX_COMPONENT;
 use tempfile::NamedTempFile;
 
 use crate::artifacts::Digest;
+use crate::state_dir::{free_name, move_aside};
 
-/// Most bytes of a written history: a record has a few hundred, and a path at
-/// most 4 KiB. Far more than is ever kept is a foreign file.
-const MAX_HISTORY: u64 = 4 << 20;
+/// Most bytes of a history: as many as are ever written.
+const MAX_HISTORY: u64 = MAX_WRITTEN as u64;
+
+/// Most bytes of a broken history that are looked through for what is whole.
+const MAX_SALVAGED: u64 = 64 << 20;
 
 /// What a file is called while it is written.
 const DRAFT: &str = ".tmp";
@@ -36,6 +43,7 @@ const DRAFT: &str = ".tmp";
 /// The directories of histories and components.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
+    state_dir: PathBuf,
     revisions: PathBuf,
     components: PathBuf,
 }
@@ -68,20 +76,20 @@ pub(crate) enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// Something else than a file is in its place; as [`StoreError::Broken`].
+    #[error("{path} is {what}, not the history of an app")]
+    NoFile {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// A component is not the one that was meant.
     #[error("the component changed while it was copied to {path}; deploy it again")]
     Changed {
         /// Where it would have been kept.
         path: PathBuf,
     },
-}
-
-impl StoreError {
-    /// Whether a history could not be used for what is in its file, so that
-    /// [`Store::set_aside`] helps.
-    pub(crate) const fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken { .. } | Self::TooLarge { .. })
-    }
 }
 
 impl Store {
@@ -93,10 +101,7 @@ impl Store {
     ///
     /// A directory that cannot be made, closed to others or read.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let store = Self {
-            revisions: state_dir.join("revisions"),
-            components: state_dir.join("components"),
-        };
+        let store = Self::there(state_dir);
         for dir in [&store.revisions, &store.components] {
             DirBuilder::new()
                 .recursive(true)
@@ -116,6 +121,15 @@ impl Store {
         Ok(store)
     }
 
+    /// The store that is in `state_dir`, or is not.
+    pub(crate) fn there(state_dir: &Path) -> Self {
+        Self {
+            state_dir: state_dir.to_owned(),
+            revisions: state_dir.join("revisions"),
+            components: state_dir.join("components"),
+        }
+    }
+
     /// Writes the history of an app. When this returns it is on disk; when it
     /// fails, or the process ends within it, the one before is. Not for two
     /// writers of one app at a time: the last to come would win.
@@ -133,12 +147,33 @@ impl Store {
         put(draft, &path)
     }
 
+    /// Writes a small file of the state directory, as [`Self::save`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub(crate) fn save_text(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let path = self.state_dir.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                move_aside(&path).map_err(at("move away", &path))?;
+            }
+            _ => {}
+        }
+        // Beside histories, where what is left of it is swept.
+        let mut draft = Self::draft(&self.revisions)?;
+        draft
+            .write_all(text.as_bytes())
+            .map_err(at("write", &path))?;
+        put(draft, &path)
+    }
+
     /// The history of an app; an empty one if none was ever written.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Broken`] and [`StoreError::TooLarge`] for what is none
-    /// ([`StoreError::is_broken`]), [`StoreError::Io`] for what cannot be read.
+    /// [`StoreError::Broken`], [`StoreError::TooLarge`] and [`StoreError::NoFile`]
+    /// for what is none, [`StoreError::Io`] for what cannot be read.
     pub(crate) fn load(&self, app: &AppName) -> Result<History, StoreError> {
         read_history(&self.history_path(app)).map(Option::unwrap_or_default)
     }
@@ -151,13 +186,43 @@ impl Store {
     /// [`StoreError::Io`].
     pub(crate) fn set_aside(&self, app: &AppName) -> Result<PathBuf, StoreError> {
         let path = self.history_path(app);
-        let aside = (1_u64..)
-            .map(|number| self.revisions.join(format!("{app}.json.broken-{number}")))
-            .find(|aside| !aside.exists())
-            .expect("there are more numbers than files");
+        let aside = free_name(&path, "broken");
         fs::rename(&path, &aside).map_err(at("move away", &path))?;
         sync_dir(&self.revisions)?;
         Ok(aside)
+    }
+
+    /// What can be made out of a broken history, if anything.
+    pub(crate) fn salvage(&self, broken: &Path) -> Option<History> {
+        let file = plain::file(broken).ok()?;
+        let mut bytes = Vec::new();
+        // What was read until something failed may be enough.
+        let _ = file.take(MAX_SALVAGED).read_to_end(&mut bytes);
+        History::mended(salvage::pieces(&bytes))
+    }
+
+    /// The digests that histories refer to, those of apps that are not configured
+    /// now among them.
+    ///
+    /// # Errors
+    ///
+    /// A history that cannot be read might refer to anything.
+    pub(crate) fn needed(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut needed = BTreeSet::new();
+        for name in names(&self.revisions)? {
+            let path = self.revisions.join(name);
+            if path.extension() == Some(OsStr::new("json"))
+                && let Some(history) = read_history(&path)?
+            {
+                needed.extend(history.needed().map(str::to_owned));
+            }
+        }
+        Ok(needed)
+    }
+
+    /// The state directory.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
     }
 
     /// Keeps a copy of a component, so that a rollback does not need its
@@ -172,8 +237,13 @@ impl Store {
     pub(crate) fn keep_component(&self, from: &File, digest: Digest) -> Result<(), StoreError> {
         let path = self.component_path(digest);
         let size = from.metadata().map_err(at("copy to", &path))?.len();
-        if fs::metadata(&path).is_ok_and(|kept| kept.is_file() && kept.len() == size) {
-            return Ok(());
+        match fs::symlink_metadata(&path) {
+            Ok(kept) if kept.is_file() && kept.len() == size => return Ok(()),
+            // A file is replaced; what is none could not be.
+            Ok(kept) if !kept.is_file() => {
+                move_aside(&path).map_err(at("move away", &path))?;
+            }
+            _ => {}
         }
         let mut draft = Self::draft(&self.components)?;
         let mut reader = FromStart { file: from, at: 0 };
@@ -192,58 +262,6 @@ impl Store {
     /// Where the component of a digest is, if it is kept.
     pub(crate) fn component_path(&self, digest: Digest) -> PathBuf {
         self.components.join(format!("{digest}.wasm"))
-    }
-
-    /// Deletes a component, if it is kept.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Io`].
-    pub(crate) fn remove_component(&self, digest: Digest) -> Result<(), StoreError> {
-        let path = self.component_path(digest);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(at("remove", &path)(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Deletes those of the components that no history on disk refers to, an
-    /// app's that is not configured now among them, and returns the digests of
-    /// those deleted, whose artifacts can go as well. `digests` is what
-    /// [`History::prune`] returned, once the pruned history was saved; what is
-    /// no digest is passed over. No deploy may be between keeping its component
-    /// and saving its history meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// A history that cannot be read might refer to anything: nothing is
-    /// deleted then. [`StoreError::Io`] also for what cannot be deleted.
-    pub(crate) fn remove_unreferenced(
-        &self,
-        digests: &[String],
-    ) -> Result<Vec<Digest>, StoreError> {
-        let mut unreferenced: BTreeSet<&str> = digests.iter().map(String::as_str).collect();
-        if unreferenced.is_empty() {
-            return Ok(Vec::new());
-        }
-        for name in names(&self.revisions)? {
-            let path = self.revisions.join(name);
-            if path.extension() == Some(OsStr::new("json"))
-                && let Some(history) = read_history(&path)?
-            {
-                unreferenced.retain(|digest| !history.refers_to(digest));
-            }
-        }
-        let gone: Vec<Digest> = unreferenced
-            .into_iter()
-            .filter_map(|digest| digest.parse().ok())
-            .collect();
-        for digest in &gone {
-            self.remove_component(*digest)?;
-        }
-        Ok(gone)
     }
 
     fn history_path(&self, app: &AppName) -> PathBuf {
@@ -292,21 +310,21 @@ fn sync_dir(dir: &Path) -> Result<(), StoreError> {
 }
 
 fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>, StoreError> {
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
     fs::read_dir(dir)
         .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
         .map_err(at("read", dir))
 }
 
 fn read_history(path: &Path) -> Result<Option<History>, StoreError> {
-    // Looked at before it is opened: opening a pipe waits for its writer.
-    let opened = fs::metadata(path).and_then(|found| {
-        if !found.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+    let file = match plain::read(path) {
+        Ok(Found::File(file)) => file,
+        Ok(Found::Strange(what)) => {
+            let path = path.to_owned();
+            return Err(StoreError::NoFile { path, what });
         }
-        File::open(path)
-    });
-    let file = match opened {
-        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at("read", path)(error)),
     };

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use skep_core::identity::{Role, has_nameless, of_pools};
 use skep_core::{FleetSpec, LogLevel, PoolName, PoolSpec};
@@ -37,15 +37,47 @@ pub(crate) enum UserError {
     #[error("pool {0}: workers do not run as root; name another `user`, or leave it out")]
     Root(PoolName),
     /// The system does not say.
-    #[error("pool {pool}: cannot look up the user `{user}`: {source}")]
+    #[error("pool {pool}: cannot look up the user `{user}`: {why}")]
     Lookup {
         /// The pool.
         pool: PoolName,
         /// What it names.
         user: String,
         /// What the system says.
-        source: io::Error,
+        why: String,
     },
+}
+
+/// The users that pools name, as they were looked up. To ask the system may wait
+/// for a name service, so it is done apart from the loop, which only reads what is
+/// known here. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Users(Arc<Mutex<BTreeMap<String, Known>>>);
+
+/// What the system said of a user, or why it did not.
+type Known = Result<Option<Identity>, String>;
+
+impl Users {
+    /// Looks up those that a specification names. May wait for long.
+    pub(crate) fn look_up(&self, spec: &FleetSpec) {
+        if !can_be_others() {
+            return;
+        }
+        for user in spec.pools.values().filter_map(|pool| pool.user.as_ref()) {
+            let found = Identity::of_user(user).map_err(|error| error.to_string());
+            self.known().insert(user.clone(), found);
+        }
+    }
+
+    fn get(&self, user: &str) -> Known {
+        let known = self.known().get(user).cloned();
+        known.unwrap_or_else(|| Err("nobody has asked the system yet".to_owned()))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        // Whole at every step, and held while nothing waits.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a process is born behind.
@@ -68,6 +100,7 @@ pub(crate) struct Walls {
     /// Who pools are that name this user, or none: a reload that is rejected
     /// changes nobody.
     pools: BTreeMap<(PoolName, Option<String>), Identity>,
+    users: Users,
     folders: PathBuf,
     log: Log,
 }
@@ -78,13 +111,14 @@ impl Walls {
     /// # Errors
     ///
     /// [`UserError`].
-    pub(crate) fn raise(spec: &FleetSpec, log: &Log) -> Result<Self, UserError> {
+    pub(crate) fn raise(spec: &FleetSpec, users: Users, log: &Log) -> Result<Self, UserError> {
         let state_dir = &spec.server.state_dir;
         let mut walls = Self {
             root: can_be_others(),
             cgroups: None,
             nameless: BTreeMap::new(),
             pools: BTreeMap::new(),
+            users,
             folders: state_dir.join("pools"),
             log: log.clone(),
         };
@@ -134,7 +168,7 @@ impl Walls {
                     uid: nameless[pool],
                     gid: nameless[pool],
                 },
-                Some(user) => named(pool, user)?,
+                Some(user) => named(pool, user, self.users.get(user))?,
             };
             pools.insert((pool.clone(), settings.user.clone()), identity);
         }
@@ -142,6 +176,11 @@ impl Walls {
         // Those whose workers are going away keep who they are.
         self.pools.extend(pools);
         Ok(())
+    }
+
+    /// The users that specifications name, to be looked up before they are admitted.
+    pub(crate) fn users(&self) -> Users {
+        self.users.clone()
     }
 
     /// The wall around a worker. `name` is told from those of all others.
@@ -207,11 +246,11 @@ pub(crate) fn identity_of(role: Role) -> Option<Identity> {
     })
 }
 
-fn named(pool: &PoolName, user: &str) -> Result<Identity, UserError> {
-    let found = Identity::of_user(user).map_err(|source| UserError::Lookup {
+fn named(pool: &PoolName, user: &str, known: Known) -> Result<Identity, UserError> {
+    let found = known.map_err(|why| UserError::Lookup {
         pool: pool.clone(),
         user: user.to_owned(),
-        source,
+        why,
     })?;
     match found {
         None => Err(UserError::Unknown {

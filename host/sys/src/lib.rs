@@ -16,6 +16,7 @@
 )]
 
 mod channel;
+mod child;
 mod connection;
 mod exclusive;
 mod holder;
@@ -34,12 +35,14 @@ pub mod cgroup;
 pub mod clock;
 pub mod confine;
 pub mod folder;
+pub mod plain;
 mod policy;
 pub mod process;
 pub mod signals;
 pub mod ticker;
 
 pub use channel::Channel;
+pub use child::{Child, Ended, Signal};
 pub use connection::{
     connected_peer, cookie_of, end_writing, is_hung_up, is_nonblocking, local_of, make_nonblocking,
     peek, peer_of, read_now, wait_for_hang_up, write_now,
@@ -51,7 +54,7 @@ pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix, take_new};
 pub use output::Output;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
-pub use spawn::{Child, Ended, Signal, Spawn, spawn};
+pub use spawn::{Spawn, spawn};
 pub use strangers::reap_strangers;
 pub use ticker::Ticker;
 pub use watch::{Watched, keep_event_loop, watch};

@@ -16,16 +16,17 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::pipe2;
 
 use crate::channel::CHANNEL_FD;
+use crate::child::Child;
 use crate::identity::Identity;
 use crate::strangers::ours;
 
@@ -47,136 +48,6 @@ pub struct Spawn<'a> {
     pub output: Option<OwnedFd>,
     /// Who the child runs as, if not as this process does. Not root.
     pub identity: Option<Identity>,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It exited with this code.
-    Code(i32),
-    /// This signal killed it.
-    Signal(i32),
-}
-
-/// What a parent says to its child by signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// `SIGTERM`: finish.
-    Term,
-    /// `SIGQUIT`: finish now.
-    Quit,
-    /// `SIGKILL`: be gone.
-    Kill,
-}
-
-impl Signal {
-    const fn number(self) -> libc::c_int {
-        match self {
-            Self::Term => libc::SIGTERM,
-            Self::Quit => libc::SIGQUIT,
-            Self::Kill => libc::SIGKILL,
-        }
-    }
-}
-
-/// A process that this one has started and not yet reaped.
-///
-/// As a descriptor it is a pidfd: readable once the process has ended.
-/// Dropping it before that kills the process and reaps it.
-#[derive(Debug)]
-pub struct Child {
-    pid: u32,
-    pidfd: OwnedFd,
-    ended: Option<Ended>,
-}
-
-impl Child {
-    /// The process's number.
-    #[must_use]
-    pub const fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// How the process ended, or `None` while it runs. The first call after
-    /// the end reaps it, later ones repeat the answer.
-    ///
-    /// # Errors
-    ///
-    /// Somebody else has reaped it, which nothing in skep does.
-    pub fn try_wait(&mut self) -> io::Result<Option<Ended>> {
-        self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
-    }
-
-    /// Sends a signal to exactly this process, never to one that got its
-    /// number later. Succeeds for one that has ended and is not yet reaped.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` once it was reaped; `PermissionDenied` when it runs as
-    /// somebody whom we may not signal.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        if self.ended.is_some() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        // SAFETY: pidfd_send_signal takes an open pidfd, a signal number, and
-        // for "as kill(2) does" a null siginfo and no flags; it touches no
-        // memory of ours.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                signal.number(),
-                ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        match Errno::result(result) {
-            Ok(_) => Ok(()),
-            Err(Errno::ESRCH) => Err(io::ErrorKind::NotFound.into()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    fn wait(&mut self, flags: WaitPidFlag) -> io::Result<Option<Ended>> {
-        if self.ended.is_none() {
-            self.ended = loop {
-                match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
-                    Ok(WaitStatus::Exited(_, code)) => break Some(Ended::Code(code)),
-                    Ok(WaitStatus::Signaled(_, signal, _)) => {
-                        break Some(Ended::Signal(signal as i32));
-                    }
-                    Ok(_) => break None,
-                    Err(Errno::EINTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-            };
-            if self.ended.is_some() {
-                ours().remove(&self.pid.cast_signed());
-            }
-        }
-        Ok(self.ended)
-    }
-}
-
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-}
-
-impl AsRawFd for Child {
-    fn as_raw_fd(&self) -> RawFd {
-        self.pidfd.as_raw_fd()
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if self.ended.is_none() && self.signal(Signal::Kill).is_ok() {
-            // The kernel's own time to take a process down is the deadline.
-            let _ = self.wait(WaitPidFlag::WEXITED);
-        }
-    }
 }
 
 /// Starts a process of ours. Returns once the new program runs, or with the

@@ -99,6 +99,12 @@ pub enum ControlRequest {
         /// The app's name.
         app: String,
     },
+    /// Delete what of the state directory nothing needs.
+    Gc {
+        /// Only say what that is.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// The newest events, and those to come.
     Events {
         /// Go on until the client hangs up.
@@ -117,6 +123,8 @@ pub enum ControlReply {
     Status(Box<FleetStatus>),
     /// The revisions of an app.
     History(AppHistory),
+    /// What of the state directory nothing needed.
+    Swept(SweptFiles),
     /// Something happened on the way.
     Progress {
         /// A sentence for people.
@@ -153,6 +161,9 @@ pub struct AppHistory {
     pub canary: Option<Revision>,
     /// Newest first.
     pub revisions: Vec<RevisionStatus>,
+    /// What is not told, because a reply would have been too large with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
 }
 
 /// One revision of an app.
@@ -160,8 +171,8 @@ pub struct AppHistory {
 pub struct RevisionStatus {
     /// Its number.
     pub revision: Revision,
-    /// `sha256:…` of the component.
-    pub digest: String,
+    /// `sha256:…` of the component; absent for one that could not be built.
+    pub digest: Option<String>,
     /// Where the component came from.
     pub source: String,
     /// When it was made, RFC 3339 in UTC.
@@ -172,9 +183,44 @@ pub struct RevisionStatus {
     pub reason: Option<String>,
 }
 
+/// What of a state directory nothing needed: `skep gc --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweptFiles {
+    /// The state directory.
+    pub state_dir: String,
+    /// Whether it is there still.
+    pub dry_run: bool,
+    /// How many files.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The first [`SweptFiles::MOST`] of them.
+    pub files: Vec<SweptFile>,
+    /// What could not be deleted and why; the first [`SweptFiles::MOST_FAILED`].
+    pub failed: Vec<String>,
+}
+
+impl SweptFiles {
+    /// Most files that are named.
+    pub const MOST: usize = 10_000;
+    /// Most that could not be deleted that are named.
+    pub const MOST_FAILED: usize = 100;
+}
+
+/// One file that nothing needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweptFile {
+    /// Its path in the state directory.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Why nothing needs it.
+    pub why: String,
+}
+
 /// The longest line that either side accepts. A status of 1,000 apps and 64
 /// workers is well under it.
-const MAX_LINE: usize = 16 << 20;
+pub const MAX_LINE: usize = 16 << 20;
 
 /// One message as a line, newline included.
 #[must_use]
@@ -182,6 +228,75 @@ pub fn encode_line<T: Serialize>(message: &T) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).expect("control messages have string keys only");
     line.push(b'\n');
     line
+}
+
+/// A reply as a line that the other side takes. Of a status or a history that is
+/// too long for that the last apps and workers, or the oldest revisions, are left
+/// out, and that is said; anything else is refused.
+#[must_use]
+pub fn encode_reply(reply: &ControlReply) -> Vec<u8> {
+    encode_within(reply, MAX_LINE)
+}
+
+fn encode_within(reply: &ControlReply, most: usize) -> Vec<u8> {
+    let line = encode_line(reply);
+    if line.len() <= most {
+        return line;
+    }
+    let mut shorter = reply.clone();
+    loop {
+        if !halve(&mut shorter) {
+            return encode_line(&ControlReply::Refused {
+                message: format!(
+                    "the answer would have {} bytes, and {most} are too many",
+                    line.len()
+                ),
+                code: 1,
+            });
+        }
+        let line = encode_line(&shorter);
+        if line.len() <= most {
+            return line;
+        }
+    }
+}
+
+/// Leaves half of a reply's longest list out; false if nothing can be left out.
+fn halve(reply: &mut ControlReply) -> bool {
+    fn shorten<T>(list: &mut Vec<T>) -> bool {
+        let any = !list.is_empty();
+        list.truncate(list.len() / 2);
+        any
+    }
+    match reply {
+        ControlReply::History(history) => {
+            let any = shorten(&mut history.revisions);
+            let left = history.revisions.len();
+            history.left_out = Some(format!("revisions before the newest {left}"));
+            any
+        }
+        ControlReply::Status(status) => {
+            // Which is the longest is not known without writing each: the routes
+            // of apps are what has no bound of its own.
+            let any = if status.apps.iter().any(|app| app.routes.len() > 1) {
+                for app in &mut status.apps {
+                    app.routes.truncate(app.routes.len().div_ceil(2));
+                }
+                true
+            } else if status.apps.len() >= status.workers.len() {
+                shorten(&mut status.apps)
+            } else {
+                shorten(&mut status.workers)
+            };
+            status.left_out = Some(format!(
+                "routes, apps beyond the first {} or workers beyond the first {}",
+                status.apps.len(),
+                status.workers.len()
+            ));
+            any
+        }
+        _ => false,
+    }
 }
 
 /// Reads one line, with or without its newline.
@@ -195,4 +310,46 @@ pub fn decode_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
         return Err(format!("a line of {} bytes is too long", line.len()));
     }
     serde_json::from_slice(line).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_long_says_what_it_leaves_out() {
+        let revision = |number| RevisionStatus {
+            revision: Revision(number),
+            digest: None,
+            source: "x".repeat(100),
+            time: String::new(),
+            outcome: "rejected".to_owned(),
+            reason: None,
+        };
+        let history = AppHistory {
+            app: AppName::new("a").unwrap(),
+            active: None,
+            canary: None,
+            revisions: (1..=100).rev().map(revision).collect(),
+            left_out: None,
+        };
+        let reply = ControlReply::History(history.clone());
+        assert_eq!(encode_reply(&reply), encode_line(&reply));
+        let line = encode_within(&reply, 6000);
+        assert!(line.len() <= 6000);
+        let Ok(ControlReply::History(shorter)) = decode_line(&line) else {
+            panic!("{}", String::from_utf8_lossy(&line));
+        };
+        assert_eq!(shorter.revisions[..], history.revisions[..25]);
+        let left_out = shorter.left_out.unwrap();
+        assert_eq!(left_out, "revisions before the newest 25");
+        let progress = ControlReply::Progress {
+            message: "x".repeat(200),
+        };
+        let Ok(ControlReply::Refused { message, .. }) = decode_line(&encode_within(&progress, 150))
+        else {
+            panic!("it is refused");
+        };
+        assert!(message.contains("too many"), "{message}");
+    }
 }

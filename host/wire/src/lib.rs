@@ -32,7 +32,8 @@ pub use alerter::{FromAlerter, ToAlerter};
 pub use builder::{Flavor, FromBuilder, MAX_COMPONENT, Refusal, ToBuilder};
 pub use connector::{AppGrants, FromConnector, FromOpener, ToConnector, ToOpener};
 pub use control::{
-    AppHistory, ControlReply, ControlRequest, RevisionStatus, decode_line, encode_line,
+    AppHistory, ControlReply, ControlRequest, MAX_LINE, RevisionStatus, SweptFile, SweptFiles,
+    decode_line, encode_line, encode_reply,
 };
 pub use dispatcher::{
     DispatchCounts, FromDispatcher, FromTaker, Spoken, Taken, ToDispatcher, ToTaker,

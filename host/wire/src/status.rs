@@ -42,6 +42,9 @@ pub struct FleetStatus {
     /// Owners of apps.
     #[serde(default)]
     pub tenants: Vec<TenantStatus>,
+    /// What is not told, because a reply would have been too large with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
 }
 
 /// A process of which there is one.

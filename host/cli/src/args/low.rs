@@ -203,6 +203,18 @@ enum LowCommand {
         /// The app
         app: String,
     },
+    /// Delete what of the state directory nothing needs; says what that was
+    Gc {
+        /// The configuration that names the state directory [default: skep.toml]
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Drain and end the primary, and wait until it is gone
     Stop {
         /// Cut requests in flight
@@ -308,6 +320,15 @@ impl LowCommand {
                 format: format(json),
             },
             Self::Status { json } => Command::Status {
+                format: format(json),
+            },
+            Self::Gc {
+                config,
+                dry_run,
+                json,
+            } => Command::Gc {
+                config,
+                dry_run,
                 format: format(json),
             },
             Self::Stop { now } => Command::Stop {

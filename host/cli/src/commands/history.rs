@@ -23,6 +23,9 @@ pub(super) fn run(
         .connect()?
         .history(app)
         .map_err(|error| control.failed(error))?;
+    if let Some(left_out) = &history.left_out {
+        printer.note(&format!("too much to tell: left out are {left_out}"));
+    }
     match format {
         Format::Text => printer.data(&render(&history)),
         Format::Json => printer.data(&json(&history)?),
@@ -50,7 +53,10 @@ pub(super) fn render(history: &AppHistory) -> String {
             now(history, revision).to_owned(),
             revision.outcome.clone(),
             revision.time.clone(),
-            short(&revision.digest),
+            revision
+                .digest
+                .as_deref()
+                .map_or_else(|| NOTHING.to_owned(), short),
             revision.source.clone(),
             revision
                 .reason
@@ -86,7 +92,7 @@ pub(super) mod tests {
     pub(in crate::commands) fn history() -> AppHistory {
         let revision = |number, outcome: &str, reason: Option<&str>| RevisionStatus {
             revision: Revision(number),
-            digest: format!("sha256:{number:064x}").replace('0', "a"),
+            digest: Some(format!("sha256:{number:064x}").replace('0', "a")),
             source: "/srv/hello.wasm".into(),
             time: format!("2026-11-21T11:32:4{number}Z"),
             outcome: outcome.into(),
@@ -101,6 +107,7 @@ pub(super) mod tests {
                 revision(2, "rolled-back", Some("5.1% of\nrequests failed")),
                 revision(1, "live", None),
             ],
+            left_out: None,
         }
     }
 

@@ -7,6 +7,7 @@ mod deploy;
 mod describe;
 mod dev;
 mod events;
+mod gc;
 mod history;
 mod new;
 mod operate;
@@ -48,6 +49,11 @@ pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
         Command::Events { follow, format } => {
             events::run(&Control::find(control), follow, format, printer)
         }
+        Command::Gc {
+            config,
+            dry_run,
+            format,
+        } => gc::run(control, config, dry_run, format, printer),
         Command::Deploy { app, source, terms } => wait(deploy::run(
             &Control::find(control),
             &app,

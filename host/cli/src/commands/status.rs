@@ -19,6 +19,9 @@ pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result
         .connect()?
         .status()
         .map_err(|error| control.failed(error))?;
+    if let Some(left_out) = &status.left_out {
+        printer.note(&format!("too much to tell: left out are {left_out}"));
+    }
     match format {
         Format::Text => printer.data(&render(&status)),
         Format::Json => printer.data(&json(&status)?),
@@ -407,6 +410,7 @@ pub(super) mod tests {
                     apps: 1,
                 })
                 .to_vec(),
+            left_out: None,
         }
     }
 

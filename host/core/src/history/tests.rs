@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -157,29 +159,164 @@ fn a_roll_out_that_skep_did_not_outlive_is_rejected_and_tried_again() {
     assert_eq!(outcome(&history, Revision(3)), RevisionOutcome::Deploying);
 }
 
+fn numbers(history: &History) -> Vec<u32> {
+    let records = history.revisions().iter();
+    records.map(|record| record.revision.0).collect()
+}
+
+fn needed(history: &History) -> BTreeSet<&str> {
+    history.needed().collect()
+}
+
 #[test]
-fn the_oldest_are_forgotten_with_digests_that_nobody_needs() {
+fn the_oldest_are_forgotten_and_rejected_ones_do_not_push_live_ones_out() {
     let mut history = History::new();
-    for of in [1, 2, 1, 3, 4] {
-        let revision = begin(&mut history, of);
+    for of in 1..=5 {
+        let _ = live(&mut history, of);
+    }
+    let rejected = u32::try_from(KEPT_REJECTED).unwrap();
+    for _ in 0..rejected + 2 {
+        let revision = begin(&mut history, 9);
         history.rejected(revision, "no".into());
     }
-    let six = live(&mut history, 5);
-    let seven = live(&mut history, 6);
-    for _ in 0..3 {
-        let revision = begin(&mut history, 7);
-        history.rejected(revision, "no".into());
+    history.prune(5, &BTreeSet::new());
+    let mut expected: Vec<u32> = (1..=5).chain(8..8 + rejected).collect();
+    assert_eq!(numbers(&history), expected);
+    history.prune(3, &BTreeSet::from([Revision(1)]));
+    expected.retain(|number| ![2, 3].contains(number));
+    assert_eq!(numbers(&history), expected);
+    history.prune(1, &BTreeSet::new());
+    assert_eq!(numbers(&history)[..2], [4, 5]);
+    assert_eq!(history.previous(), Some(Revision(4)));
+    // A number that was given is not given again.
+    assert_eq!(history.next().0, 5 + rejected + 3);
+    // Nobody returns to one that never answered.
+    assert_eq!(needed(&history), BTreeSet::from([&*digest(4), &*digest(5)]));
+}
+
+#[test]
+fn an_attempt_that_was_not_built_is_listed_and_its_number_is_gone() {
+    let mut history = History::new();
+    let one = live(&mut history, 1);
+    let two = history.begin(String::new(), "/srv/broken.wasm".into(), 8);
+    assert_eq!(needed(&history), BTreeSet::from([&*digest(1)]));
+    history.rejected(two, "build: it is no component".into());
+    history.built(two, digest(2));
+    assert_eq!(history.get(two).unwrap().digest, "");
+    let three = history.begin(String::new(), "/srv/good.wasm".into(), 9);
+    assert_eq!(three, Revision(3));
+    history.built(three, digest(3));
+    assert_eq!(history.get(three).unwrap().digest, digest(3));
+    assert_eq!(history.active(), Some(one));
+    // kill -9
+    assert_eq!(start(&mut history, 9), AtStart::New(Revision(4)));
+    assert_eq!(outcome(&history, three), RevisionOutcome::Rejected);
+}
+
+#[test]
+fn a_refused_attempt_does_not_lift_the_refusal() {
+    let mut history = History::new();
+    let one = live(&mut history, 1);
+    let bad = live(&mut history, 2);
+    history.rolled_back(bad, Some(one), "it fails".into(), true);
+    let again = begin(&mut history, 2);
+    history.rejected(again, "check: it was rolled back before".into());
+    assert_eq!(history.refusal_of(&digest(2)).unwrap().revision, bad);
+}
+
+fn pretty(history: &History) -> String {
+    serde_json::to_string_pretty(history).unwrap()
+}
+
+#[test]
+fn texts_are_cut_when_they_go_in() {
+    let mut history = History::new();
+    let long = "\u{1}ä".repeat(1 << 19);
+    let one = history.begin("d".repeat(1000), long.clone().into(), 7);
+    history.rejected(one, long.clone());
+    let record = history.get(one).unwrap();
+    assert_eq!(record.digest.len(), 64);
+    let (source, reason) = (record.source.to_str().unwrap(), record.reason.as_ref());
+    for text in [source, reason.unwrap()] {
+        assert!(text.ends_with('…'), "it says that it was cut");
+        assert!((4000..=4096).contains(&text.len()));
     }
-    let in_use = BTreeSet::from([Revision(2)]);
-    // The third has the digest of the first.
-    assert_eq!(history.prune(9, &in_use), [] as [String; 0]);
-    assert_eq!(history.prune(8, &in_use), [digest(1)]);
-    let left: Vec<u32> = history.revisions().iter().map(|r| r.revision.0).collect();
-    assert_eq!(left, [2, 4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(history.prune(1, &in_use), [digest(3), digest(4), digest(7)]);
-    let left: Vec<Revision> = history.revisions().iter().map(|r| r.revision).collect();
-    assert_eq!(left, [Revision(2), six, seven]);
-    assert_eq!(history.previous(), Some(six));
+    let two = history.begin(digest(2), "x".into(), 8);
+    history.rolled_back(two, None, long, true);
+    assert!(history.get(two).unwrap().reason.as_ref().unwrap().len() <= MAX_REASON);
+}
+
+#[test]
+fn what_is_written_can_be_read_again_whatever_was_said() {
+    let mut history = History::new();
+    let _ = live(&mut history, 1);
+    for number in 0..300_u32 {
+        // Six bytes each as JSON, and a new one each time.
+        let reason = format!("{number}{}", "\u{1}".repeat(1 << 16));
+        let revision = begin(&mut history, 2);
+        history.rejected(revision, reason);
+        if number % 2 == 0 {
+            let revision = live(&mut history, 3);
+            history.rolled_back(revision, Some(Revision(1)), "\u{1}".repeat(9000), true);
+        }
+    }
+    let text = pretty(&history);
+    assert!(text.len() <= MAX_WRITTEN, "{} bytes", text.len());
+    assert!(history.revisions().len() > 50, "as many as fit are kept");
+    assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+    assert_eq!(history.active(), Some(Revision(1)));
+    assert_eq!(history.next(), Revision(452));
+}
+
+#[test]
+fn what_is_left_of_a_history_is_taken_over() {
+    let mut history = History::new();
+    for of in 1..=3 {
+        let _ = live(&mut history, of);
+    }
+    let four = begin(&mut history, 4);
+    history.set_paused(true);
+    let records = history.revisions().to_vec();
+    let whole = Pieces {
+        next: Some(history.next()),
+        active: history.active(),
+        paused: true,
+        read: None,
+        trail: vec![Revision(1), Revision(2), Revision(2), Revision(9)],
+        revisions: records.iter().rev().cloned().collect(),
+    };
+    let mended = History::mended(whole.clone()).unwrap();
+    history.rejected(four, "its history was damaged".into());
+    assert_eq!(mended, history);
+
+    // Without its head: the numbers and the one that was live are in the records.
+    let headless = Pieces {
+        revisions: records[1..].to_vec(),
+        ..Pieces::default()
+    };
+    let mended = History::mended(headless).unwrap();
+    assert_eq!(
+        (mended.next(), mended.active()),
+        (Revision(5), Some(Revision(3)))
+    );
+
+    // Without its records: the numbers that were given are not given again.
+    let torn = Pieces {
+        revisions: Vec::new(),
+        ..whole
+    };
+    let mended = History::mended(torn).unwrap();
+    assert_eq!((mended.next(), mended.active()), (Revision(5), None));
+    assert!(mended.paused());
+    assert_eq!(History::mended(Pieces::default()), None);
+    for mended in [u32::MAX, 0, 1 << 31] {
+        let next = Some(Revision(mended));
+        let pieces = Pieces {
+            next,
+            ..Pieces::default()
+        };
+        assert_eq!(History::mended(pieces), None);
+    }
 }
 
 #[test]
@@ -361,10 +498,10 @@ impl Checked {
     fn prune(&mut self, keep: usize, in_use: BTreeSet<u32>) {
         let in_use: BTreeSet<Revision> = in_use.into_iter().map(Revision).collect();
         let before = self.history.clone();
-        let gone = self.history.prune(keep, &in_use);
+        self.history.prune(keep, &in_use);
         assert_eq!(self.history.active(), before.active());
         assert_eq!(self.history.previous(), before.previous());
-        let mut removed = Vec::new();
+        let mut removed = 0;
         for record in before.revisions() {
             if self.history.get(record.revision) == Some(record) {
                 continue;
@@ -373,16 +510,13 @@ impl Checked {
             assert_ne!(Some(record.revision), before.active());
             assert_ne!(record.outcome, RevisionOutcome::Deploying);
             assert!(!in_use.contains(&record.revision));
-            removed.push(record.digest.clone());
+            removed += usize::from(record.outcome != RevisionOutcome::Rejected);
         }
-        let excess = before.revisions().len().saturating_sub(keep);
-        assert!(removed.len() <= excess, "more was forgotten than asked");
-        for digest in &gone {
-            assert!(removed.contains(digest));
-        }
-        for digest in removed {
-            assert_ne!(gone.contains(&digest), self.history.refers_to(&digest));
-        }
+        let rejected = |record: &&RevisionRecord| record.outcome == RevisionOutcome::Rejected;
+        let of = |history: &History| history.revisions().iter().filter(rejected).count();
+        let excess = (before.revisions().len() - of(&before)).saturating_sub(keep);
+        assert!(removed <= excess, "more was forgotten than asked");
+        assert!(of(&before) - of(&self.history) <= of(&before).saturating_sub(KEPT_REJECTED));
     }
 
     fn laws(&mut self) {

@@ -91,6 +91,11 @@ impl Supervisor {
         workers.chain(pools).min()
     }
 
+    /// Numbers workers from this number on, or from the next if that is higher.
+    pub fn number_from(&mut self, first: WorkerId) {
+        self.next = self.next.max(first);
+    }
+
     /// The next worker's number, for a process that is not supervised here.
     /// Events about it are ignored.
     #[must_use]

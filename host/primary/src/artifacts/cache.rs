@@ -13,7 +13,6 @@
 //! found to be the sidecar's. Everything here blocks; the callers run it on
 //! blocking threads.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write as _};
@@ -25,9 +24,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use skep_sys::Identity;
+use skep_sys::plain::{self, Found};
 use skep_wire::Flavor;
 
 use super::digest::Digest;
+use super::uses::{Use, Uses};
+use crate::state_dir::move_aside;
 
 /// The version of the sidecar's format; entries of any other are rebuilt.
 const SIDECAR_VERSION: u32 = 1;
@@ -63,15 +66,18 @@ pub(crate) struct Artifact {
     /// Bytes of the artifact.
     pub(crate) size: u64,
     file: Mutex<Arc<OwnedFd>>,
+    /// What keeps it from being swept.
+    _use: Use,
 }
 
 impl Artifact {
-    fn new(component: Digest, flavor: Flavor, size: u64, file: File) -> Self {
+    fn new(flavor: Flavor, size: u64, file: File, (component, using): (Digest, Use)) -> Self {
         Self {
             component,
             flavor,
             size,
             file: Mutex::new(Arc::new(file.into())),
+            _use: using,
         }
     }
 
@@ -136,7 +142,7 @@ pub(super) enum StoreError {
 
 /// One entry's name.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     component: Digest,
     fingerprint: String,
 }
@@ -144,7 +150,7 @@ pub(super) struct Key {
 impl Key {
     /// The key of a component's artifact by the builder of this fingerprint,
     /// which must have passed [`is_fingerprint`].
-    pub(super) fn new(component: Digest, fingerprint: &str) -> Self {
+    pub(crate) fn new(component: Digest, fingerprint: &str) -> Self {
         Self {
             component,
             fingerprint: fingerprint.to_owned(),
@@ -166,8 +172,11 @@ pub(super) fn is_fingerprint(text: &str) -> bool {
 
 /// The directory of artifacts.
 #[derive(Clone, Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     dir: PathBuf,
+    /// Another one, which is only read.
+    beside: Option<PathBuf>,
+    uses: Uses,
 }
 
 impl Cache {
@@ -177,23 +186,66 @@ impl Cache {
     ///
     /// A directory that cannot be made or closed to others.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
-        let dir = state_dir.join("artifacts");
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
-        Ok(Self { dir })
+        let cache = Self::there(state_dir);
+        let dir = &cache.dir;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+        Ok(cache)
+    }
+
+    /// A cache in `dir` that finds what is in the one of `state_dir` as well, and
+    /// changes nothing there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::open`].
+    pub(super) fn beside(dir: &Path, state_dir: &Path) -> io::Result<Self> {
+        Ok(Self {
+            beside: Some(Self::there(state_dir).dir),
+            ..Self::open(dir)?
+        })
+    }
+
+    /// The cache that is in `state_dir`, or is not.
+    pub(crate) fn there(state_dir: &Path) -> Self {
+        Self {
+            dir: state_dir.join("artifacts"),
+            beside: None,
+            uses: Uses::default(),
+        }
     }
 
     /// Where it is.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What of it this process uses.
+    pub(crate) const fn uses(&self) -> &Uses {
+        &self.uses
     }
 
     /// Finds and verifies an entry.
     pub(super) fn lookup(&self, key: &Key) -> Lookup {
-        let sidecar = match read_capped(&self.path(key, "json")) {
+        let begin = || Some((key.component, self.uses.begin(key.component)?));
+        let Some(using) = begin() else {
+            return Lookup::Absent;
+        };
+        let found = Self::look(&self.dir, key, using);
+        if let (Lookup::Absent, Some(beside)) = (&found, &self.beside)
+            && let Some(using) = begin()
+            && let hit @ Lookup::Hit(_) = Self::look(beside, key, using)
+        {
+            return hit;
+        }
+        found
+    }
+
+    fn look(dir: &Path, key: &Key, using: (Digest, Use)) -> Lookup {
+        let sidecar = match read_capped(&path_in(dir, key, "json")) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return if self.path(key, "cwasm").exists() {
+                return if path_in(dir, key, "cwasm").exists() {
                     Lookup::Broken("it has no sidecar".to_owned())
                 } else {
                     Lookup::Absent
@@ -201,7 +253,7 @@ impl Cache {
             }
             Err(error) => return Lookup::Broken(format!("its sidecar cannot be read: {error}")),
         };
-        match self.verify(key, &sidecar) {
+        match Self::verify(dir, key, &sidecar, using) {
             Ok(artifact) => Lookup::Hit(artifact),
             Err(why) => Lookup::Broken(why),
         }
@@ -220,56 +272,63 @@ impl Cache {
         }
     }
 
-    /// Deletes what all builders ever made of a component, their locks too, but
-    /// for an entry that somebody builds right now. A worker that has an
-    /// artifact open keeps it.
+    /// Deletes what there is of an entry: all of it, or only what is left of its
+    /// being built. Returns whether it was deleted: not while somebody builds it,
+    /// or, for all of it, uses its component. A worker that has the artifact open
+    /// keeps it.
     ///
     /// # Errors
     ///
     /// What the file system refused; the rest may still be there.
-    pub(super) fn remove_all(&self, component: Digest) -> io::Result<()> {
-        let prefix = format!("{component}-");
-        let mut fingerprints = BTreeSet::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let name = entry?.file_name();
-            let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix));
-            if let Some((fingerprint, _)) = rest.and_then(|rest| rest.split_once('.'))
-                && is_fingerprint(fingerprint)
-            {
-                fingerprints.insert(fingerprint.to_owned());
-            }
+    pub(crate) fn sweep(&self, key: &Key, all: bool) -> io::Result<bool> {
+        let going = all.then(|| self.uses.go(key.component));
+        if matches!(going, Some(None)) {
+            return Ok(false);
         }
-        for fingerprint in fingerprints {
-            let key = Key::new(component, &fingerprint);
-            let lock = self.lock_file(&key)?;
-            match lock.try_lock() {
-                Ok(()) => self.remove(&key)?,
-                Err(TryLockError::WouldBlock) => continue,
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-            // Its name last, while it is held.
-            fs::remove_file(self.path(&key, "lock"))?;
+        let lock = self.lock_file(key)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
         }
-        Ok(())
+        if lock.metadata()?.nlink() == 0 {
+            // Somebody else has swept it.
+            return Ok(false);
+        }
+        if all {
+            self.remove(key)?;
+        }
+        for extension in ["tmp", "json.tmp"] {
+            clear(&self.path(key, extension))?;
+        }
+        // Its name last, while it is held.
+        fs::remove_file(self.path(key, "lock"))?;
+        // Before the lock: who waits for that finds nothing in its way.
+        drop(going);
+        Ok(true)
     }
 
     fn lock_file(&self, key: &Key) -> io::Result<File> {
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(self.path(key, "lock"))
+        let path = self.path(key, "lock");
+        match plain::lockable(&path) {
+            Ok(Found::File(file)) => return Ok(file),
+            // What is none, and another user's, is in the way.
+            Ok(Found::Strange(_)) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+        clear(&path)?;
+        match plain::lockable(&path)? {
+            Found::File(file) => Ok(file),
+            Found::Strange(what) => Err(io::Error::other(format!("its lock is {what}"))),
+        }
     }
 
     /// Deletes an entry. Only for the holder of its lock.
     pub(super) fn remove(&self, key: &Key) -> io::Result<()> {
         // The sidecar first: without it the rest is nothing.
         for extension in ["json", "cwasm"] {
-            match fs::remove_file(self.path(key, extension)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            clear(&self.path(key, extension))?;
         }
         Ok(())
     }
@@ -279,10 +338,7 @@ impl Cache {
     pub(super) fn draft(&self, key: &Key) -> io::Result<(Draft, OwnedFd)> {
         let path = self.path(key, "tmp");
         // Left by a primary that was killed while it held the lock.
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        clear(&path)?;
         let file = OpenOptions::new()
             .create_new(true)
             .write(true)
@@ -307,7 +363,7 @@ impl Cache {
             let path = path.to_owned();
             move |source| StoreError::Io { path, source }
         };
-        let mut file = File::open(&draft.path).map_err(io_at(&draft.path))?;
+        let mut file = plain::file(&draft.path).map_err(io_at(&draft.path))?;
         let (digest, size) = Digest::of(&mut file, MAX_ARTIFACT).map_err(io_at(&draft.path))?;
         if digest.to_string() != built.digest || size != built.size {
             return Err(StoreError::Mismatch);
@@ -329,19 +385,31 @@ impl Cache {
         fs::rename(&draft.path, &artifact_path).map_err(io_at(&artifact_path))?;
         self.write_sidecar(key, &sidecar)
             .map_err(io_at(&self.path(key, "json")))?;
-        Ok(Artifact::new(key.component, built.flavor, size, file))
+        // A sweep of it waits for the lock that is held here.
+        let using = self
+            .uses
+            .begin(key.component)
+            .ok_or_else(|| io_at(&artifact_path)(io::Error::other("it is being swept")))?;
+        let using = (key.component, using);
+        Ok(Artifact::new(built.flavor, size, file, using))
     }
 
     fn write_sidecar(&self, key: &Key, sidecar: &Sidecar) -> io::Result<()> {
         let draft = self.path(key, "json.tmp");
-        let mut file = File::create(&draft)?;
+        clear(&draft)?;
+        let mut file = File::create_new(&draft)?;
         file.write_all(&serde_json::to_vec(sidecar)?)?;
         file.sync_all()?;
         fs::rename(&draft, self.path(key, "json"))?;
         File::open(&self.dir)?.sync_all()
     }
 
-    fn verify(&self, key: &Key, sidecar: &[u8]) -> Result<Artifact, String> {
+    fn verify(
+        dir: &Path,
+        key: &Key,
+        sidecar: &[u8],
+        using: (Digest, Use),
+    ) -> Result<Artifact, String> {
         let sidecar: Sidecar = serde_json::from_slice(sidecar)
             .map_err(|error| format!("its sidecar is torn or foreign: {error}"))?;
         if sidecar.version != SIDECAR_VERSION {
@@ -352,9 +420,13 @@ impl Cache {
             return Err("its sidecar is another entry's".to_owned());
         }
         let unreadable = |error: io::Error| format!("its artifact cannot be read: {error}");
-        let mut file = File::open(self.path(key, "cwasm")).map_err(unreadable)?;
+        let mut file = plain::file(&path_in(dir, key, "cwasm")).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() || metadata.len() != sidecar.size {
+        if metadata.uid() != Identity::own().uid {
+            // Nor could it be opened to the users of pools.
+            return Err(format!("its artifact belongs to user {}", metadata.uid()));
+        }
+        if metadata.len() != sidecar.size {
             return Err(format!(
                 "its artifact has {} bytes instead of {}",
                 metadata.len(),
@@ -365,12 +437,24 @@ impl Cache {
         if digest.to_string() != sidecar.artifact {
             return Err("its artifact is not the one that was stored".to_owned());
         }
-        let (flavor, size) = (sidecar.flavor, sidecar.size);
-        Ok(Artifact::new(key.component, flavor, size, file))
+        Ok(Artifact::new(sidecar.flavor, sidecar.size, file, using))
     }
 
     fn path(&self, key: &Key, extension: &str) -> PathBuf {
-        self.dir.join(format!("{key}.{extension}"))
+        path_in(&self.dir, key, extension)
+    }
+}
+
+fn path_in(dir: &Path, key: &Key, extension: &str) -> PathBuf {
+    dir.join(format!("{key}.{extension}"))
+}
+
+/// Deletes a file, or finds it gone. What is a directory is moved away.
+fn clear(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => move_aside(path).map(drop),
+        other => other,
     }
 }
 
@@ -392,68 +476,11 @@ fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
     use io::Read as _;
 
     let mut bytes = Vec::new();
-    File::open(path)?
+    plain::file(path)?
         .take(MAX_SIDECAR)
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_component_that_nobody_needs_leaves_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
-        let digest = |of: &[u8]| Digest::of(&mut &*of, 10).unwrap().0;
-        let (gone, kept) = (digest(b"gone"), digest(b"kept"));
-        let store = |key: &Key| {
-            let _lock = cache.lock(key).unwrap();
-            let (draft, file) = cache.draft(key).unwrap();
-            File::from(file).write_all(b"code").unwrap();
-            let built = Built {
-                flavor: Flavor::P2,
-                imports: Vec::new(),
-                digest: digest(b"code").to_string(),
-                size: 4,
-            };
-            cache.store(key, &draft, &built).unwrap();
-        };
-        let [old, new, other] = [
-            Key::new(gone, "0a"),
-            Key::new(gone, "0b"),
-            Key::new(kept, "0b"),
-        ];
-        for key in [&old, &new, &other] {
-            store(key);
-        }
-        let being_built = cache.lock(&new).unwrap();
-        cache.remove_all(gone).unwrap();
-        assert!(matches!(cache.lookup(&old), Lookup::Absent));
-        assert!(matches!(cache.lookup(&new), Lookup::Hit(_)));
-        drop(being_built);
-        cache.remove_all(gone).unwrap();
-        assert!(matches!(cache.lookup(&other), Lookup::Hit(_)));
-        let left = fs::read_dir(cache.dir()).unwrap().map(|entry| {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            assert!(name.starts_with(&other.to_string()), "{name}");
-        });
-        assert_eq!(left.count(), 3);
-    }
-
-    #[test]
-    fn a_lock_whose_name_was_taken_away_is_worth_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
-        let key = Key::new(Digest::of(&mut io::empty(), 1).unwrap().0, "0a");
-        let held = cache.lock(&key).unwrap();
-        std::thread::scope(|threads| {
-            let waits = threads.spawn(|| cache.lock(&key).unwrap());
-            fs::remove_file(cache.path(&key, "lock")).unwrap();
-            drop(held);
-            let got = waits.join().unwrap();
-            assert_eq!(got.metadata().unwrap().nlink(), 1);
-        });
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
+use skep_sys::plain;
 use skep_wire::{MAX_COMPONENT, Refusal};
 
 use super::digest::Digest;
@@ -27,10 +28,10 @@ impl Component {
     /// A file that cannot be read, is none, or is larger than
     /// [`MAX_COMPONENT`].
     pub(super) fn open(path: &Path) -> Result<Self, Refusal> {
-        // Asked before opening, because opening a fifo waits for its writer.
+        // Asked before opening, for what cannot be opened.
         let before = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
         check_kind(path, &before)?;
-        let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let mut file = plain::file(path).map_err(|error| unreadable(path, &error))?;
         let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
         check_kind(path, &metadata)?;
         if metadata.len() > MAX_COMPONENT {

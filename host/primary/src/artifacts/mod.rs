@@ -11,6 +11,7 @@ mod component;
 mod digest;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,12 +26,13 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use self::builder::{Build, BuilderProcesses, COMPILE_DEADLINE};
-use self::cache::{Cache, Key, Lookup, StoreError, is_fingerprint};
+use self::cache::{Lookup, StoreError, is_fingerprint};
 use self::component::Component;
 use crate::aside::{Reading, aside};
 use crate::log::Log;
+use crate::sweep::Sweeper;
 
-pub(crate) use self::cache::Artifact;
+pub(crate) use self::cache::{Artifact, Cache, Key};
 pub(crate) use self::digest::Digest;
 
 /// Builders at one time. Each may use a core and some GiB of memory, and while
@@ -80,16 +82,37 @@ impl Workshop {
             deadline: COMPILE_DEADLINE,
             log: log.clone(),
         };
-        Self::with(builder, state_dir, log).await
+        let cache = Cache::open(state_dir).map_err(unusable(state_dir))?;
+        Self::with(builder, cache, log).await
+    }
+
+    /// Opens a cache in `dir` that finds what is in that of `state_dir` as well,
+    /// and changes nothing there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workshop::open`].
+    pub(crate) async fn beside(
+        dir: &Path,
+        state_dir: &Path,
+        log: &Log,
+    ) -> Result<Arc<Self>, ArtifactsError> {
+        let builder = BuilderProcesses {
+            deadline: COMPILE_DEADLINE,
+            log: log.clone(),
+        };
+        let cache = Cache::beside(dir, state_dir).map_err(unusable(dir))?;
+        Self::with(builder, cache, log).await
     }
 }
 
+fn unusable(dir: &Path) -> impl FnOnce(io::Error) -> ArtifactsError {
+    let dir = dir.to_owned();
+    move |source| ArtifactsError::Dir { dir, source }
+}
+
 impl<B: Build + Send + Sync + 'static> Works<B> {
-    async fn with(builder: B, state_dir: &Path, log: &Log) -> Result<Arc<Self>, ArtifactsError> {
-        let cache = Cache::open(state_dir).map_err(|source| ArtifactsError::Dir {
-            dir: state_dir.to_owned(),
-            source,
-        })?;
+    async fn with(builder: B, cache: Cache, log: &Log) -> Result<Arc<Self>, ArtifactsError> {
         let fingerprint = builder
             .fingerprint()
             .await
@@ -150,21 +173,13 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
         Err(refusal)
     }
 
-    /// Deletes the artifacts of components that are not needed any more. Workers
-    /// that have one loaded keep it.
-    pub(crate) async fn forget(&self, components: Vec<Digest>) {
-        let (cache, log) = (self.cache.clone(), self.log.clone());
-        blocking(move || {
-            for component in components {
-                if let Err(error) = cache.remove_all(component) {
-                    log.record(LogLevel::Warn, "artifact.kept", |r| {
-                        r.text("component", &component.to_string())
-                            .text("reason", &error.to_string())
-                    });
-                }
-            }
-        })
-        .await;
+    /// What sweeps what is not needed of its artifacts any more. Workers that have
+    /// one loaded keep it.
+    pub(crate) fn sweeper(&self) -> Sweeper {
+        Sweeper {
+            cache: self.cache.clone(),
+            fingerprint: Some(self.fingerprint.clone()),
+        }
     }
 
     /// Finds or builds the artifacts of the components of these apps, each

@@ -72,7 +72,12 @@ struct House {
 }
 
 async fn prepare(scribe: Scribe, spec: &FleetSpec) -> Result<Artifacts, ArtifactsError> {
-    let works = Works::with(scribe, &spec.server.state_dir, &Log::discard()).await?;
+    let works = Works::with(
+        scribe,
+        Cache::open(&spec.server.state_dir).unwrap(),
+        &Log::discard(),
+    )
+    .await?;
     works.make_all(&components_of(spec)).await
 }
 

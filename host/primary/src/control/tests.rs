@@ -1,5 +1,7 @@
 use std::future::Future;
 
+use skep_wire::encode_line;
+
 use super::*;
 
 /// A control socket whose loop answers `Done` to everything.

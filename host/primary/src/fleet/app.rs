@@ -11,7 +11,7 @@ use skep_core::rollout::{Output, Rollout};
 use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
 use skep_wire::HandlerTally;
 
-use crate::artifacts::Artifact;
+use crate::artifacts::{Artifact, Digest};
 use crate::catalog::Catalog;
 use crate::control::Asker;
 
@@ -70,6 +70,8 @@ pub(super) struct Passage {
     /// What answered before, and answers again if this fails.
     pub(super) old: HandlerId,
     pub(super) old_artifact: Arc<Artifact>,
+    /// Once it is known, also of one that is not rolled out.
+    pub(super) component: Option<Digest>,
     /// Once there is an artifact.
     pub(super) new: Option<(HandlerId, Arc<Artifact>)>,
     /// What it needs for itself, until the revision is live or is a canary.
@@ -109,6 +111,7 @@ impl Passage {
             force,
             old,
             old_artifact,
+            component: None,
             new: None,
             claim: None,
             trial: None,

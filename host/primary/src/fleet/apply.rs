@@ -381,6 +381,7 @@ impl Fleet {
                     .text("changes", &summary)
             });
         self.prune_catalog();
+        self.sweep();
         if let Some(asker) = asker {
             let mut message = format!("generation {generation} is in force: {summary}");
             if !renewed_words.is_empty() {

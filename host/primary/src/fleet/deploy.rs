@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use skep_core::claims::Claim;
 use skep_core::converge::Pace;
+use skep_core::history::RevisionOutcome;
 use skep_core::rollout::{Deadlines, Input, Order, Rollout, Rules, Stage};
 use skep_core::{AppName, LogLevel, Portion, Revision, Strategy};
 use skep_wire::ControlReply;
 
 use super::app::{Passage, Purpose};
-use super::operation::{NO_SUCH, REFUSED};
+use super::operation::{FAILED, NO_SUCH, REFUSED};
 use super::words::detach;
 use super::{Fleet, now};
 use crate::artifacts::MAKE_DEADLINE;
@@ -132,6 +133,11 @@ impl Fleet {
         };
         if to == app.revision {
             return asker.answer(refused(format!("revision {to} of {name} is live already")));
+        }
+        if record.outcome == RevisionOutcome::Rejected {
+            return asker.answer(refused(format!(
+                "revision {to} of {name} was rejected and is not kept; deploy it again"
+            )));
         }
         let Some(source) = self.scribe.component_path(&record.digest) else {
             return asker.answer(refused(format!("the digest of revision {to} is none")));
@@ -261,7 +267,8 @@ impl Fleet {
             if let Err(why) = written {
                 let message = format!("{name} is not {word}: it cannot be written down: {why}");
                 fleet.complain_unwritten(name, Some(why));
-                return asker.answer(refused(message));
+                let code = FAILED;
+                return asker.answer(ControlReply::Refused { message, code });
             }
             fleet
                 .journal

@@ -115,6 +115,7 @@ impl Fleet {
             }
             ControlRequest::History { app } => self.history(&app, asker),
             ControlRequest::Events { follow } => self.tell_events(follow, asker),
+            ControlRequest::Gc { dry_run } => self.gc(dry_run, asker),
             ControlRequest::Stop { now } => {
                 self.waiting.push(asker);
                 match (now, self.phase) {

@@ -15,7 +15,6 @@ use super::trial::Whose;
 use super::words::{called_off, verdict, worded};
 use super::{Consequence, Fleet, now};
 use crate::artifacts::Artifact;
-use crate::scribe::unix_millis;
 
 impl Fleet {
     /// Tells an app's rollout something, and does what it says.
@@ -145,6 +144,7 @@ impl Fleet {
 
     fn build(&mut self, name: &AppName) {
         self.app_event(name, LogLevel::Info, "app.deploying", None);
+        self.list_attempt(name);
         let Some(passage) = self.passage(name) else {
             return;
         };
@@ -167,6 +167,9 @@ impl Fleet {
             Ok(artifact) => artifact,
             Err(refusal) => return self.feed(name, failed(FailedStep::Build, worded(refusal))),
         };
+        if let Some(passage) = self.passage_mut(name) {
+            passage.component = Some(artifact.component);
+        }
         let app = &self.apps[name];
         let digest = artifact.component.to_string();
         let passage = app.passage.as_ref().expect("looked at above");
@@ -193,8 +196,7 @@ impl Fleet {
         let mut history = app.history.clone();
         let mut component = None;
         if passage.purpose == Purpose::Deploy {
-            let begun = history.begin(digest, passage.source.clone(), unix_millis());
-            debug_assert_eq!(begun, to, "nobody else begins revisions of this app");
+            passage.take_up(&mut history);
             component = Some((passage.source.clone(), artifact.component));
         }
         self.write(name, history, component, move |fleet, name, written| {
@@ -383,7 +385,7 @@ impl Fleet {
         let Some(app) = self.apps.get_mut(name) else {
             return;
         };
-        let Some(passage) = app.passage.take() else {
+        let Some(mut passage) = app.passage.take() else {
             return;
         };
         let forced = passage.force;
@@ -391,7 +393,10 @@ impl Fleet {
         let (to, from) = (passage.to, order.from);
         let mut history = app.history.clone();
         match ending {
-            Ending::Rejected { step, reason } => history.rejected(to, format!("{step}: {reason}")),
+            Ending::Rejected { step, reason } => {
+                passage.take_up(&mut history);
+                history.rejected(to, format!("{step}: {reason}"));
+            }
             Ending::RolledBack { step, reason, by } => {
                 // What was found wanting is not tried again unasked. A crash of
                 // the workers does not say whose fault it was.
@@ -419,10 +424,17 @@ impl Fleet {
         }
         self.prune_catalog();
         self.prune_revisions(name);
-        if let Some(asker) = passage.asker {
+        let (asker, called) = (
+            passage.asker.take(),
+            std::mem::take(&mut passage.called_off),
+        );
+        // What it held is not in use any more.
+        drop(passage);
+        self.sweep();
+        if let Some(asker) = asker {
             asker.answer(verdict(name, to, ending));
         }
-        for asker in passage.called_off {
+        for asker in called {
             asker.answer(called_off(name, to, ending));
         }
     }

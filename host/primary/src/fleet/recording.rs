@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Fleet;
-use super::app::{App, Purpose};
+use super::app::Purpose;
 use crate::artifacts::{Artifact, Digest};
 use crate::scribe::Writing;
 
@@ -66,20 +66,13 @@ impl Fleet {
         };
         let keep = usize::from(self.spec.apps[name].rollout.keep);
         let mut history = app.history.clone();
-        let digests = history.prune(keep, &BTreeSet::from([app.revision]));
+        history.prune(keep, &BTreeSet::from([app.revision]));
         if history == app.history {
             return;
         }
-        self.write(name, history, None, move |fleet, name, written| {
+        self.write(name, history, None, |fleet, name, written| {
             if written.is_ok() {
-                let unused = digests.into_iter().filter(|digest| {
-                    let used = |app: &App| app.history.refers_to(digest);
-                    !fleet.apps.values().any(used)
-                });
-                let gone = fleet.scribe.forget(unused.collect());
-                let workshop = Arc::clone(&fleet.workshop);
-                // Nobody waits for it.
-                tokio::spawn(async move { workshop.forget(gone.await).await });
+                fleet.sweep();
             }
             fleet.complain_unwritten(name, written.err());
         });

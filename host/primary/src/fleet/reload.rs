@@ -190,9 +190,14 @@ impl Fleet {
             claim,
             stage: Stage::Preparing,
         }));
-        let reread = Arc::clone(&self.reread);
+        let (reread, users) = (Arc::clone(&self.reread), self.walls.users());
         let work = async move {
-            let read = aside(Reading::Configuration, move || reread()).await;
+            let read = aside(Reading::Configuration, move || {
+                let spec = reread()?;
+                users.look_up(&spec);
+                Ok(spec)
+            })
+            .await;
             read.unwrap_or_else(|stuck| Err(format!("the configuration: {stuck}")))
         };
         self.later(work, Self::reread_done);
@@ -475,6 +480,7 @@ impl Fleet {
                     .text("reason", &reason)
             });
         self.prune_catalog();
+        self.sweep();
         if let Some(asker) = reloading.asker {
             asker.answer(ControlReply::Refused {
                 message: format!("the configuration was rejected: {reason}"),

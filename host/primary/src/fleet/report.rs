@@ -51,6 +51,7 @@ impl Fleet {
             connector: Some(self.connector.single.status())
                 .filter(|connector| connector.state != State::Absent.name()),
             tenants: self.tenant_statuses(),
+            left_out: None,
         }
     }
 
@@ -137,7 +138,8 @@ impl Fleet {
             revisions: revisions
                 .map(|record| RevisionStatus {
                     revision: record.revision,
-                    digest: format!("sha256:{}", record.digest),
+                    digest: (!record.digest.is_empty())
+                        .then(|| format!("sha256:{}", record.digest)),
                     source: record.source.display().to_string(),
                     time: timestamp(record.unix_millis),
                     outcome: record.outcome.name().to_owned(),
@@ -149,6 +151,7 @@ impl Fleet {
                     },
                 })
                 .collect(),
+            left_out: None,
         }));
     }
 }

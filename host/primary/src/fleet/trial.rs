@@ -62,6 +62,7 @@ impl Fleet {
         whose: Whose,
     ) -> io::Result<WorkerId> {
         let worker = self.supervisor.claim_worker_id();
+        self.scribe.worker_given(worker);
         let plan = Plan {
             number: 1,
             generation: self.spec.generation,

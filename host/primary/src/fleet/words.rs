@@ -57,3 +57,9 @@ pub(super) fn detach(asker: Asker, message: String) {
         message: Some(message),
     });
 }
+
+/// A number of things.
+pub(super) fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}

@@ -10,7 +10,8 @@ use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
-use super::{Consequence, Fleet, Worker, counted};
+use super::words::counted;
+use super::{Consequence, Fleet, Worker};
 use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
 use crate::pool::{Counts, Newborn};
@@ -27,6 +28,7 @@ impl Fleet {
         slot: SlotIndex,
         generation: Generation,
     ) -> io::Result<()> {
+        self.scribe.worker_given(worker);
         let mut introduction = self.introduction(name, true);
         let quarantined = self.excused(name);
         let pool = self
