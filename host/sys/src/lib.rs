@@ -36,6 +36,7 @@ pub mod confine;
 pub mod folder;
 mod policy;
 pub mod process;
+pub mod schedule;
 pub mod signals;
 pub mod ticker;
 
@@ -49,6 +50,7 @@ pub use holder::Holder;
 pub use identity::Identity;
 pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix, take_new};
 pub use output::Output;
+pub use schedule::Schedule;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};

@@ -80,10 +80,7 @@ fn rooms<'a>(
 
 /// The pool whose settings a pool has: one that is not declared has those of
 /// the default one.
-fn settings_of<'a>(
-    pools: &'a Declared<DeclaredPool>,
-    pool: &PoolName,
-) -> Option<&'a DeclaredPool> {
+fn settings_of<'a>(pools: &'a Declared<DeclaredPool>, pool: &PoolName) -> Option<&'a DeclaredPool> {
     let declared = |wanted: &PoolName| pools.list.iter().find(|pool| pool.name == *wanted);
     if pools.names.iter().any(|name| name == pool.as_str()) {
         return declared(pool);
