@@ -336,7 +336,11 @@ fn one_that_is_twice_as_slow_is_rolled_back() {
     let said = deploy(&skep, &guest("hostile-late-40ms"), &[]);
     println!("{}", said.stderr);
     assert_eq!(said.code, Some(1), "{said:#?}");
-    assert!(said.stderr.contains("latency"), "{said:#?}");
+    assert!(
+        said.stderr.contains("side by side the median latency"),
+        "{said:#?}"
+    );
+    assert_eq!(skep.logged("app.comparing"), 1);
     assert_eq!(revision_of(&skep), "1");
     traffic.finish().assert_clean();
 }

@@ -25,6 +25,7 @@ mod foreign;
 mod hostile;
 mod http2;
 mod jail;
+mod judgement;
 mod liars;
 mod limits;
 mod logs;

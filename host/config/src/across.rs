@@ -2,6 +2,7 @@
 //! there may be only one.
 
 mod addresses;
+mod memory;
 mod pools;
 mod routes;
 mod tenants;
@@ -32,6 +33,7 @@ pub(crate) fn settle(
     tenants::check(tenants, &apps.list, report);
     let unwritten = pools::unwritten(listeners, tenants, &apps.list);
     let served = pools::check(listeners, pools, tenants, &apps.list, &unwritten, report);
+    memory::settle(pools, tenants, &mut apps.list, report);
     addresses::check(&listeners.list, report);
     routes::check_duplicates(&apps.list, report);
     routes::check_hosts(&apps.list, &served, report);

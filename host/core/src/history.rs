@@ -60,7 +60,8 @@ pub struct RevisionRecord {
     pub unix_millis: u64,
     /// What became of it.
     pub outcome: RevisionOutcome,
-    /// Why it was rejected or rolled back; at most [`MAX_REASON`] bytes.
+    /// Why it was rejected or rolled back, or what else there is to say of it; at
+    /// most [`MAX_REASON`] bytes.
     pub reason: Option<String>,
     /// Whether skep rolled it back by itself; false unless it was rolled back.
     pub automatic: bool,
@@ -239,6 +240,20 @@ impl History {
     pub fn was_read(&mut self, revision: Revision) {
         if let Some(record) = self.get(revision) {
             self.read = Some(record.digest.clone());
+        }
+    }
+
+    /// Something is to be said of a revision that answers, or is about to.
+    /// Nothing happens for another one.
+    pub fn remarked(&mut self, revision: Revision, remark: String) {
+        if let Some(at) = self.at(revision) {
+            let record = &mut self.revisions[at];
+            if matches!(
+                record.outcome,
+                RevisionOutcome::Deploying | RevisionOutcome::Live
+            ) {
+                record.reason = Some(remark);
+            }
         }
     }
 

@@ -95,6 +95,14 @@ impl Tally {
             .map(|(bucket, _)| upper_bound(*bucket))
     }
 
+    /// The middle of each bucket that has any, and how many, in order.
+    pub(crate) fn middles(&self) -> impl Iterator<Item = (Duration, u64)> {
+        self.latency.iter().map(|(bucket, count)| {
+            let below = bucket.checked_sub(1).map_or(Duration::ZERO, upper_bound);
+            ((below + upper_bound(*bucket)) / 2, *count)
+        })
+    }
+
     /// Whether it is one that [`Tally::new`] makes: every bucket once, in order.
     /// What a worker that was taken over says may be anything.
     #[must_use]

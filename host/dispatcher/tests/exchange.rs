@@ -260,6 +260,7 @@ impl Primary {
             channel: theirs,
             output: None,
             identity: None,
+            schedule: skep_sys::Schedule::default(),
         });
         let bound = skep_sys::bind("127.0.0.1:0".parse().unwrap(), &[]).unwrap();
         let LocalAddress::Tcp(address) = bound.local else {

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use skep_core::identity::Role;
 use skep_core::{AlertSpec, LogLevel};
-use skep_sys::{Channel, Child, Output, Spawn};
+use skep_sys::{Channel, Child, Output, Schedule, Spawn};
 use skep_wire::{FromAlerter, ToAlerter};
 use tokio::select;
 use tokio::sync::Notify;
@@ -193,6 +193,7 @@ impl Start for Processes {
             channel: theirs,
             output: Some(written),
             identity: identity_of(Role::Alerter),
+            schedule: Schedule::Usual,
         })?;
         let speaker = Speaker::role("alerter", None);
         let listening = self.log.listen(output, speaker, child.pid());

@@ -223,6 +223,7 @@ impl<R: Role> Link<R> {
             channel: theirs,
             output: Some(written),
             identity: birth.wall.identity,
+            schedule: birth.wall.schedule,
         })?;
         let pid = child.pid();
         let (log, speaker) = birth.log;

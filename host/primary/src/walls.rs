@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use skep_core::identity::{Role, has_nameless, of_pools};
 use skep_core::{FleetSpec, LogLevel, PoolName, PoolSpec};
 use skep_sys::cgroup::{Cgroup, CgroupLimits, CgroupSupport, Cgroups};
-use skep_sys::{Identity, folder, process};
+use skep_sys::{Identity, Schedule, folder, process};
 
 use crate::log::Log;
 
@@ -87,6 +87,16 @@ pub(crate) struct Wall {
     pub(crate) identity: Option<Identity>,
     /// What bounds its memory; gone with it.
     pub(crate) cgroup: Option<Cgroup>,
+    /// How it runs among others.
+    pub(crate) schedule: Schedule,
+}
+
+impl Wall {
+    /// For a process that nobody waits for as long as others serve.
+    pub(crate) const fn in_background(mut self) -> Self {
+        self.schedule = Schedule::Background;
+        self
+    }
 }
 
 /// Makes walls.
@@ -205,6 +215,7 @@ impl Walls {
         Wall {
             identity: self.pools.get(&(pool.clone(), spec.user.clone())).copied(),
             cgroup,
+            schedule: Schedule::Serving,
         }
     }
 
@@ -213,6 +224,7 @@ impl Walls {
         Wall {
             identity: identity_of(role),
             cgroup: None,
+            schedule: Schedule::Serving,
         }
     }
 

@@ -6,15 +6,20 @@
 //! one that this process is in, so they never take more than it was given.
 //!
 //! Version 2 wants processes in the leaves only. Where it is used, this process
-//! therefore moves into a leaf of its own before it makes the first group.
+//! therefore moves into a leaf of its own before it makes the first group
+//! ([`nest`]).
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 mod find;
+mod nest;
+
+use nest::{Files, Nest};
 
 /// A group is free a moment after its last process was reaped.
 const REMOVAL: Duration = Duration::from_millis(50);
@@ -49,11 +54,16 @@ impl fmt::Display for Version {
     }
 }
 
-/// Where groups can be made, under a label.
+/// Where groups can be made, under a label. Dropping it moves this process, and
+/// others that were moved, back to where they were, if no group is left.
 #[derive(Debug)]
 pub struct Cgroups {
     places: Places,
     prefix: String,
+    /// Folders of groups that were busy when they were dropped.
+    left: Arc<Mutex<Vec<PathBuf>>>,
+    /// Where this process is meanwhile, with version 2.
+    _nest: Option<Nest<Files>>,
 }
 
 /// What one group may use.
@@ -68,13 +78,15 @@ pub struct CgroupLimits {
 }
 
 /// A group. Dropping it removes it; for that its processes must have been
-/// reaped, or it stays until the next start finds it empty.
+/// reaped. If the kernel is not done with them yet, it is removed when the next
+/// group is made, or by the next start.
 #[derive(Debug)]
 pub struct Cgroup {
     version: Version,
     memory: PathBuf,
     /// Where the limit of processes is, if there is one.
     pids: Option<PathBuf>,
+    left: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 /// The folders of this process's own groups.
@@ -105,16 +117,24 @@ impl Cgroups {
     /// digits, `-` and `_`; other characters become `-`.
     ///
     /// With version 2 this process moves into a group of its own, beneath the
-    /// one that it is in.
+    /// one that it is in, and others that are in it into another one: their
+    /// limits stay what they are.
     #[must_use]
     pub fn find(label: &str) -> CgroupSupport {
         let prepared = find::places(Path::new("/")).and_then(|places| {
             let label = plain(label);
-            places.prepare(&label)?;
+            let nest = match &places {
+                Places::V2 { own, pids } => {
+                    Nest::enter(Files, own, &label, std::process::id(), *pids)?
+                }
+                Places::V1 { .. } => None,
+            };
             places.clean(&label);
             Ok(Self {
                 prefix: format!("skep.{label}.{}", std::process::id()),
                 places,
+                left: Arc::default(),
+                _nest: nest,
             })
         });
         match prepared {
@@ -137,6 +157,7 @@ impl Cgroups {
     /// `AlreadyExists` for a name that is taken; the kernel refuses a limit, or
     /// to make more groups.
     pub fn create(&self, name: &str, limits: &CgroupLimits) -> io::Result<Cgroup> {
+        sweep(&self.left);
         let name = format!("{}.{}", self.prefix, plain(name));
         let (memory, pids) = match &self.places {
             Places::V2 { own, pids } => {
@@ -157,6 +178,7 @@ impl Cgroups {
             version: self.version(),
             memory,
             pids,
+            left: Arc::clone(&self.left),
         };
         cgroup.limit(limits)?;
         Ok(cgroup)
@@ -270,11 +292,28 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let by = Instant::now() + REMOVAL;
         for folder in self.folders() {
-            while fs::remove_dir(folder).is_err_and(|error| busy(&error)) && Instant::now() < by {
+            while fs::remove_dir(folder).is_err_and(|error| busy(&error)) {
+                if Instant::now() >= by {
+                    let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+                    left.push(folder.to_owned());
+                    break;
+                }
                 std::thread::yield_now();
             }
         }
     }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        sweep(&self.left);
+    }
+}
+
+/// Removes folders that are busy no more.
+fn sweep(left: &Mutex<Vec<PathBuf>>) {
+    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+    left.retain(|folder| fs::remove_dir(folder).is_err_and(|error| busy(&error)));
 }
 
 impl Places {
@@ -283,38 +322,6 @@ impl Places {
             Self::V2 { .. } => Version::V2,
             Self::V1 { .. } => Version::V1,
         }
-    }
-
-    /// Makes it possible to make groups with limits.
-    fn prepare(&self, label: &str) -> Result<(), String> {
-        let Self::V2 { own, pids } = self else {
-            return Ok(());
-        };
-        let control = own.join("cgroup.subtree_control");
-        let enabled = fs::read_to_string(&control).unwrap_or_default();
-        let has = |name| enabled.split_whitespace().any(|word| word == name);
-        if has("memory") && (has("pids") || !pids) {
-            return Ok(());
-        }
-        let failed = |what: &str, error: &io::Error| match error.raw_os_error() {
-            Some(libc::EBUSY) => {
-                "other processes are in skep's own cgroup; run it as a service of \
-                 its own (systemd: Delegate=yes)"
-                    .to_owned()
-            }
-            _ => format!("cannot {what}: {error}"),
-        };
-        let leaf = own.join(format!("skep.{label}.primary"));
-        match fs::create_dir(&leaf) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("make a cgroup", &error));
-            }
-            _ => {}
-        }
-        fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())
-            .map_err(|error| failed("move into a cgroup", &error))?;
-        let wanted = if *pids { "+memory +pids" } else { "+memory" };
-        fs::write(&control, wanted).map_err(|error| failed("hand down cgroup controllers", &error))
     }
 
     /// Removes the empty groups of earlier processes of this label.

@@ -38,6 +38,7 @@ pub mod folder;
 pub mod plain;
 mod policy;
 pub mod process;
+pub mod schedule;
 pub mod signals;
 pub mod ticker;
 
@@ -52,6 +53,7 @@ pub use holder::Holder;
 pub use identity::Identity;
 pub use listener::{BindError, Bound, LocalAddress, bind, bind_unix, take_new};
 pub use output::Output;
+pub use schedule::Schedule;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Spawn, spawn};

@@ -28,6 +28,7 @@ use nix::unistd::pipe2;
 use crate::channel::CHANNEL_FD;
 use crate::child::Child;
 use crate::identity::Identity;
+use crate::schedule::Schedule;
 use crate::strangers::ours;
 
 /// Signals are numbered from 1 to this on every Linux that we run on.
@@ -48,6 +49,8 @@ pub struct Spawn<'a> {
     pub output: Option<OwnedFd>,
     /// Who the child runs as, if not as this process does. Not root.
     pub identity: Option<Identity>,
+    /// How it runs among others.
+    pub schedule: Schedule,
 }
 
 /// Starts a process of ours. Returns once the new program runs, or with the
@@ -98,6 +101,7 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     // reads was prepared above and lives in this frame.
     let forked = Errno::result(unsafe { libc::fork() });
     if let Ok(0) = forked {
+        spawn.schedule.take_up();
         become_child(
             &argv,
             channel.as_fd(),

@@ -83,6 +83,7 @@ fn start_as(role: &str, identity: Option<Identity>) -> (Child, Channel) {
         channel: theirs,
         output: None,
         identity,
+        schedule: skep_sys::Schedule::default(),
     });
     (child.unwrap(), ours)
 }
@@ -212,6 +213,7 @@ fn refused() {
         channel: theirs,
         output: None,
         identity: None,
+        schedule: skep_sys::Schedule::default(),
     });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
 
@@ -223,6 +225,7 @@ fn refused() {
         channel: theirs,
         output: None,
         identity: None,
+        schedule: skep_sys::Schedule::default(),
     });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::ArgumentListTooLong);
     assert_eq!(descriptors(), before);

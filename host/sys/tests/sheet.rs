@@ -84,6 +84,7 @@ impl Worker {
             channel: theirs,
             output: None,
             identity: None,
+            schedule: skep_sys::Schedule::default(),
         })
         .unwrap();
         let sent = channel.send(&cell.to_ne_bytes(), &[sheet.as_fd()]).unwrap();

@@ -183,6 +183,7 @@ impl Worker {
             channel: theirs,
             output: None,
             identity: None,
+            schedule: skep_sys::Schedule::default(),
         })
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

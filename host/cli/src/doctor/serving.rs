@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use skep_engine::Capacity;
 
+use skep_sys::schedule;
+
 use super::Finding;
 
 /// The port of the listener that a configuration need not name.
@@ -18,6 +20,7 @@ pub(super) fn findings() -> Vec<Finding> {
     vec![
         architecture(std::env::consts::ARCH),
         Finding::ok("cores", format!("{cores}, as many workers by default")),
+        slices(&schedule::has_slices()),
         address_space(
             skep_engine::pooling_available(Capacity {
                 instances: INSTANCES,
@@ -52,6 +55,22 @@ fn address_space(reserved: Result<(), String>) -> Finding {
     }
 }
 
+fn slices(known: &std::io::Result<bool>) -> Finding {
+    const WHAT: &str = "time slices";
+    match known {
+        Ok(true) => Finding::ok(
+            WHAT,
+            format!("{} µs for who serves", schedule::SHORT.as_micros()),
+        ),
+        Ok(false) | Err(_) => Finding::lacking(
+            WHAT,
+            "the kernel's own for all (Linux 6.12 lets a process ask for others)",
+            "beside a tenant whose pool of its own computes, other workers wait some milliseconds \
+             for each turn",
+        ),
+    }
+}
+
 fn port(bound: Result<(), String>) -> Finding {
     const WHAT: &str = "port 8080";
     match bound {
@@ -68,6 +87,14 @@ fn port(bound: Result<(), String>) -> Finding {
 mod tests {
     use super::super::Verdict::{Lacking, Missing, Ok as Fine};
     use super::*;
+
+    #[test]
+    fn a_kernel_without_slices_lacks_them() {
+        assert_eq!(slices(&Ok(true)).verdict, Fine);
+        for unknown in [Ok(false), Err(std::io::ErrorKind::Unsupported.into())] {
+            assert_eq!(slices(&unknown).verdict, Lacking);
+        }
+    }
 
     #[test]
     fn what_serving_cannot_do_without_is_missing() {

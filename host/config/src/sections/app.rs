@@ -17,6 +17,7 @@ use crate::elements::{
     rollout, route, size, validate,
 };
 use crate::environment::Environment;
+use crate::problem::Span;
 use crate::report::{Report, Reported};
 use crate::sections::{Declared, named};
 
@@ -76,6 +77,8 @@ pub(crate) struct DeclaredApp {
     /// Its own grants; with its tenant's as soon as that is known.
     pub(crate) outbound: Vec<OutboundGrant>,
     pub(crate) routes: Vec<Spanned<RoutePattern>>,
+    /// Memory of an instance: where that is written, if it is.
+    pub(crate) written_memory: Option<Span>,
     rest: Rest,
 }
 
@@ -92,6 +95,16 @@ struct Rest {
 }
 
 impl DeclaredApp {
+    /// Memory of one instance.
+    pub(crate) const fn memory(&self) -> u64 {
+        self.rest.limits.memory
+    }
+
+    /// Gives its instances less than the default, because they could not have it.
+    pub(crate) const fn lower_memory(&mut self, bytes: u64) {
+        self.rest.limits.memory = bytes;
+    }
+
     /// `None` if a part of it has a problem.
     pub(crate) fn into_spec(self) -> Option<(AppName, AppSpec)> {
         let spec = AppSpec {
@@ -161,6 +174,7 @@ pub(crate) fn read_all(
             .get("outbound")
             .map(|entry| outbound::read(&entry))
             .unwrap_or_default();
+        let written_memory = section.get("memory").map(|entry| entry.span);
         let routes = section.get("routes").map(|entry| route::read(&entry));
         let name = name?;
         let tenant = match tenant {
@@ -184,6 +198,7 @@ pub(crate) fn read_all(
             pool: None,
             outbound,
             routes,
+            written_memory,
             rest,
         })
     })

@@ -71,6 +71,8 @@ const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 pub(crate) struct DeclaredPool {
     pub(crate) name: PoolName,
     pub(crate) spec: PoolSpec,
+    /// What a worker may have, and where that is written; `None` is no limit.
+    pub(crate) memory: Option<Spanned<u64>>,
 }
 
 /// The pool that exists without being declared.
@@ -109,9 +111,17 @@ fn read(
     let of = workers.ok().map(|workers| (workers, declared.as_ref()));
     read_replacement(section, of, &mut spec.supervision);
     read_memory(section, &mut spec.supervision);
+    let memory = section
+        .get("memory")
+        .filter(|_| spec.supervision.memory > 0)
+        .map(|entry| Spanned {
+            value: spec.supervision.memory,
+            span: entry.span,
+        });
     Some(DeclaredPool {
         name: name?.value,
         spec,
+        memory,
     })
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct DeclaredTenant {
     pub(crate) outbound: Vec<OutboundGrant>,
     /// Budgets that are counted within one pool: the key and its place.
     pub(crate) counted: Vec<(&'static str, Span)>,
+    /// What its instances may have together on a worker, and where that is
+    /// written; `None` is no limit.
+    pub(crate) memory: Option<Spanned<u64>>,
     limits: TenantLimits,
 }
 
@@ -78,6 +81,11 @@ fn read(name: Option<Spanned<TenantName>>, section: &Section<'_>) -> Option<Decl
     for (key, _) in budgets.into_iter().filter(|(_, is_set)| *is_set) {
         counted.extend(section.get(key).map(|entry| (key, entry.key_span)));
     }
+    let memory = section.get("memory").filter(|_| limits.memory > 0);
+    let memory = memory.map(|entry| Spanned {
+        value: limits.memory,
+        span: entry.span,
+    });
     let outbound = section
         .get("outbound")
         .map(|entry| outbound::read(&entry))
@@ -87,6 +95,7 @@ fn read(name: Option<Spanned<TenantName>>, section: &Section<'_>) -> Option<Decl
         isolation,
         outbound,
         counted,
+        memory,
         limits,
     })
 }

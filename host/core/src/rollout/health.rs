@@ -1,13 +1,19 @@
 //! Whether a new revision does its work as well as the old one.
 //!
-//! The verdict is asked for many times while a revision is watched, so before
-//! the end it is given only where chance is no explanation; at the end the
-//! plain numbers count. What the old revision did wrong too (a database that is
-//! down fails both) is not held against the new one.
+//! The verdict on errors is asked for many times while a revision is watched, so
+//! before the end it is given only where chance is no explanation; at the end
+//! the plain numbers count. What the old revision did wrong too (a database that
+//! is down fails both) is not held against the new one.
+//!
+//! Latencies that were counted one after the other prove nothing: the machine
+//! may have become busier, or less so, when the revision changed. They only make
+//! a revision suspect, and [`compare`](super::compare) looks at both side by
+//! side.
 
 use std::fmt;
 use std::time::Duration;
 
+use crate::rollout::compare::NOTICEABLE;
 use crate::rollout::words::Span;
 use crate::spec::{Portion, RolloutSpec};
 use crate::tally::Tally;
@@ -50,13 +56,30 @@ pub enum Health {
         /// The rule that it broke.
         limit: Portion,
     },
-    /// It is too slow.
-    Slow {
+    /// It seems to be slower than the old one was before; both have to be
+    /// compared side by side.
+    Suspect {
         /// Median latency of the old revision.
         old: Duration,
         /// Its own.
         new: Duration,
+    },
+    /// Side by side it is too slow.
+    Slow {
+        /// Median latency of the old revision, where the machine was quiet.
+        old: Duration,
+        /// Its own, likewise.
+        new: Duration,
         /// The rule that it broke.
+        limit: Portion,
+    },
+    /// Side by side the noise of the machine hides whether it is.
+    Noisy {
+        /// Median latency of the old revision.
+        old: Duration,
+        /// Its own.
+        new: Duration,
+        /// The rule that it may have broken.
         limit: Portion,
     },
 }
@@ -90,7 +113,21 @@ impl fmt::Display for Health {
             }
             Self::Slow { old, new, limit } => write!(
                 f,
-                "the median latency rose from {} to {}, more than max_latency = {limit}",
+                "side by side the median latency rose from {} to {}, more than max_latency = {limit}",
+                Span(*old),
+                Span(*new)
+            ),
+            Self::Suspect { old, new } => write!(
+                f,
+                "the median latency went from {} to {}, which may be the machine's doing: both \
+                 revisions are compared side by side",
+                Span(*old),
+                Span(*new)
+            ),
+            Self::Noisy { old, new, limit } => write!(
+                f,
+                "too noisy to tell whether it is slower than max_latency = {limit}: side by side \
+                 the median latency was {} with the revision before and {} with this one",
                 Span(*old),
                 Span(*new)
             ),
@@ -111,12 +148,8 @@ pub fn judge(rules: &Rules, old: &Tally, new: &Tally, end: bool) -> Health {
             limit: rules.max_error_rate,
         };
     }
-    if let Some((old, new)) = slowed_down(rules, old, new) {
-        return Health::Slow {
-            old,
-            new,
-            limit: rules.max_latency,
-        };
+    if let Some((old, new)) = seems_slower(rules, old, new) {
+        return Health::Suspect { old, new };
     }
     if new.requests < ENOUGH {
         Health::TooFew
@@ -129,9 +162,9 @@ pub fn judge(rules: &Rules, old: &Tally, new: &Tally, end: bool) -> Health {
 const ENOUGH: u64 = 20;
 /// Requests of both revisions below which their medians are not compared.
 const ENOUGH_FOR_MEDIAN: u64 = 50;
-/// Latencies closer than this are equal: a scheduler's whim is that long, and
-/// the first requests to new code miss every cache.
-const NOTICEABLE: Duration = Duration::from_micros(500);
+/// Quantiles that make a revision suspect. Noise adds to latencies, so the lower
+/// ones show a difference that the machine was too busy to show in the median.
+const QUANTILES: [f64; 4] = [0.02, 0.1, 0.25, 0.5];
 /// Failures at the end of the observation below which there is no pattern.
 const PATTERN: u64 = 2;
 /// Standard deviations of the interval's bound: 99 % of both sides, because it
@@ -149,15 +182,24 @@ fn has_errors(rules: &Rules, old: &Tally, new: &Tally, end: bool) -> bool {
     plain && (end || certain)
 }
 
-fn slowed_down(rules: &Rules, old: &Tally, new: &Tally) -> Option<(Duration, Duration)> {
+/// Whether any of its lower latencies rose by half of what is allowed: noise that
+/// both have makes the ratio smaller. Returns the medians.
+fn seems_slower(rules: &Rules, old: &Tally, new: &Tally) -> Option<(Duration, Duration)> {
     let comparable = old.requests.min(new.requests) >= ENOUGH_FOR_MEDIAN;
     if rules.max_latency == Portion(0) || !comparable {
         return None;
     }
-    let old = old.quantile(0.5)?;
-    let new = new.quantile(0.5)?;
-    let slower = new > old.mul_f64(rules.max_latency.factor()) && new >= old + NOTICEABLE;
-    slower.then_some((old, new))
+    let factor = f64::midpoint(1.0, rules.max_latency.factor());
+    let rose = |quantile| {
+        let (Some(old), Some(new)) = (old.quantile(quantile), new.quantile(quantile)) else {
+            return false;
+        };
+        new > old.mul_f64(factor) && new >= old + NOTICEABLE
+    };
+    if !QUANTILES.into_iter().any(rose) {
+        return None;
+    }
+    Some((old.quantile(0.5)?, new.quantile(0.5)?))
 }
 
 /// The share of the old revision's requests that failed, if it had enough.
@@ -258,17 +300,26 @@ mod tests {
     }
 
     #[test]
-    fn a_median_is_compared_where_there_are_two() {
+    fn a_revision_is_suspect_where_latencies_of_two_rose() {
         let at = |requests, millis| tally(requests, 0, Duration::from_millis(millis));
-        assert!(judge(&RULES, &at(50, 5), &at(50, 10), false).is_bad());
-        assert!(!judge(&RULES, &at(49, 5), &at(50, 10), true).is_bad());
-        assert!(!judge(&RULES, &at(50, 5), &at(49, 10), true).is_bad());
+        let suspect = |rules: &Rules, old: &Tally, new: &Tally| {
+            let health = judge(rules, old, new, true);
+            assert!(!health.is_bad(), "numbers of other times prove nothing");
+            matches!(health, Health::Suspect { .. })
+        };
+        assert!(suspect(&RULES, &at(50, 5), &at(50, 10)));
+        assert!(!suspect(&RULES, &at(49, 5), &at(50, 10)));
+        assert!(!suspect(&RULES, &at(50, 5), &at(49, 10)));
         // The next bucket is noise.
-        assert!(!judge(&RULES, &at(50, 5), &at(50, 7), true).is_bad());
-        assert!(!judge(&STRICT, &at(50, 5), &at(50, 500), true).is_bad());
+        assert!(!suspect(&RULES, &at(50, 5), &at(50, 6)));
+        assert!(!suspect(&STRICT, &at(50, 5), &at(50, 500)));
         // Three times as slow, and nobody can feel it.
         let micros = |micros| tally(100, 0, Duration::from_micros(micros));
-        assert!(!judge(&RULES, &micros(100), &micros(300), true).is_bad());
+        assert!(!suspect(&RULES, &micros(100), &micros(300)));
+        // The machine was so busy before that the medians are alike.
+        let mut busy = at(60, 5);
+        busy.add(&at(100, 10));
+        assert!(suspect(&RULES, &busy, &at(100, 10)));
     }
 
     #[test]
@@ -291,7 +342,18 @@ mod tests {
         };
         assert_eq!(
             slow.to_string(),
-            "the median latency rose from 5 ms to 10.2 ms, more than max_latency = 160%"
+            "side by side the median latency rose from 5 ms to 10.2 ms, more than max_latency = \
+             160%"
+        );
+        let noisy = Health::Noisy {
+            old: Duration::from_millis(31),
+            new: Duration::from_millis(44),
+            limit: Portion::percent(160),
+        };
+        assert_eq!(
+            noisy.to_string(),
+            "too noisy to tell whether it is slower than max_latency = 160%: side by side the \
+             median latency was 31 ms with the revision before and 44 ms with this one"
         );
     }
 

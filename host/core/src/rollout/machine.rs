@@ -4,9 +4,9 @@ use std::mem;
 use std::time::Duration;
 
 use crate::moment::Moment;
-use crate::rollout::health::judge;
-use crate::rollout::order::{By, Ending, FailedStep, Input, Order, Output, Stage, Wanted};
+use crate::rollout::order::{Ending, FailedStep, Input, Order, Output, Stage, Wanted};
 use crate::rollout::state::{Failure, Hold, Part, State, Watched};
+use crate::rollout::watch::SETTLE_LEAST;
 use crate::rollout::words::Span;
 use crate::spec::{Portion, Strategy};
 
@@ -17,12 +17,14 @@ pub const RECORD_DEADLINE: Duration = Duration::from_secs(10);
 /// One rollout, from its order to its end. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    order: Order,
-    now: Moment,
+    pub(super) order: Order,
+    pub(super) now: Moment,
     wanted: Wanted,
     /// Whether the disk may say that the new revision is active.
     committed: bool,
     state: State,
+    /// Whether the last comparison ended without a verdict.
+    pub(super) unclear: bool,
 }
 
 impl Rollout {
@@ -36,6 +38,7 @@ impl Rollout {
             wanted: Wanted::Old,
             committed: false,
             state: State::Building { until },
+            unclear: false,
         };
         (rollout, vec![Output::Build])
     }
@@ -54,7 +57,9 @@ impl Rollout {
             state: State::Observing {
                 until,
                 watched: None,
+                again: now,
             },
+            unclear: false,
         }
     }
 
@@ -85,10 +90,20 @@ impl Rollout {
             State::Building { .. } => Stage::Building,
             State::Validating { .. } => Stage::Validating,
             State::RollingOut { .. } | State::Committing { .. } => Stage::RollingOut,
-            State::Observing { .. } => Stage::Observing,
+            State::Observing { .. } | State::Comparing { .. } => Stage::Observing,
             State::Canary { .. } => Stage::Canary,
             State::Restoring { .. } => Stage::Restoring,
             State::Ended => Stage::Ended,
+        }
+    }
+
+    /// What there is to say of the judgement on its latency, for status.
+    #[must_use]
+    pub const fn remark(&self) -> Option<&'static str> {
+        match self.state {
+            State::Comparing { .. } => Some("compared side by side"),
+            _ if self.unclear => Some("too noisy to tell"),
+            _ => None,
         }
     }
 
@@ -169,22 +184,18 @@ impl Rollout {
                 State::RollingOut { .. } | State::Committing { .. } => {
                     self.fail(state, Failure::of(FailedStep::RollOut, reason), out)
                 }
-                State::Canary { .. } | State::Observing { .. } => {
+                State::Canary { .. } | State::Observing { .. } | State::Comparing { .. } => {
                     self.fail(state, Failure::of(FailedStep::Observe, reason), out)
                 }
                 state => state,
             },
 
-            (State::Canary { hold, .. }, Input::Tallies { old, new }) => {
-                let watched = Some(Watched { old, new });
-                self.watch(State::Canary { hold, watched }, false, out)
-            }
-            (State::Observing { until, .. }, Input::Tallies { old, new }) => {
-                let watched = Some(Watched { old, new });
-                self.watch(State::Observing { until, watched }, false, out)
+            (state, Input::Tallies { old, new }) => {
+                let state = state.counted(Watched { old, new });
+                self.watch(state, false, out)
             }
             (State::Canary { .. }, Input::Promote) => self.roll_out(self.full(), out),
-            (State::Observing { .. }, Input::Promote) => self.done(out),
+            (State::Observing { .. } | State::Comparing { .. }, Input::Promote) => self.done(out),
 
             (State::Restoring { failure, .. }, Input::Settled) => end(failure.rolled_back(), out),
             (state, _) => state,
@@ -217,18 +228,36 @@ impl Rollout {
                 self.fail(state, failure, out)
             }
             State::Canary { .. } => match self.watch(state, true, out) {
-                State::Canary { watched, .. } => {
+                State::Canary {
+                    watched,
+                    comparison,
+                    ..
+                } => {
+                    self.conclude(&comparison, out);
                     out.push(Output::Holding);
                     State::Canary {
                         hold: Hold::Proven,
                         watched,
+                        comparison,
                     }
                 }
                 failed => failed,
             },
             State::Observing { .. } => match self.watch(state, true, out) {
                 State::Observing { .. } => self.done(out),
-                failed => failed,
+                other => other,
+            },
+            State::Comparing { .. } => match self.watch(state, true, out) {
+                State::Comparing {
+                    observe,
+                    watched,
+                    comparison,
+                    ..
+                } => {
+                    self.conclude(&comparison, out);
+                    self.compared(observe, watched, out)
+                }
+                other => other,
             },
             State::Restoring { mut failure, .. } => {
                 let limit = Span(deadlines.restore);
@@ -303,6 +332,7 @@ impl Rollout {
                 State::Canary {
                     hold,
                     watched: None,
+                    comparison: Box::new(self.comparison(self.now + SETTLE_LEAST)),
                 }
             }
             Part::Swap | Part::Restart { .. } => {
@@ -325,35 +355,16 @@ impl Rollout {
         State::Observing {
             until: self.now + self.order.observe,
             watched: None,
+            again: self.now,
         }
     }
 
-    /// Judges what was counted last; returns the state unless it is bad.
-    fn watch(&mut self, state: State, at_end: bool, out: &mut Vec<Output>) -> State {
-        let (State::Canary { watched, .. } | State::Observing { watched, .. }) = &state else {
-            return state;
-        };
-        let Some(Watched { old, new }) = watched else {
-            return state;
-        };
-        let health = judge(&self.order.rules, old, new, at_end);
-        if health.is_bad() {
-            let failure = Failure {
-                step: FailedStep::Observe,
-                reason: health.to_string(),
-                by: By::Health,
-            };
-            return self.fail(state, failure, out);
-        }
-        state
-    }
-
-    fn done(&mut self, out: &mut Vec<Output>) -> State {
+    pub(super) fn done(&mut self, out: &mut Vec<Output>) -> State {
         self.want(Wanted::New { standby_old: false }, out);
         end(Ending::Done, out)
     }
 
-    fn fail(&mut self, state: State, failure: Failure, out: &mut Vec<Output>) -> State {
+    pub(super) fn fail(&mut self, state: State, failure: Failure, out: &mut Vec<Output>) -> State {
         match state {
             State::Building { .. } | State::Validating { .. } => {
                 let Failure { step, reason, .. } = failure;
@@ -362,7 +373,8 @@ impl Rollout {
             State::RollingOut { .. }
             | State::Committing { .. }
             | State::Canary { .. }
-            | State::Observing { .. } => {
+            | State::Observing { .. }
+            | State::Comparing { .. } => {
                 out.push(Output::Restoring {
                     step: failure.step,
                     reason: failure.reason.clone(),
@@ -381,7 +393,7 @@ impl Rollout {
         }
     }
 
-    fn want(&mut self, wanted: Wanted, out: &mut Vec<Output>) {
+    pub(super) fn want(&mut self, wanted: Wanted, out: &mut Vec<Output>) {
         self.wanted = wanted;
         out.push(Output::Want(wanted));
     }

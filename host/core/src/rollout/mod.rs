@@ -41,17 +41,26 @@
 //!   has no canary and is not observed. One that fails before it is live is
 //!   taken out again, which is what [`Wanted::Old`] means then, because workers
 //!   that are born could not load it.
+//! - Latencies that were counted before and after it came to the workers only
+//!   make it suspect. Then both revisions answer half of the requests each for a
+//!   while, and it goes back if it is slower side by side, whatever the machine
+//!   does meanwhile. That may prolong the observation by [`COMPARE_LIMIT`] at
+//!   most; what cannot be told then is said, and the new revision stays. A
+//!   canary is compared like that as long as it holds.
 //! - An operator may call it off at any time before it ended; before the
 //!   roll-out that is a rejection.
 //! - Inputs that do not belong to the state are ignored: they were under way
 //!   when it changed.
 
+mod compare;
 mod health;
 mod machine;
 mod order;
 mod state;
+mod watch;
 mod words;
 
 pub use health::{Health, Rules, judge};
 pub use machine::{RECORD_DEADLINE, Rollout};
 pub use order::{By, Deadlines, Ending, FailedStep, Input, Order, Output, Stage, Wanted};
+pub use watch::COMPARE_LIMIT;

@@ -154,6 +154,18 @@ pub enum Output {
     Commit,
     /// It answers all requests in all workers, and that is written down.
     Live,
+    /// It seems to be slower than the old one was, and for some time both answer
+    /// half of the requests each, so that the machine's doing can be told from
+    /// its own.
+    Comparing {
+        /// What makes it suspect.
+        reason: String,
+    },
+    /// Whether it is too slow cannot be told; it stays.
+    Unclear {
+        /// What was seen.
+        reason: String,
+    },
     /// It failed after the roll-out began, and the old revision is brought back.
     Restoring {
         /// What failed.
@@ -182,6 +194,8 @@ pub enum Wanted {
         /// Whether the old one is kept, without requests.
         standby_old: bool,
     },
+    /// The new one, and the old one for half of the requests, to compare them.
+    Both,
 }
 
 /// How a rollout ended.
@@ -286,7 +300,7 @@ pub enum Stage {
     RollingOut,
     /// It has a share of the requests.
     Canary,
-    /// It is live and watched.
+    /// It is live and watched, or compared with the old one.
     Observing,
     /// The old revision is brought back.
     Restoring,

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::moment::Moment;
+use crate::rollout::compare::Comparison;
+use crate::rollout::health::Health;
 use crate::rollout::order::{By, Ending, FailedStep};
 use crate::rollout::words::Span;
 use crate::spec::Portion;
@@ -28,10 +30,21 @@ pub(super) enum State {
     Observing {
         until: Moment,
         watched: Option<Watched>,
+        /// Before this it is not compared side by side again.
+        again: Moment,
+    },
+    /// It is observed, and both revisions have half of the requests each.
+    Comparing {
+        until: Moment,
+        /// Until when it is observed.
+        observe: Moment,
+        watched: Watched,
+        comparison: Box<Comparison>,
     },
     Canary {
         hold: Hold,
         watched: Option<Watched>,
+        comparison: Box<Comparison>,
     },
     Restoring {
         failure: Failure,
@@ -48,6 +61,7 @@ impl State {
             | Self::RollingOut { until, .. }
             | Self::Committing { until }
             | Self::Observing { until, .. }
+            | Self::Comparing { until, .. }
             | Self::Canary {
                 hold: Hold::Until(until),
                 ..
@@ -57,6 +71,47 @@ impl State {
                 hold: Hold::Proven, ..
             }
             | Self::Ended => None,
+        }
+    }
+}
+
+impl State {
+    /// Takes the newest counts, where they are of interest.
+    pub(super) fn counted(self, counts: Watched) -> Self {
+        match self {
+            Self::Observing { until, again, .. } => Self::Observing {
+                until,
+                watched: Some(counts),
+                again,
+            },
+            Self::Comparing {
+                until,
+                observe,
+                comparison,
+                ..
+            } => Self::Comparing {
+                until,
+                observe,
+                watched: counts,
+                comparison,
+            },
+            Self::Canary {
+                hold, comparison, ..
+            } => Self::Canary {
+                hold,
+                watched: Some(counts),
+                comparison,
+            },
+            state => state,
+        }
+    }
+
+    /// The newest counts.
+    pub(super) const fn watched(&self) -> Option<&Watched> {
+        match self {
+            Self::Observing { watched, .. } | Self::Canary { watched, .. } => watched.as_ref(),
+            Self::Comparing { watched, .. } => Some(watched),
+            _ => None,
         }
     }
 }
@@ -84,7 +139,7 @@ pub(super) enum Hold {
 }
 
 /// The newest counts of both revisions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Watched {
     pub(super) old: Tally,
     pub(super) new: Tally,
@@ -102,6 +157,14 @@ impl Failure {
     pub(super) const fn of(step: FailedStep, reason: String) -> Self {
         let by = By::Failure;
         Self { step, reason, by }
+    }
+
+    pub(super) fn health(health: &Health) -> Self {
+        Self {
+            step: FailedStep::Observe,
+            reason: health.to_string(),
+            by: By::Health,
+        }
     }
 
     pub(super) const fn operator(reason: String) -> Self {

@@ -8,5 +8,6 @@ mod converge;
 mod fleet;
 mod health;
 mod laws;
+mod noise;
 mod passages;
 mod random;

@@ -244,6 +244,106 @@ fn one_that_turns_bad_is_taken_back_and_that_is_written_down() {
     assert_eq!(late.step(at(23), Input::Timer), [ended]);
 }
 
+/// What both counted when the new one takes that long; the old one takes 20 ms.
+fn latencies(rounds: u64, millis: u64) -> Input {
+    let tally = |requests, millis| Tally {
+        requests,
+        errors: 0,
+        latency: vec![(
+            skep_core::tally_bucket_of(Duration::from_millis(millis)),
+            requests,
+        )],
+    };
+    Input::Tallies {
+        old: tally(500 + rounds * 10, 20),
+        new: tally(100 + rounds * 10, millis),
+    }
+}
+
+#[test]
+fn one_that_seems_to_be_slow_is_compared_side_by_side_and_goes_or_stays() {
+    let (mut rollout, _) = after(&order(), &TO_LIVE);
+    assert_eq!(rollout.remark(), None);
+    let out = rollout.step(at(9), latencies(0, 40));
+    assert!(
+        matches!(&out[..], [Output::Comparing { reason }, Output::Want(Wanted::Both)]
+            if reason.contains("side by side")),
+        "{out:?}"
+    );
+    assert_eq!(rollout.stage(), Stage::Observing);
+    assert_eq!(rollout.remark(), Some("compared side by side"));
+    let mut good = rollout.clone();
+    let mut silent = rollout.clone();
+
+    // It is slower there as well. The 10 seconds of `observe` do not end it.
+    let mut out = Vec::new();
+    for round in 1..20 {
+        assert_eq!(out, []);
+        out = rollout.step(at(9 + round), latencies(round, 40));
+        if !out.is_empty() {
+            break;
+        }
+    }
+    assert!(
+        matches!(&out[..], [Output::Restoring { step: FailedStep::Observe, reason, by: By::Health },
+            Output::Revert, Output::Want(Wanted::Old)] if reason.contains("max_latency = 160%")),
+        "{out:?}"
+    );
+
+    // Both are slower now: it was the machine.
+    let both = |rounds: u64| {
+        let Input::Tallies { mut old, mut new } = latencies(0, 40) else {
+            unreachable!()
+        };
+        for tally in [&mut old, &mut new] {
+            tally.requests += rounds * 10;
+            tally.latency.push((250, rounds * 10));
+        }
+        Input::Tallies { old, new }
+    };
+    let mut out = Vec::new();
+    for round in 1..20 {
+        out = good.step(at(9 + round), both(round));
+        if !out.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(out, [NEW_ALONE, Output::Ended(Ending::Done)]);
+
+    // Nobody asks for anything any more.
+    assert_eq!(silent.step(at(18), Input::Timer), []);
+    let due = silent.deadline().unwrap();
+    let out = silent.step(due, Input::Timer);
+    assert_eq!(out, [NEW_ALONE, Output::Ended(Ending::Done)]);
+}
+
+#[test]
+fn a_comparison_ends_for_whatever_ends_an_observation() {
+    let (mut rollout, _) = after(&order(), &TO_LIVE);
+    let _ = rollout.step(at(1), latencies(0, 40));
+    let out = rollout.clone().step(at(2), Input::Promote);
+    assert_eq!(out, [NEW_ALONE, Output::Ended(Ending::Done)]);
+    let inputs = [
+        unhealthy(),
+        Input::Tripped { reason: why("x") },
+        Input::Rollback { reason: why("x") },
+    ];
+    for input in inputs {
+        let out = rollout.clone().step(at(2), input);
+        assert!(
+            matches!(
+                out[..],
+                [
+                    Output::Restoring { .. },
+                    Output::Revert,
+                    Output::Want(Wanted::Old)
+                ]
+            ),
+            "{out:?}"
+        );
+    }
+}
+
 #[test]
 fn a_dry_run_stops_before_the_roll_out() {
     let dry = Order {

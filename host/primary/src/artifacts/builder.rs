@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::identity::Role;
-use skep_sys::{Channel, Child, Ended, Output, Signal, Spawn};
+use skep_sys::{Channel, Child, Ended, Output, Schedule, Signal, Spawn};
 use skep_wire::{FromBuilder, Refusal, ToBuilder};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
@@ -135,6 +135,7 @@ fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, Line)> {
         channel: theirs,
         output: Some(written),
         identity: identity_of(Role::Builder),
+        schedule: Schedule::Background,
     })?;
     let speaker = Speaker::role("builder", None);
     let listening = log.listen(output, speaker, child.pid());

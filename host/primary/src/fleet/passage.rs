@@ -7,7 +7,7 @@ use std::sync::Arc;
 use skep_core::converge::Pace;
 use skep_core::rollout::{By, Ending, FailedStep, Input, Output, Stage, Wanted};
 use skep_core::supervise::{Event, Patience};
-use skep_core::{AppName, LogLevel, PoolName, WorkerId};
+use skep_core::{AppName, LogLevel, PoolName, Portion, WorkerId};
 use skep_wire::{ControlReply, HandlerTally, Refusal};
 
 use super::app::{Passage, Purpose};
@@ -15,6 +15,9 @@ use super::trial::Whose;
 use super::words::{called_off, verdict, worded};
 use super::{Consequence, Fleet, now};
 use crate::artifacts::Artifact;
+
+/// What the old revision answers while both are compared.
+const HALF: Portion = Portion::percent(50);
 
 impl Fleet {
     /// Tells an app's rollout something, and does what it says.
@@ -51,7 +54,8 @@ impl Fleet {
                 }
                 Output::Want(wanted) => {
                     let pace = match wanted {
-                        Wanted::Old => Pace::AllAtOnce,
+                        // Workers have both already.
+                        Wanted::Old | Wanted::Both => Pace::AllAtOnce,
                         Wanted::Canary(_) | Wanted::New { .. } => Pace::OneByOne,
                     };
                     self.want(name, wanted, pace);
@@ -61,6 +65,11 @@ impl Fleet {
                 Output::Holding => self.holding(name),
                 Output::Commit => self.commit(name),
                 Output::Live => self.live(name),
+                Output::Comparing { reason } => {
+                    let why = Some((FailedStep::Observe, reason.as_str()));
+                    self.app_event(name, LogLevel::Info, "app.comparing", why);
+                }
+                Output::Unclear { reason } => self.unclear(name, reason),
                 Output::Restoring { step, reason, .. } => {
                     let message = format!("{step}: {reason}; going back to the revision before");
                     self.tell(name, message);
@@ -290,10 +299,11 @@ impl Fleet {
             Wanted::Old => (old, None, None),
             Wanted::Canary(share) => (old, Some((new, share)), None),
             Wanted::New { standby_old } => (new, None, standby_old.then_some(old)),
+            Wanted::Both => (new, Some((old, HALF)), None),
         };
         app.observed = match wanted {
             Wanted::Old => false,
-            Wanted::Canary(_) => true,
+            Wanted::Canary(_) | Wanted::Both => true,
             Wanted::New { standby_old } => standby_old,
         };
         let by_birth = pace == Pace::AtBirth;
@@ -355,6 +365,21 @@ impl Fleet {
         }
         self.app_event(name, LogLevel::Info, "app.live", None);
         self.release(name);
+    }
+
+    /// A revision stays although nobody can say that it is quick enough.
+    fn unclear(&mut self, name: &AppName, reason: String) {
+        let why = Some((FailedStep::Observe, reason.as_str()));
+        self.app_event(name, LogLevel::Warn, "app.unclear", why);
+        let Some(app) = self.apps.get(name) else {
+            return;
+        };
+        let Some(passage) = &app.passage else { return };
+        let mut history = app.history.clone();
+        history.remarked(passage.to, format!("{}: {reason}", FailedStep::Observe));
+        self.write(name, history, None, |fleet, name, written| {
+            fleet.complain_unwritten(name, written.err());
+        });
     }
 
     /// Others need no longer wait for it.

@@ -108,9 +108,8 @@ impl Fleet {
                     canary,
                     paused: app.history.paused(),
                     rollout: rollout
-                        .map(Rollout::stage)
-                        .filter(|stage| *stage != Stage::Ended)
-                        .map(|stage| stage.name().to_owned()),
+                        .filter(|rollout| rollout.stage() != Stage::Ended)
+                        .map(words_of),
                     digest: format!("sha256:{}", app.artifact.component),
                     source,
                     wasi: status::wasi(app.artifact.flavor).to_owned(),
@@ -153,5 +152,14 @@ impl Fleet {
                 .collect(),
             left_out: None,
         }));
+    }
+}
+
+/// Where a rollout is, and what there is to say of it.
+fn words_of(rollout: &Rollout) -> String {
+    let stage = rollout.stage().name();
+    match rollout.remark() {
+        Some(remark) => format!("{stage}, {remark}"),
+        None => stage.to_owned(),
     }
 }

@@ -113,7 +113,8 @@ impl Fleet {
             grace: pool.spec.supervision.kill_timeout,
             wall: self
                 .walls
-                .around_worker(name, &format!("worker-{worker}"), &pool.spec),
+                .around_worker(name, &format!("worker-{worker}"), &pool.spec)
+                .in_background(),
             log: (
                 self.journal.log().clone(),
                 Speaker::worker(name, worker, self.spec.server.log.format),

@@ -18,7 +18,9 @@ pub(super) fn places(root: &Path) -> Result<Places, String> {
         Some(root.join(path.strip_prefix("/").unwrap_or(&path)))
     };
 
-    let unified = place(Controller::Unified).filter(|own| has_controller(own, "memory"));
+    let unified = place(Controller::Unified)
+        .map(super::nest::above)
+        .filter(|own| has_controller(own, "memory"));
     if let Some(own) = unified {
         return if writable(&own) && writable(&own.join("cgroup.subtree_control")) {
             let pids = has_controller(&own, "pids");
