@@ -17,12 +17,13 @@
 //! | `reload`, `prepare`, `apply` | from one generation to the next |
 //! | `operation` | restarts, sizes, and that one thing is done at a time |
 //! | `operator` | everything else that operators ask for |
-//! | `report` | status and history |
+//! | `report`, `figures` | status and history |
 
 mod app;
 mod apply;
 mod deploy;
 mod dispatchers;
+mod figures;
 mod lingering;
 mod mending;
 mod operation;
@@ -59,10 +60,12 @@ use self::lingering::Lingering;
 use self::operation::Operation;
 use self::outbound::Connector;
 use self::trial::Trial;
+use self::words::counted;
 use crate::alert::Alerts;
 use crate::artifacts::Workshop;
 use crate::catalog::Catalog;
 use crate::control::{Asked, Asker};
+use crate::figures::Books;
 use crate::journal::Journal;
 use crate::link::{Heard, Link, Order};
 use crate::listeners::Listeners;
@@ -108,6 +111,7 @@ pub(crate) struct Fleet {
     scribe: Scribe,
     supervisor: Supervisor,
     pools: BTreeMap<PoolName, Pool>,
+    books: Books,
     workers: BTreeMap<WorkerId, Worker>,
     trials: BTreeMap<WorkerId, Trial>,
     listeners: Listeners,
@@ -218,6 +222,7 @@ impl Fleet {
             scribe: parts.scribe,
             supervisor: Supervisor::new(parts.seed),
             pools: BTreeMap::new(),
+            books: Books::default(),
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
             listeners: parts.listeners,
@@ -491,9 +496,4 @@ async fn tick(beats: &mut Interval, idle: bool) {
         std::future::pending::<()>().await;
     }
     beats.tick().await;
-}
-
-fn counted(number: usize, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
 }

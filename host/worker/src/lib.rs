@@ -39,6 +39,7 @@ mod orders;
 mod outbound;
 mod pipe;
 mod plan;
+mod register;
 mod reply;
 mod rooms;
 mod service;
@@ -54,6 +55,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use skep_core::{Moment, window_at};
 use skep_engine::Tenants;
 use skep_link::Link;
 use skep_sys::{Channel, clock};
@@ -112,7 +114,9 @@ async fn work() -> ExitCode {
         }
     };
     let desk = Arc::clone(&fit.desk);
-    desk.cell().beat(clock::monotonic());
+    let now = clock::monotonic();
+    desk.cell().beat(now);
+    desk.open_window(window_at(Moment::after_origin(now)));
     desk.cell().set_ready(true);
     tokio::spawn(beat(desk, fit.loader.tenants(), fit.loader.outlet()));
     Orders::begin(fit, link).follow().await
@@ -125,7 +129,9 @@ async fn beat(desk: Arc<Desk>, tenants: Tenants, outlet: Arc<Outlet>) {
     let mut beats = 0_u32;
     loop {
         interval.tick().await;
-        desk.cell().beat(clock::monotonic());
+        let now = clock::monotonic();
+        desk.cell().beat(now);
+        desk.open_window(window_at(Moment::after_origin(now)));
         let (made, idle) = {
             let shelf = desk.shelf();
             for valid in shelf.ready() {
@@ -134,6 +140,7 @@ async fn beat(desk: Arc<Desk>, tenants: Tenants, outlet: Arc<Outlet>) {
                     valid.counts.turn();
                 }
             }
+            shelf.tell_use();
             shelf.instances()
         };
         outlet.expire_idle();

@@ -49,6 +49,8 @@ pub(super) struct App {
     pub(super) passage: Option<Passage>,
     /// Whether its first revision is still to be recorded as live.
     pub(super) unrecorded: bool,
+    /// Why its requests are answered with 503 until it can be loaded.
+    pub(super) quarantined: Option<String>,
 }
 
 /// An app's way to another revision: what the rollout that decides it does not
@@ -188,6 +190,7 @@ impl App {
             observed: false,
             passage: None,
             unrecorded: first.unrecorded,
+            quarantined: None,
         }
     }
 

@@ -132,6 +132,7 @@ impl Fleet {
                 observed: watched.is_some(),
                 passage: None,
                 unrecorded: false,
+                quarantined: None,
                 writes: before.get(&name).map_or(0, |app| app.writes),
                 recorded: next.recorded,
             };

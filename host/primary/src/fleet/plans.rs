@@ -11,7 +11,7 @@ use skep_core::{
 use skep_wire::ToWorker;
 
 use super::app::App;
-use super::{Consequence, Fleet};
+use super::{Consequence, Fleet, now};
 use crate::link::Order;
 
 impl Fleet {
@@ -83,9 +83,10 @@ impl Fleet {
         // A revision that is to reach workers as they are born must not reach
         // others because of something else that changes.
         let pace = if by_birth { Pace::AtBirth } else { pace };
-        let steps = pool.come_to(plan, pace);
+        let steps = pool.come_to(plan, pace, (&mut self.books, now()));
         self.take(name, steps);
         self.prune_catalog();
+        self.prune_books();
     }
 
     /// Tells a worker's pool how far it is.

@@ -10,7 +10,8 @@ use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
 use super::operation::Operation;
-use super::{Consequence, Fleet, Worker, counted};
+use super::{Consequence, Fleet, Worker, counted, now};
+use crate::figures::Registered;
 use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
 use crate::pool::{Counts, Newborn};
@@ -28,6 +29,8 @@ impl Fleet {
         generation: Generation,
     ) -> io::Result<()> {
         let mut introduction = self.introduction(name, true);
+        let registered = Registered::create(now())?;
+        let register = registered.fd()?;
         let pool = self
             .pools
             .get_mut(name)
@@ -35,11 +38,13 @@ impl Fleet {
         let cell = pool
             .claim_cell(worker)
             .ok_or_else(|| io::Error::other("too many workers of the pool are still going away"))?;
+        pool.count_by(worker, registered);
         let newborn = Newborn {
             worker,
             pool: name,
             slot,
             cell,
+            register,
             log: self.spec.server.log,
             sandbox: self.spec.server.sandbox,
         };
@@ -74,7 +79,7 @@ impl Fleet {
                 Ok(())
             }
             Err(error) => {
-                pool.release_cell(worker);
+                pool.release_cell(worker, &mut self.books, now());
                 Err(error)
             }
         }
@@ -226,7 +231,7 @@ impl Fleet {
             return;
         };
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.release_cell(id);
+            pool.release_cell(id, &mut self.books, now());
             pool.remember_gone(id, worker.link.pid());
         }
         self.drop_ended_pools();
