@@ -304,12 +304,14 @@ impl HandlerShare {
 
     /// There is another instance.
     pub(crate) fn instance_made(&self) {
-        self.instances.fetch_add(1, Relaxed);
+        let instances = self.instances.load(Relaxed);
+        self.instances.store(instances + 1, Relaxed);
     }
 
     /// There is an instance less.
     pub(crate) fn instance_gone(&self) {
-        self.instances.fetch_sub(1, Relaxed);
+        let instances = self.instances.load(Relaxed);
+        self.instances.store(instances - 1, Relaxed);
     }
 }
 

@@ -17,6 +17,7 @@ app hello
   source    hello.wasm
   wasi      0.2
   routes    /a /b /c /d
+  FIG
 
 REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE           REASON
        3  canary  deploying    2026-11-21T11:32:43Z  aaaaaaaaaaaa  /srv/hello.wasm  -
@@ -29,7 +30,9 @@ REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE       
 #[test]
 fn a_pool_and_all_that_is_in_it() {
     let status = status::tests::fleet();
-    let text = render(&find(&status, None, "default").unwrap());
+    let mut found = find(&status, None, "default").unwrap();
+    found.tenant = None;
+    let text = render(&found);
     let golden = "\
 pool default
   serving    1/2
@@ -43,7 +46,7 @@ pool default
 
 WORKER  POOL ";
     assert!(text.starts_with(golden), "{text}");
-    assert!(text.contains("\nAPP    TENANT"), "{text}");
+    assert!(text.contains("\nAPP    REV"), "{text}");
 }
 
 #[test]
@@ -76,7 +79,8 @@ fn one_name_may_be_several_things() {
     let found = find(&status, None, "default").unwrap();
     let text = render(&found);
     let listener = "\nlistener default\n  address  http://127.0.0.1:8080\n  pools    default\n";
-    assert!(text.starts_with("pool default\n"), "{text}");
+    assert!(text.starts_with("tenant default\n"), "{text}");
+    assert!(text.contains("\npool default\n"), "{text}");
     assert!(text.ends_with(listener), "{text}");
     let document = serde_json::to_value(&found).unwrap();
     assert_eq!(document["pool"]["workers"], 2);
@@ -97,4 +101,21 @@ fn what_is_not_there_is_guessed() {
     assert_eq!(hint("helo"), "did you mean `hello`?");
     assert_eq!(hint("99"), "`skep status` shows what there is");
     assert_eq!(unknown(&status, "99").exit(), Exit::Usage);
+}
+
+#[test]
+fn a_tenant_and_its_apps_with_what_they_came_to_together() {
+    let mut status = status::tests::fleet();
+    status.tenants[0].name = skep_core::TenantName::new("shop").unwrap();
+    status.apps[0].tenant = status.tenants[0].name.clone();
+    let found = find(&status, None, "shop").unwrap();
+    let golden = "\
+";
+    assert_eq!(render(&found), golden);
+    let document = serde_json::to_value(&found).unwrap();
+    assert_eq!(document["tenant"]["requests"], 120_345);
+    assert_eq!(document["tenant"]["apps"], 1);
+    assert_eq!(document["tenant"]["deployed"][0]["name"], "hello");
+    let hint = unknown(&status, "shpo").words().clone();
+    assert!(format!("{hint:?}").contains("`shop`"), "{hint:?}");
 }
