@@ -16,7 +16,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, one_line};
-use crate::table::{NOTHING, bytes, duration, joined, milliseconds};
+use crate::table::{NOTHING, bytes, count, duration, joined, milliseconds};
 
 /// What has the name.
 #[derive(Debug, Default, Serialize)]
@@ -196,7 +196,12 @@ fn tenant(tenant: &Tenant<'_>) -> String {
     rows.extend(figures(&status.figures));
     let calls = limits.concurrency.map(|calls| calls.to_string());
     rows.extend([
-        ("memory", limits.memory_bytes.map_or_else(none, bytes)),
+        (
+            "memory",
+            limits
+                .memory_bytes
+                .map_or_else(none, |most| format!("{} a worker", bytes(most))),
+        ),
         ("concurrency", calls.unwrap_or_else(none)),
         ("rate", limits.rate.clone().unwrap_or_else(none)),
     ]);
@@ -270,7 +275,10 @@ fn limits(limits: &AppLimitsStatus) -> Vec<(&'static str, String)> {
         ),
         (
             "instance",
-            format!("{reuse} requests, {concurrent} at a time"),
+            format!(
+                "{}, {concurrent} at a time",
+                count(reuse as usize, "request")
+            ),
         ),
     ]
 }

@@ -8,16 +8,31 @@ fn an_app_and_its_revisions() {
     let found = find(&status, Some(&history), "hello").unwrap();
     let golden = "\
 app hello
-  tenant    default
-  pool      default
-  state     paused, canary
-  revision  7
-  canary    8 at 12.5%
-  digest    sha256:00
-  source    hello.wasm
-  wasi      0.2
-  routes    /a /b /c /d
-  FIG
+  tenant       default
+  pool         default
+  state        paused, canary
+  revision     7
+  canary       8 at 12.5%
+  digest       sha256:00
+  source       hello.wasm
+  wasi         0.2
+  routes       /a /b /c /d
+  requests     120345, 1 in flight, 0 queued
+  outcomes     ok 120342, trap 2
+  statuses     2xx 120342, 5xx 2
+  latency      p50 0.2ms, p99 14ms in the last minute
+  instances    1, 3.0 MiB held, 1m 1s of CPU used
+  time         30s, 0.5s of CPU
+  memory       128 MiB an instance
+  concurrency  100, and 1000 may wait
+  rate         100/min per client
+  body         10 MiB
+  log          1.0 MiB/s a worker
+  connections  100 outbound
+  instance     1 request, 1 at a time
+  outbound     https://api.example.com
+  env          KEY, MODE
+  config       greeting
 
 REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE           REASON
        3  canary  deploying    2026-11-21T11:32:43Z  aaaaaaaaaaaa  /srv/hello.wasm  -
@@ -110,12 +125,26 @@ fn a_tenant_and_its_apps_with_what_they_came_to_together() {
     status.apps[0].tenant = status.tenants[0].name.clone();
     let found = find(&status, None, "shop").unwrap();
     let golden = "\
+tenant shop
+  isolation    shared
+  pools        default
+  requests     120345, 1 in flight, 0 queued
+  outcomes     ok 120342, trap 2
+  statuses     2xx 120342, 5xx 2
+  latency      p50 0.2ms, p99 14ms in the last minute
+  instances    1, 3.0 MiB held, 1m 1s of CPU used
+  memory       1.0 GiB a worker
+  concurrency  no limit
+  rate         1000/s
+
+APP    REV            STATE           REQUESTS   5XX  IN FLIGHT    P50   P99  ROUTES
+hello  7, 8 at 12.5%  paused, canary    120345  0.1%          1  0.2ms  14ms  /a +3
 ";
     assert_eq!(render(&found), golden);
     let document = serde_json::to_value(&found).unwrap();
     assert_eq!(document["tenant"]["requests"], 120_345);
     assert_eq!(document["tenant"]["apps"], 1);
     assert_eq!(document["tenant"]["deployed"][0]["name"], "hello");
-    let hint = unknown(&status, "shpo").words().clone();
-    assert!(format!("{hint:?}").contains("`shop`"), "{hint:?}");
+    let unknown = format!("{:?}", unknown(&status, "shpo").words());
+    assert!(unknown.contains("`shop`"), "{unknown}");
 }
