@@ -21,6 +21,7 @@ mod dispatch;
 mod dispatchers;
 mod early;
 mod egress;
+mod figures;
 mod foreign;
 mod hostile;
 mod http2;

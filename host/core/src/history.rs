@@ -252,7 +252,7 @@ impl History {
                 record.outcome,
                 RevisionOutcome::Deploying | RevisionOutcome::Live
             ) {
-                record.reason = Some(remark);
+                record.reason = Some(bounds::reason(remark));
             }
         }
     }

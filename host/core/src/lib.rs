@@ -13,6 +13,7 @@ pub mod difference;
 pub mod egress;
 mod exit;
 pub mod fair;
+mod figures;
 pub mod history;
 pub mod identity;
 mod latency;
@@ -36,6 +37,9 @@ mod tally;
 
 pub use balance::{Appetite, appetite};
 pub use exit::ExitReason;
+pub use figures::{
+    AppCounts, AppGauges, Plausible, Recent, STATUS_CLASSES, WINDOW, status_class, window_at,
+};
 pub use latency::{BUCKETS, LatencyCounts, bucket_of};
 pub use limits::{
     AppLimits, ConnectionLimits, InstancePolicy, MAX_LISTENERS, Rate, RateLimit, RatePer,

@@ -1,6 +1,7 @@
 //! Numbers that may not be exceeded, with their defaults and the reason of
 //! each default.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,31 @@ pub enum RatePer {
     /// Each value of this request header, whose name is lower-case; requests
     /// without it share one.
     Header(String),
+}
+
+impl fmt::Display for Rate {
+    /// As in the configuration: `100/min`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.count;
+        match self.period.as_secs() {
+            1 => write!(f, "{count}/s"),
+            60 => write!(f, "{count}/min"),
+            3600 => write!(f, "{count}/h"),
+            86_400 => write!(f, "{count}/day"),
+            seconds => write!(f, "{count}/{seconds}s"),
+        }
+    }
+}
+
+impl fmt::Display for RateLimit {
+    /// As in the configuration: `100/min per client`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.per {
+            RatePer::All => self.rate.fmt(f),
+            RatePer::Client => write!(f, "{} per client", self.rate),
+            RatePer::Header(name) => write!(f, "{} per header {name}", self.rate),
+        }
+    }
 }
 
 /// The limits of one tenant: what all its apps have together.
@@ -234,5 +260,25 @@ impl Default for SupervisionSettings {
             memory: 0,
             memory_soft: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_written_as_in_the_configuration() {
+        let written = |count, seconds, per| {
+            let period = Duration::from_secs(seconds);
+            let rate = Rate { count, period };
+            RateLimit { rate, per }.to_string()
+        };
+        assert_eq!(written(100, 60, RatePer::Client), "100/min per client");
+        assert_eq!(written(5, 1, RatePer::All), "5/s");
+        let key = RatePer::Header("x-key".into());
+        assert_eq!(written(7, 3600, key), "7/h per header x-key");
+        assert_eq!(written(1, 86_400, RatePer::All), "1/day");
+        assert_eq!(written(1, 90, RatePer::All), "1/90s");
     }
 }

@@ -12,7 +12,7 @@ use crate::meter::Clock;
 use crate::outbound::OutboundHttp;
 use crate::settings::Flavor;
 use crate::stdio::GuestLog;
-use crate::tenants::TenantShare;
+use crate::tenants::{HandlerShare, TenantShare};
 use crate::watch::Watch;
 
 /// What a handler needs besides its artifact.
@@ -53,6 +53,8 @@ impl std::fmt::Debug for HandlerSetup {
 pub(crate) struct Blueprint {
     pub(crate) engine: Engine,
     pub(crate) setup: HandlerSetup,
+    /// What its guests use.
+    pub(crate) share: Arc<HandlerShare>,
     pub(crate) config: WasiConfigVariables,
     pub(crate) clock: Clock,
     /// Seats of its engine that an instance takes.
@@ -64,9 +66,11 @@ pub(crate) struct Blueprint {
 impl Blueprint {
     pub(crate) fn new(engine: Engine, setup: HandlerSetup, clock: Clock, seats: u32) -> Arc<Self> {
         let config = setup.config.clone().into_iter().collect();
+        let share = HandlerShare::new(&setup.tenant);
         Arc::new(Self {
             engine,
             setup,
+            share,
             config,
             clock,
             seats,

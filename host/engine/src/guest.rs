@@ -110,7 +110,7 @@ impl Guest {
                 new_body: false,
             },
             table,
-            ledger: Ledger::new(blueprint.setup.memory, tenant),
+            ledger: Ledger::new(blueprint.setup.memory, &blueprint.share),
             held,
             concurrent: 0,
             last: LastLook::default(),

@@ -23,6 +23,7 @@ use crate::runtime::{EngineError, Runtime, seats_of};
 use crate::settings::Flavor;
 use crate::slot::{CUT, Slot, Terms};
 use crate::startup::{Startup, ValidateFault, Validation};
+use crate::tenants::Usage;
 use crate::world::{Job, Reception, World as _};
 use crate::{RequestBody, precompiled};
 
@@ -166,7 +167,7 @@ impl Handler {
             request_id: call.request_id,
             reception,
         };
-        let meter = || Meter::of_request(&setup.tenant, self.blueprint.clock, setup.cpu);
+        let meter = || Meter::of_request(&self.blueprint.share, self.blueprint.clock, setup.cpu);
         match &self.kind {
             Kind::P2(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
             Kind::P3(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
@@ -218,6 +219,12 @@ impl Handler {
     /// client's to take.
     pub fn cut(&self) {
         self.blueprint.watch.cut();
+    }
+
+    /// What its guests use of this worker.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.blueprint.share.usage()
     }
 
     /// What became of its instances.

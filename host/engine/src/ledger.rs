@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
 
-use crate::tenants::TenantShare;
+use crate::tenants::HandlerShare;
 
 /// Bytes of host memory that one table element takes.
 const TABLE_ELEMENT: usize = size_of::<usize>();
@@ -35,7 +35,7 @@ pub(crate) struct HostMemory(usize);
 /// that a component with ten memories gets ten times the limit.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    tenant: Arc<TenantShare>,
+    share: Arc<HandlerShare>,
     limit: usize,
     used: usize,
     /// The part of `used` that is the host's.
@@ -46,9 +46,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(limit: u64, tenant: &Arc<TenantShare>) -> Self {
+    pub(crate) fn new(limit: u64, share: &Arc<HandlerShare>) -> Self {
+        share.instance_made();
         Self {
-            tenant: Arc::clone(tenant),
+            share: Arc::clone(share),
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             used: 0,
             host: 0,
@@ -83,7 +84,7 @@ impl Ledger {
             self.refused = Some(Refused::Instance);
             return false;
         }
-        if !self.tenant.reserve(growth) {
+        if !self.share.reserve(growth) {
             self.refused = Some(Refused::Tenant);
             return false;
         }
@@ -94,7 +95,7 @@ impl Ledger {
 
     fn shrink(&mut self, bytes: usize) {
         self.used -= bytes;
-        self.tenant.release(bytes);
+        self.share.release(bytes);
     }
 
     /// What was allowed last has not come about: the memory's own maximum, or
@@ -107,7 +108,8 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        self.tenant.release(self.used);
+        self.share.release(self.used);
+        self.share.instance_gone();
     }
 }
 
@@ -148,7 +150,7 @@ impl ResourceLimiter for Ledger {
 mod tests {
     use super::*;
     use crate::runtime::Capacity;
-    use crate::tenants::{ShareLimits, Tenants};
+    use crate::tenants::{ShareLimits, Tenants, Usage};
 
     fn tenants() -> Tenants {
         Tenants::new(Capacity { instances: 16 }, |_| {})
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn memories_tables_and_the_hosts_share_one_limit() {
-        let tenant = tenants().join("t", ShareLimits::default());
+        let tenant = HandlerShare::new(&tenants().join("t", ShareLimits::default()));
         let mut ledger = Ledger::new(1000, &tenant);
         assert!(ledger.memory_growing(0, 400, None).unwrap());
         assert!(ledger.memory_growing(0, 400, None).unwrap());
@@ -177,7 +179,8 @@ mod tests {
             memory: 1000,
             ..ShareLimits::default()
         };
-        let (tenant, other) = (tenants.join("t", limits), tenants.join("o", limits));
+        let join = |name| HandlerShare::new(&tenants.join(name, limits));
+        let (tenant, other) = (join("t"), join("o"));
         let mut one = Ledger::new(800, &tenant);
         let mut two = Ledger::new(800, &tenant);
         assert!(one.memory_growing(0, 600, None).unwrap());
@@ -188,15 +191,18 @@ mod tests {
         assert!(others.memory_growing(0, 600, None).unwrap());
         assert_eq!(tenant.memory_used(), 1000);
         assert_eq!(tenants.guest_memory(), 1600);
+        assert_eq!(tenant.usage().instances, 2);
+        assert_eq!((tenant.usage().memory, other.usage().memory), (1000, 600));
         drop(one);
         assert!(two.memory_growing(400, 700, None).unwrap());
         drop((two, others));
+        assert_eq!(tenant.usage(), Usage::default());
         assert_eq!(tenant.memory_used() + tenants.guest_memory(), 0);
     }
 
     #[test]
     fn what_could_not_be_grown_is_not_counted() {
-        let tenant = tenants().join("t", ShareLimits::default());
+        let tenant = HandlerShare::new(&tenants().join("t", ShareLimits::default()));
         let mut ledger = Ledger::new(1000, &tenant);
         assert!(ledger.memory_growing(0, 100, None).unwrap());
         for _ in 0..20 {

@@ -58,7 +58,7 @@ pub use runtime::{Capacity, EngineError, Runtime, pooling_available, tick};
 pub use settings::Flavor;
 pub use startup::{Phase, ValidateFault, Validation};
 pub use stdio::{GuestLog, Stream};
-pub use tenants::{ShareLimits, TenantShare, Tenants};
+pub use tenants::{ShareLimits, TenantShare, Tenants, Usage};
 
 /// The body of a request on its way into a guest.
 pub type RequestBody = wasmtime_wasi_http::WasiBody;

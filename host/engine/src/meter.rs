@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use wasmtime::UpdateDeadline;
 
 use crate::line::Place;
-use crate::tenants::TenantShare;
+use crate::tenants::HandlerShare;
 
 /// Clocks that this crate may not read by itself.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ impl Drop for Computing {
 /// What one call has used, between its turns.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    tenant: Arc<TenantShare>,
+    share: Arc<HandlerShare>,
     place: Place,
     clock: Clock,
     budget: Duration,
@@ -116,9 +116,9 @@ thread_local! {
 
 impl Meter {
     /// For what is not a request of its own.
-    pub(crate) fn new(tenant: &Arc<TenantShare>, clock: Clock, budget: Duration) -> Self {
+    pub(crate) fn new(share: &Arc<HandlerShare>, clock: Clock, budget: Duration) -> Self {
         Self {
-            tenant: Arc::clone(tenant),
+            share: Arc::clone(share),
             place: Place::None,
             clock,
             budget,
@@ -130,15 +130,15 @@ impl Meter {
     }
 
     /// For a request.
-    pub(crate) fn of_request(tenant: &Arc<TenantShare>, clock: Clock, budget: Duration) -> Self {
-        let mut meter = Self::new(tenant, clock, budget);
+    pub(crate) fn of_request(share: &Arc<HandlerShare>, clock: Clock, budget: Duration) -> Self {
+        let mut meter = Self::new(share, clock, budget);
         meter.overhead = OVERHEAD;
         meter
     }
 
     /// Charges a tenant for a request whose guest is metered with its instance.
-    pub(crate) fn charge_overhead(tenant: &Arc<TenantShare>) {
-        tenant.charge(Instant::now(), Duration::ZERO, OVERHEAD);
+    pub(crate) fn charge_overhead(share: &Arc<HandlerShare>) {
+        share.charge(Instant::now(), Duration::ZERO, OVERHEAD);
     }
 
     /// Starts to count from nothing.
@@ -160,7 +160,7 @@ impl Meter {
         poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
         let now = Instant::now();
-        let Some(go) = self.tenant.may_go(&mut self.place, now, cx) else {
+        let Some(go) = self.share.may_go(&mut self.place, now, cx) else {
             return Poll::Pending;
         };
         let began = if self.preempted || go.contended {
@@ -181,14 +181,14 @@ impl Meter {
             let spent = turn.spent(now);
             self.used += spent;
             let overhead = std::mem::take(&mut self.overhead);
-            self.tenant.charge(now, spent, overhead);
+            self.share.charge(now, spent, overhead);
             if self.used >= COMPUTES && self.computing.is_none() {
                 self.computing = Some(Computing::begin());
             }
             if turn.is_over {
                 self.preempted = true;
                 if result.is_pending() {
-                    self.tenant.preempted(&mut self.place, now, cx);
+                    self.share.preempted(&mut self.place, now, cx);
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Meter {
 
     /// The call is over: it is in line no more.
     pub(crate) fn end(&mut self) {
-        self.tenant.leave(&mut self.place);
+        self.share.leave(&mut self.place);
         self.computing = None;
     }
 }

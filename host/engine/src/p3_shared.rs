@@ -92,7 +92,7 @@ impl Shared {
 
     /// Gives a call a place on an instance with room, or on a new one.
     pub(crate) fn seat(self: &Arc<Self>, job: Job) {
-        Meter::charge_overhead(&self.blueprint.setup.tenant);
+        Meter::charge_overhead(&self.blueprint.share);
         self.calls.fetch_add(1, Relaxed);
         self.place(job);
     }
@@ -173,7 +173,7 @@ async fn drive(
             store.run_concurrent(serve).await?
         };
         let mut life = pin!(life);
-        let mut meter = Meter::new(&setup.tenant, blueprint.clock, setup.cpu);
+        let mut meter = Meter::new(&blueprint.share, blueprint.clock, setup.cpu);
         let mut renewed = 0;
         std::future::poll_fn(|cx| {
             // Out here, because a busy store polls nothing inside.

@@ -126,7 +126,7 @@ impl Startup {
         let mut bounds = Bounds {
             // A validation may compute for as long as it may take: it runs once
             // and not for a client.
-            meter: Meter::new(&limits.tenant, blueprint.clock, limits.cpu.max(deadline)),
+            meter: Meter::new(&blueprint.share, blueprint.clock, limits.cpu.max(deadline)),
             until: tokio::time::Instant::now() + deadline,
         };
         let mut store =

@@ -5,7 +5,7 @@
 //! everything that its guests use is counted there.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -215,6 +215,103 @@ impl Drop for TenantShare {
         for seats in self.worker.seats().iter_mut() {
             seats.leave(self.number);
         }
+    }
+}
+
+/// What one handler has of its tenant's share: all of it, and what its own guests
+/// use of it is counted here besides.
+pub(crate) struct HandlerShare {
+    tenant: Arc<TenantShare>,
+    /// CPU time of its guests in nanoseconds.
+    cpu: AtomicU64,
+    /// Bytes of its live instances.
+    memory: AtomicU64,
+    /// Its live instances.
+    instances: AtomicU32,
+}
+
+/// What the guests of one handler use of this worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time so far, validation included.
+    pub cpu: Duration,
+    /// Bytes of its live instances, as [`Tenants::guest_memory`] counts.
+    pub memory: u64,
+    /// Its live instances, those too that wait for their next call.
+    pub instances: u32,
+}
+
+impl std::fmt::Debug for HandlerShare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerShare")
+            .field("tenant", &self.tenant.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::ops::Deref for HandlerShare {
+    type Target = Arc<TenantShare>;
+
+    fn deref(&self) -> &Arc<TenantShare> {
+        &self.tenant
+    }
+}
+
+impl HandlerShare {
+    pub(crate) fn new(tenant: &Arc<TenantShare>) -> Arc<Self> {
+        Arc::new(Self {
+            tenant: Arc::clone(tenant),
+            cpu: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
+            instances: AtomicU32::new(0),
+        })
+    }
+
+    /// What its guests use.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            cpu: Duration::from_nanos(self.cpu.load(Relaxed)),
+            memory: self.memory.load(Relaxed),
+            instances: self.instances.load(Relaxed),
+        }
+    }
+
+    /// As [`TenantShare::charge`].
+    pub(crate) fn charge(&self, now: Instant, spent: Duration, overhead: Duration) {
+        let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+        // A worker is one thread: nothing comes in between, here and below.
+        let used = self.cpu.load(Relaxed);
+        self.cpu.store(used.wrapping_add(nanos), Relaxed);
+        self.tenant.charge(now, spent, overhead);
+    }
+
+    /// As [`TenantShare::reserve`].
+    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+        let may = self.tenant.reserve(bytes);
+        if may {
+            let used = self.memory.load(Relaxed);
+            self.memory.store(used + bytes as u64, Relaxed);
+        }
+        may
+    }
+
+    /// As [`TenantShare::release`].
+    pub(crate) fn release(&self, bytes: usize) {
+        let used = self.memory.load(Relaxed);
+        self.memory.store(used - bytes as u64, Relaxed);
+        self.tenant.release(bytes);
+    }
+
+    /// There is another instance.
+    pub(crate) fn instance_made(&self) {
+        let instances = self.instances.load(Relaxed);
+        self.instances.store(instances + 1, Relaxed);
+    }
+
+    /// There is an instance less.
+    pub(crate) fn instance_gone(&self) {
+        let instances = self.instances.load(Relaxed);
+        self.instances.store(instances - 1, Relaxed);
     }
 }
 

@@ -19,13 +19,14 @@
 //! | `reload`, `prepare`, `apply` | from one generation to the next |
 //! | `operation` | restarts, sizes, and who has to wait for whom |
 //! | `operator` | everything else that operators ask for |
-//! | `report` | status and history |
+//! | `report`, `figures` | status and history |
 
 mod app;
 mod apply;
 mod attempts;
 mod deploy;
 mod dispatchers;
+mod figures;
 mod lingering;
 mod mending;
 mod operation;
@@ -71,6 +72,7 @@ use crate::alert::Alerts;
 use crate::artifacts::Workshop;
 use crate::catalog::Catalog;
 use crate::control::{Asked, Asker};
+use crate::figures::Books;
 use crate::journal::Journal;
 use crate::link::{Heard, Link, Order};
 use crate::listeners::Listeners;
@@ -117,6 +119,7 @@ pub(crate) struct Fleet {
     scribe: Scribe,
     supervisor: Supervisor,
     pools: BTreeMap<PoolName, Pool>,
+    books: Books,
     workers: BTreeMap<WorkerId, Worker>,
     trials: BTreeMap<WorkerId, Trial>,
     listeners: Listeners,
@@ -233,6 +236,7 @@ impl Fleet {
             scribe: parts.scribe,
             supervisor,
             pools: BTreeMap::new(),
+            books: Books::default(),
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
             listeners: parts.listeners,

@@ -14,6 +14,7 @@ mod aside;
 mod catalog;
 mod client;
 mod control;
+mod figures;
 mod fleet;
 mod journal;
 mod line;

@@ -9,15 +9,16 @@ use std::{array, io};
 
 use skep_core::converge::{Convergence, Pace, Step};
 use skep_core::{
-    HandlerId, LogSpec, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId,
+    HandlerId, LogSpec, Moment, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId,
 };
 use skep_sys::{Board, Cell, OUTCOMES, Sheet, folder};
 use skep_wire::{ListenerRole, ToWorker};
 
 use crate::artifacts::{Artifact, Digest};
 use crate::catalog::{Catalog, Entry};
+use crate::figures::{Books, Registered, Total, Whose};
 use crate::link::Words;
-use crate::rows::Rows;
+use crate::rows::{Reused, Rows};
 
 /// Cells of a pool: three for each worker of the largest (one that serves and
 /// two that are going away), and some for those that go away slowly. Those that
@@ -50,6 +51,8 @@ pub(crate) struct Pool {
     opened: Mutex<BTreeMap<Digest, Opened>>,
     /// The writer of each cell.
     writers: Vec<Option<WorkerId>>,
+    /// What those workers count by app that are to be counted.
+    registers: BTreeMap<WorkerId, Registered>,
     gone: Counts,
     last_gone: Option<(WorkerId, u32)>,
 }
@@ -64,7 +67,7 @@ struct Opened {
 }
 
 /// Who a new worker is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Newborn<'a> {
     /// Its unique number.
     pub(crate) worker: WorkerId,
@@ -74,6 +77,8 @@ pub(crate) struct Newborn<'a> {
     pub(crate) slot: SlotIndex,
     /// Its cell in the scoreboard.
     pub(crate) cell: u16,
+    /// Where it counts by app.
+    pub(crate) register: Arc<OwnedFd>,
     /// How it logs.
     pub(crate) log: LogSpec,
     /// What happens where the kernel cannot confine it.
@@ -126,7 +131,7 @@ impl Pool {
         let sheet = Sheet::create()?;
         let sheet_fd = Arc::new(sheet.as_fd().try_clone_to_owned()?);
         let mut rows = Rows::default();
-        rows.give(&mut plan);
+        let _ = rows.give(&mut plan);
         Ok(Self {
             spec,
             convergence: Convergence::new(plan.number, plan.handlers()),
@@ -139,18 +144,30 @@ impl Pool {
             folder,
             opened: Mutex::default(),
             writers: vec![None; usize::from(CELLS)],
+            registers: BTreeMap::new(),
             gone: Counts::default(),
             last_gone: None,
         })
     }
 
-    /// Has the workers come to another plan; says what they are to be told.
-    pub(crate) fn come_to(&mut self, mut plan: Plan, pace: Pace) -> Vec<Step> {
+    /// Has the workers come to another plan; says what they are to be told. What
+    /// was counted in rows that are given to others goes into the `books`.
+    pub(crate) fn come_to(
+        &mut self,
+        mut plan: Plan,
+        pace: Pace,
+        (books, now): (&mut Books, Moment),
+    ) -> Vec<Step> {
         if self.convergence.is_settled() {
             let sheet = &self.sheet;
             self.rows.settled(|row| sheet.clear_row(row).is_ok());
         }
-        self.rows.give(&mut plan);
+        for Reused { row, former } in self.rows.give(&mut plan) {
+            let closed = self.registers.values_mut();
+            for total in closed.filter_map(|registered| registered.close(row, now)) {
+                books.keep(&former, &total, now);
+            }
+        }
         let steps = self.convergence.want(plan.number, plan.handlers(), pace);
         *self.plan = plan;
         steps
@@ -186,9 +203,39 @@ impl Pool {
         Some(index)
     }
 
+    /// Counts what a worker of this pool counts by app, from its birth on.
+    pub(crate) fn count_by(&mut self, worker: WorkerId, registered: Registered) {
+        self.registers.insert(worker, registered);
+    }
+
+    /// Adds what workers have counted for each app. `memory` is the most bytes
+    /// that an instance of an app may have.
+    pub(crate) fn add_totals(
+        &mut self,
+        totals: &mut BTreeMap<Whose, Total>,
+        memory: impl Fn(&Whose) -> u64,
+        now: Moment,
+    ) {
+        for (whose, row) in self.rows.of_apps() {
+            for registered in self.registers.values_mut() {
+                if let Some(total) = registered.read(row, memory(whose), now) {
+                    let sum = totals.entry(whose.clone()).or_default();
+                    sum.add(&total, now);
+                }
+            }
+        }
+    }
+
     /// Takes a worker's cell back once its process is gone, and keeps what it
-    /// counted.
-    pub(crate) fn release_cell(&mut self, worker: WorkerId) {
+    /// counted: what it counted by app in the `books`.
+    pub(crate) fn release_cell(&mut self, worker: WorkerId, books: &mut Books, now: Moment) {
+        if let Some(mut registered) = self.registers.remove(&worker) {
+            for (whose, row) in self.rows.of_apps() {
+                if let Some(total) = registered.close(row, now) {
+                    books.keep(whose, &total, now);
+                }
+            }
+        }
         let Some(index) = self.index_of(worker) else {
             return;
         };
@@ -250,11 +297,16 @@ impl Pool {
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
         let sockets = listeners.iter().map(|(_, socket)| Arc::clone(socket));
-        let fds = [&self.board_fd, &self.sheet_fd, &self.folder]
-            .into_iter()
-            .map(Arc::clone)
-            .chain(sockets)
-            .collect();
+        let fds = [
+            &self.board_fd,
+            &self.sheet_fd,
+            &newborn.register,
+            &self.folder,
+        ]
+        .into_iter()
+        .map(Arc::clone)
+        .chain(sockets)
+        .collect();
         let mut words = vec![(begin, fds)];
         words.extend(meets);
         words.extend(

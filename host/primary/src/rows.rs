@@ -5,11 +5,16 @@
 //! no worker serves a plan that names the one before, and cleared first; and
 //! those that were never used are given away first, so that a call which is
 //! still being cut on some worker ends before anybody could notice.
+//!
+//! The rows of the workers' registers have the same numbers. What was counted
+//! there stays the former app's until its row is given to somebody else.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use skep_core::{AppName, Plan, TenantName};
+use skep_core::{Plan, TenantName};
 use skep_sys::Sheet;
+
+use crate::figures::Whose;
 
 /// The rows of one pool.
 #[derive(Debug, Default)]
@@ -20,36 +25,69 @@ pub(crate) struct Rows {
     leaving: BTreeMap<Owner, u32>,
     /// Cleared ones, in the order in which they were.
     vacant: VecDeque<u32>,
+    /// The apps that had cleared rows before.
+    former: BTreeMap<u32, Whose>,
     /// How many were ever given away.
     used: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
-    App(AppName),
+    App(Whose),
     Tenant(TenantName),
 }
 
+/// A row was given to somebody else: what was counted there in registers is to be
+/// kept for this app, and cleared.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reused {
+    pub(crate) row: u32,
+    pub(crate) former: Whose,
+}
+
 impl Rows {
-    /// Writes into a plan which row is whose.
-    pub(crate) fn give(&mut self, plan: &mut Plan) {
+    /// Writes into a plan which row is whose. Says which of them were other
+    /// apps'.
+    pub(crate) fn give(&mut self, plan: &mut Plan) -> Vec<Reused> {
         let mut before = std::mem::take(&mut self.given);
         for app in &mut plan.apps {
-            app.row = self.row_of(Owner::App(app.app.clone()), &mut before);
+            let whose = Whose {
+                app: app.app.clone(),
+                tenant: app.tenant.clone(),
+            };
+            app.row = self.row_of(Owner::App(whose), &mut before);
         }
         for tenant in &mut plan.tenants {
             tenant.row = self.row_of(Owner::Tenant(tenant.tenant.clone()), &mut before);
         }
         self.leaving.append(&mut before);
+        let given = self.given.values();
+        let reused = given.filter_map(|row| Some((*row, self.former.remove(row)?)));
+        reused.map(|(row, former)| Reused { row, former }).collect()
+    }
+
+    /// The rows in which workers may have counted, and for which apps.
+    pub(crate) fn of_apps(&self) -> impl Iterator<Item = (&Whose, u32)> {
+        let held = self.given.iter().chain(&self.leaving);
+        let held = held.filter_map(|(owner, row)| match owner {
+            Owner::App(whose) => Some((whose, *row)),
+            Owner::Tenant(_) => None,
+        });
+        held.chain(self.former.iter().map(|(row, whose)| (whose, *row)))
     }
 
     /// No worker serves an older plan than the one that was given rows last.
     /// `clear` says whether it could clear a row; one that it could not is
     /// never used again.
     pub(crate) fn settled(&mut self, mut clear: impl FnMut(u32) -> bool) {
-        let leaving = std::mem::take(&mut self.leaving);
-        self.vacant
-            .extend(leaving.into_values().filter(|row| clear(*row)));
+        for (owner, row) in std::mem::take(&mut self.leaving) {
+            if let Owner::App(whose) = owner {
+                self.former.insert(row, whose);
+            }
+            if clear(row) {
+                self.vacant.push_back(row);
+            }
+        }
     }
 
     /// A row beyond the sheet's where there are no more: workers refuse what
@@ -76,7 +114,7 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    use skep_core::{HandlerId, PlannedApp, PlannedTenant, TenantLimits};
+    use skep_core::{AppName, HandlerId, PlannedApp, PlannedTenant, TenantLimits};
 
     use super::*;
 
@@ -111,7 +149,7 @@ mod tests {
 
     fn give(rows: &mut Rows, apps: &[&str], tenants: &[&str]) -> Vec<u32> {
         let mut plan = plan(apps, tenants);
-        rows.give(&mut plan);
+        let _ = rows.give(&mut plan);
         let apps = plan.apps.iter().map(|app| app.row);
         apps.chain(plan.tenants.iter().map(|tenant| tenant.row))
             .collect()
@@ -140,5 +178,45 @@ mod tests {
         assert_eq!(give(&mut rows, &["z"], &[]), [u32::MAX]);
         rows.settled(|_| true);
         assert_eq!(give(&mut rows, &["z"], &[]), [0]);
+    }
+
+    #[test]
+    fn what_was_counted_in_a_row_is_its_former_apps_until_it_is_anothers() {
+        let whose = |app: &str, tenant: &str| Whose {
+            app: AppName::new(app).unwrap(),
+            tenant: TenantName::new(tenant).unwrap(),
+        };
+        let mut rows = Rows::default();
+        give(&mut rows, &["a", "b"], &["t"]);
+        let of_apps = |rows: &Rows| -> Vec<_> {
+            rows.of_apps()
+                .map(|(whose, row)| (whose.app.to_string(), row))
+                .collect()
+        };
+        let both = [("a".to_owned(), 0), ("b".to_owned(), 1)];
+        assert_eq!(of_apps(&rows), both);
+        give(&mut rows, &["b"], &["t"]);
+        rows.settled(|_| true);
+        let mut now = of_apps(&rows);
+        now.sort();
+        assert_eq!(now, both);
+        // It comes back and is counted elsewhere, too.
+        assert_eq!(give(&mut rows, &["a", "b"], &["t"]), [3, 1, 2]);
+        assert_eq!(rows.of_apps().count(), 3);
+        rows.used = Sheet::ROWS;
+        let mut next = plan(&["a", "b", "c"], &["t"]);
+        let reused = rows.give(&mut next);
+        let former = whose("a", "t");
+        assert_eq!(reused, [Reused { row: 0, former }]);
+        assert_eq!(next.apps[2].row, 0);
+        assert_eq!(rows.of_apps().count(), 3);
+
+        // Another tenant's is another app to whoever counts.
+        let mut moved = plan(&["a"], &["t", "u"]);
+        moved.apps[0].tenant = TenantName::new("u").unwrap();
+        rows.used = 10;
+        let _ = rows.give(&mut moved);
+        assert_eq!(moved.apps[0].row, 10);
+        assert!(rows.of_apps().any(|of| of == (&whose("a", "u"), 10)));
     }
 }

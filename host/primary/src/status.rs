@@ -95,7 +95,8 @@ fn latency(counts: &LatencyCounts) -> Option<LatencyStatus> {
     })
 }
 
-fn millis(duration: Duration) -> f64 {
+/// In milliseconds.
+pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 

@@ -41,8 +41,9 @@ pub use dispatcher::{
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_PLAN, VERSION, encode};
 pub use ids::MAX_IDS;
 pub use status::{
-    AppStatus, BreakerStatus, DispatcherStatus, FleetStatus, LastExit, LatencyStatus,
-    ListenerStatus, PoolStatus, SoloStatus, TenantStatus, WorkerStatus,
+    AppLimitsStatus, AppState, AppStatus, BreakerStatus, DispatcherStatus, FiguresStatus,
+    FleetStatus, GrantsStatus, LastExit, LatencyStatus, ListenerStatus, PoolStatus, SoloStatus,
+    TenantLimitsStatus, TenantStatus, WorkerStatus,
 };
 pub use text::MAX_TEXT;
 pub use worker::{FromWorker, HandlerTally, ListenerRole, LoadApp, Peer, ToWorker};

@@ -23,7 +23,7 @@ use crate::{Flavor, MAX_PLAN, Message};
 #[serde(rename_all = "kebab-case")]
 pub enum ToWorker {
     /// The first message: who the worker is and what will follow. Carries the
-    /// pool's scoreboard, its sheet, the folder of its artifacts, and then one
+    /// pool's scoreboard, its sheet, the worker's register, the folder of its artifacts, and then one
     /// listening socket per entry of `listeners`, in that order. A canary
     /// worker has no listeners.
     Begin {
@@ -249,7 +249,7 @@ impl Message for ToWorker {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Begin { listeners, .. } => 3 + listeners.len(),
+            Self::Begin { listeners, .. } => 4 + listeners.len(),
             Self::Load(_) | Self::Meet(_) => 1,
             Self::Listen { listeners } => listeners.len(),
             Self::Serve(_) | Self::Unlisten { .. } | Self::Drain | Self::Stop => 0,

@@ -1,15 +1,24 @@
 //! What one request is accounted for: counters, permits, and its one outcome.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::StatusCode;
-use skep_core::{LogLevel, Outcome, bucket_of};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use skep_core::{LogLevel, Outcome, bucket_of, status_class, tally_bucket_of};
 use skep_engine::{Ended, Witness};
+use skep_sys::{Ending, Took};
 
 use crate::app::{Admitted, App};
 use crate::desk::Desk;
 use crate::lifeline::Lifeline;
+
+/// Bytes of a path that a record tells: enough to know what was asked for.
+const MAX_PATH: usize = 256;
+
+/// Bytes of a method that a record tells; those that have names are shorter.
+const MAX_METHOD: usize = 32;
 
 /// One request from its head to its outcome. Whatever happens to it, dropping
 /// this counts it once.
@@ -17,13 +26,35 @@ pub(crate) struct Account {
     desk: Arc<Desk>,
     lifeline: Arc<Lifeline>,
     began: Instant,
-    request_id: Option<Arc<str>>,
+    asked: Option<Asked>,
     app: Option<Arc<App>>,
+    /// Where in the register the request is counted.
+    row: Option<u32>,
     admitted: Option<Admitted>,
     guest: bool,
     outcome: Option<Outcome>,
     /// What the guest answered.
     status: Option<StatusCode>,
+}
+
+/// What a request was, for the record of its failure.
+struct Asked {
+    id: Arc<str>,
+    method: Method,
+    target: Option<PathAndQuery>,
+}
+
+impl Asked {
+    /// The path, without the query, which may hold what is nobody's concern.
+    fn path(&self) -> &str {
+        let path = self.target.as_ref().map_or("*", PathAndQuery::path);
+        &path[..path.floor_char_boundary(MAX_PATH)]
+    }
+
+    fn method(&self) -> &str {
+        let method = self.method.as_str();
+        &method[..method.floor_char_boundary(MAX_METHOD)]
+    }
 }
 
 impl Account {
@@ -33,8 +64,9 @@ impl Account {
             desk: Arc::clone(desk),
             lifeline: Arc::clone(lifeline),
             began: Instant::now(),
-            request_id: None,
+            asked: None,
             app: None,
+            row: None,
             admitted: None,
             guest: false,
             outcome: None,
@@ -42,10 +74,23 @@ impl Account {
         }
     }
 
-    pub(crate) fn routed(&mut self, app: &Arc<App>, request_id: &Arc<str>) {
+    /// The request is for the app that is counted in this row of the register,
+    /// whether anybody answers it or not.
+    pub(crate) fn counted_in(&mut self, row: u32) {
+        self.row = Some(row);
+        if let Some(row) = self.desk.register_row(row) {
+            row.request_began();
+        }
+    }
+
+    pub(crate) fn routed(&mut self, app: &Arc<App>, request_id: &Arc<str>, head: &Parts) {
         app.request_began();
         self.app = Some(Arc::clone(app));
-        self.request_id = Some(Arc::clone(request_id));
+        self.asked = Some(Asked {
+            id: Arc::clone(request_id),
+            method: head.method.clone(),
+            target: head.uri.path_and_query().cloned(),
+        });
     }
 
     pub(crate) fn admitted(&mut self, admitted: Admitted) {
@@ -63,16 +108,56 @@ impl Account {
         self.outcome = Some(outcome);
     }
 
+    /// The status that the client was answered with, if it was.
+    fn answered(&self, outcome: Outcome) -> Option<u16> {
+        let begun = self.lifeline.has_begun();
+        match self.status {
+            Some(status) if begun || outcome == Outcome::Ok => Some(status.as_u16()),
+            // What it was is known to whoever was answered.
+            _ if begun || outcome == Outcome::ClientGone => None,
+            _ => Some(outcome.reply().status),
+        }
+    }
+
+    /// Counts how the request ended where its app is counted.
+    fn register(&self, outcome: Outcome, elapsed: Duration) {
+        let Some(row) = self.row.and_then(|row| self.desk.register_row(row)) else {
+            return;
+        };
+        // What was refused at once would hide how long guests take.
+        let latency = self.guest.then(|| Took {
+            bucket: bucket_of(elapsed),
+            fine: tally_bucket_of(elapsed),
+            window: self.desk.window(),
+        });
+        row.request_ended(Ending {
+            outcome: outcome as usize,
+            status: self.answered(outcome).map(status_class),
+            latency,
+        });
+        if let Some(app) = &self.app {
+            app.tell_use();
+        }
+    }
+
     fn log_failure(&self, ended: &Ended) {
-        let (Some(app), Some(request)) = (&self.app, &self.request_id) else {
+        let (Some(app), Some(asked)) = (&self.app, &self.asked) else {
             return;
         };
         if let Some(record) = app.log.record(LogLevel::Warn, "request.failed") {
             let cpu = ended.cpu.as_secs_f64() * 1e3;
+            let record = record
+                .text("tenant", app.log.tenant())
+                .text("request", &asked.id)
+                .text("method", asked.method())
+                .text("path", asked.path())
+                .text("outcome", ended.outcome.name());
+            let record = match self.answered(ended.outcome) {
+                Some(status) => record.number("status", status),
+                None => record,
+            };
             app.log.write(
                 record
-                    .text("request", request)
-                    .text("outcome", ended.outcome.name())
                     .number("cpu_ms", format_args!("{cpu:.1}"))
                     .text("reason", ended.detail.as_deref().unwrap_or("unknown")),
             );
@@ -85,13 +170,13 @@ impl Witness for Account {
         // Whatever a guest makes of a request that something else has ended, it
         // is for that that the request ended.
         let outcome = self.lifeline.outcome().unwrap_or(ended.outcome);
+        self.status = ended.status;
         if outcome != Outcome::Ok {
             if outcome == ended.outcome {
                 self.log_failure(&ended);
             }
             self.lifeline.cut();
         }
-        self.status = ended.status;
         self.outcome = Some(outcome);
     }
 
@@ -111,6 +196,8 @@ impl Drop for Account {
             .unwrap_or(Outcome::ClientGone);
         let elapsed = self.began.elapsed();
         let good = outcome == Outcome::Ok;
+        // Before the app is told of the end, which may be the end of its handler.
+        self.register(outcome, elapsed);
         let cell = self.desk.cell();
         cell.request_ended(outcome as usize, bucket_of(elapsed), good);
         if let Some(app) = &self.app {
@@ -119,5 +206,24 @@ impl Drop for Account {
         }
         self.admitted = None;
         self.desk.something_ended();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_the_path_without_its_query_and_not_more_than_there_is_room_for() {
+        let asked = |method: &str, target: &str| Asked {
+            id: "".into(),
+            method: method.parse().unwrap(),
+            target: target.parse().ok(),
+        };
+        let one = asked("PATCH", "/a/b?key=secret");
+        assert_eq!((one.method(), one.path()), ("PATCH", "/a/b"));
+        let long = asked(&"M".repeat(100), &format!("/{}", "\u{fc}".repeat(200)));
+        assert_eq!(long.method().len(), MAX_METHOD);
+        assert_eq!(long.path().len(), MAX_PATH - 1);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use skep_core::{AppLimits, AppName, HandlerId, Outcome};
 use skep_engine::Handler;
+use skep_sys::Register;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::budget::{Budget, Call, Column, Origin};
 use crate::counts::Counts;
 use crate::log::AppLog;
 use crate::news::News;
+use crate::register::{Queued, UseTold};
 use crate::upload::Upload;
 
 /// One handler of an app. It lives for as long as something of it is in
@@ -26,6 +28,7 @@ pub(crate) struct App {
     pub(crate) log: Arc<AppLog>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) counts: Counts,
+    use_told: UseTold,
     /// Requests that were routed here and have not ended.
     in_flight: AtomicU32,
     cut: AtomicBool,
@@ -48,6 +51,7 @@ pub(crate) struct Setting {
     pub(crate) limits: AppLimits,
     pub(crate) log: Arc<AppLog>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) register: Arc<Register>,
 }
 
 impl App {
@@ -65,6 +69,7 @@ impl App {
             log: setting.log,
             admission: setting.admission,
             counts: Counts::new(),
+            use_told: UseTold::new(setting.register),
             in_flight: AtomicU32::new(0),
             cut: AtomicBool::new(false),
             told: Notify::new(),
@@ -102,6 +107,7 @@ impl App {
         origin: Origin,
     ) -> Result<Admitted, Outcome> {
         let over = |_| Outcome::TenantOverBudget;
+        let _queued = Queued::say(&on.register, budget.row());
         let until = Instant::now() + self.limits.timeout;
         let permit = match permit {
             Some(permit) => permit,
@@ -161,6 +167,17 @@ impl App {
         }
     }
 
+    /// What its guests use is told in this row of the register from now on.
+    pub(crate) fn told_in(&self, row: u32) {
+        self.use_told.move_to(row);
+    }
+
+    /// Brings the register up to date with what its guests use. At the end of
+    /// each request, and about every half second.
+    pub(crate) fn tell_use(&self) {
+        self.use_told.tell(self.handler.usage());
+    }
+
     /// A request is this handler's from now on.
     pub(crate) fn request_began(&self) {
         self.in_flight.fetch_add(1, Relaxed);
@@ -192,6 +209,7 @@ impl Admitted {
 
 impl Drop for App {
     fn drop(&mut self) {
+        self.use_told.end(self.handler.usage());
         // Nobody listens any more when the worker itself ends.
         let _ = self.news.send(News::Gone {
             handler: self.id,

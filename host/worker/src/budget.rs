@@ -14,7 +14,7 @@ use skep_core::{
     Moment, Outcome, OverRate, PlannedTenant, Rate, RateLimit, RatePer, Refusal, TenantLimits,
     Window,
 };
-use skep_sys::{Count, Counting, Key, Peer, Sheet, clock};
+use skep_sys::{Count, Counting, Key, Peer, Register, Sheet, clock};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -29,11 +29,13 @@ const LOOK: Duration = Duration::from_millis(5);
 /// more than a sender that is not after something else has a use for.
 const MAX_VALUES: usize = 4;
 
-/// This worker's column of the pool's sheet.
+/// Where this worker counts by app: its column of the pool's sheet, and its
+/// register. Their rows have the same numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Column {
     pub(crate) sheet: Arc<Sheet>,
     pub(crate) cell: u16,
+    pub(crate) register: Arc<Register>,
 }
 
 /// What one app of a plan may do, together with its tenant's other apps.
@@ -186,6 +188,11 @@ impl Budget {
         Self { row, tenant }
     }
 
+    /// Where the app is counted.
+    pub(crate) const fn row(&self) -> u32 {
+        self.row
+    }
+
     /// Counts a request that has just come in the rates that it is under: the
     /// app's first, so that what it refuses costs the tenant's others nothing.
     pub(crate) fn pass(
@@ -332,6 +339,7 @@ mod tests {
         Column {
             sheet: Arc::clone(sheet),
             cell,
+            register: Arc::new(Register::create().unwrap()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Instant;
 
 use skep_core::{LogFormat, LogLevel, LogSpec, WorkerId};
-use skep_sys::{Board, Sheet};
+use skep_sys::{Board, Register, Sheet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -42,6 +42,7 @@ pub(crate) fn desk() -> Arc<Desk> {
     let column = Column {
         sheet: Arc::new(Sheet::create().unwrap()),
         cell: 0,
+        register: Arc::new(Register::create().unwrap()),
     };
     Arc::new(Desk::new(board, column, ticker, log, DRAIN))
 }

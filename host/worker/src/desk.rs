@@ -2,12 +2,12 @@
 //! its handlers and its plan, and whether it is on its way out.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use skep_core::{Appetite, HandlerId, Outcome, Plan, appetite, bucket_of};
-use skep_sys::{Board, Cell, Ticker};
+use skep_sys::{Board, Cell, RegisterRow, Ticker};
 use skep_wire::HandlerTally;
 use tokio::sync::{Notify, watch};
 
@@ -15,7 +15,7 @@ use crate::admission::Share;
 use crate::app::App;
 use crate::budget::{Budget, Column};
 use crate::log::Log;
-use crate::plan::{Loaded, PlanError, Serving};
+use crate::plan::{Loaded, PlanError, Serving, Unserved};
 use crate::rooms::{self, Rooms};
 use crate::shelf::Shelf;
 use crate::validate::Valid;
@@ -32,6 +32,8 @@ pub(crate) struct Desk {
     pub(crate) log: Log,
     drain_timeout: Duration,
     ended: Notify,
+    /// The window of latencies that is open, by the last beat.
+    window: AtomicU64,
     /// Who waits for an end: most of the time nobody.
     waits: AtomicU32,
     /// When something last was complained of that may happen often.
@@ -68,6 +70,7 @@ impl Desk {
             log,
             drain_timeout,
             ended: Notify::new(),
+            window: AtomicU64::new(0),
             waits: AtomicU32::new(0),
             complained: Mutex::default(),
             draining: watch::Sender::new(false),
@@ -88,6 +91,21 @@ impl Desk {
         &self.column
     }
 
+    /// Where this worker counts what the requests of an app come to.
+    pub(crate) fn register_row(&self, row: u32) -> Option<&RegisterRow> {
+        self.column.register.row(row)
+    }
+
+    /// Latencies are counted in this window from now on.
+    pub(crate) fn open_window(&self, number: u64) {
+        self.window.store(number, Relaxed);
+    }
+
+    /// The window that latencies are counted in.
+    pub(crate) fn window(&self) -> u64 {
+        self.window.load(Relaxed)
+    }
+
     pub(crate) fn ticker(&self) -> &Ticker {
         &self.ticker
     }
@@ -103,8 +121,8 @@ impl Desk {
         self.serving.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who answers a request.
-    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<Answers, Outcome> {
+    /// Who answers a request, or why nobody does.
+    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<Answers, Unserved> {
         let serving = self.serving();
         let found = serving.route(host, path)?;
         Ok(Answers {
@@ -136,6 +154,9 @@ impl Desk {
             };
             Serving::new(plan, &self.serving(), find)?
         };
+        for (valid, row) in next.rows() {
+            valid.told_in(row);
+        }
         for valid in next.stable() {
             valid
                 .admission

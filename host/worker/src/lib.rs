@@ -40,6 +40,7 @@ mod outbound;
 mod pipe;
 mod plan;
 mod proving;
+mod register;
 mod reply;
 mod rooms;
 mod service;
@@ -55,6 +56,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use skep_core::{Moment, window_at};
 use skep_engine::Tenants;
 use skep_link::Link;
 use skep_sys::{Channel, clock};
@@ -113,7 +115,9 @@ async fn work() -> ExitCode {
         }
     };
     let desk = Arc::clone(&fit.desk);
-    desk.cell().beat(clock::monotonic());
+    let now = clock::monotonic();
+    desk.cell().beat(now);
+    desk.open_window(window_at(Moment::after_origin(now)));
     desk.cell().set_ready(true);
     tokio::spawn(beat(desk, fit.loader.tenants(), fit.loader.outlet()));
     Orders::begin(fit, link).follow().await
@@ -126,7 +130,9 @@ async fn beat(desk: Arc<Desk>, tenants: Tenants, outlet: Arc<Outlet>) {
     let mut beats = 0_u32;
     loop {
         interval.tick().await;
-        desk.cell().beat(clock::monotonic());
+        let now = clock::monotonic();
+        desk.cell().beat(now);
+        desk.open_window(window_at(Moment::after_origin(now)));
         let (made, idle) = {
             let shelf = desk.shelf();
             for valid in shelf.ready() {
@@ -135,6 +141,7 @@ async fn beat(desk: Arc<Desk>, tenants: Tenants, outlet: Arc<Outlet>) {
                     valid.counts.turn();
                 }
             }
+            shelf.tell_use();
             shelf.instances()
         };
         outlet.expire_idle();

@@ -57,6 +57,11 @@ impl Lifeline {
         self.begun.store(true, Relaxed);
     }
 
+    /// Whether the head of an answer of the guest's was handed over.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Relaxed)
+    }
+
     /// The call has failed: an answer that has begun has no end.
     pub(crate) fn cut(&self) {
         if self.begun.load(Relaxed) {

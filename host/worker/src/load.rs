@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use skep_core::{HandlerId, Plan, PlannedTenant, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
 use skep_sys::confine::Confined;
-use skep_sys::{Board, Sheet};
+use skep_sys::{Board, Register, Sheet};
 use skep_wire::{FromWorker, ListenerRole, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
 
@@ -94,6 +94,8 @@ pub(crate) async fn load(link: &mut Primary) -> anyhow::Result<Fit> {
     }
     let sheet = fds.next().context("no sheet came")?;
     let sheet = Arc::new(Sheet::open(sheet).context("the sheet is none")?);
+    let register = fds.next().context("no register came")?;
+    let register = Arc::new(Register::open(register).context("the register is none")?);
     let folder = fds.next().context("no folder of artifacts came")?;
     let listeners = listeners.into_iter().zip(fds).collect();
     let outlet = Outlet::new(workers);
@@ -126,7 +128,11 @@ pub(crate) async fn load(link: &mut Primary) -> anyhow::Result<Fit> {
     };
     let desk = Arc::new(Desk::new(
         board,
-        Column { sheet, cell },
+        Column {
+            sheet,
+            cell,
+            register,
+        },
         ticker,
         log,
         drain_timeout,
@@ -326,6 +332,7 @@ impl Loader {
             limits: load.limits,
             log: app_log,
             admission: admission.unwrap_or_else(|| Admission::new(share)),
+            register: Arc::clone(&desk.column().register),
         };
         Ok(Unproven {
             app: Arc::new(App::new(handler, setting, self.news())),

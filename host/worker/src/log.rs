@@ -262,6 +262,7 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct AppLog {
     log: Log,
+    tenant: TenantName,
     revision: Revision,
     volume: Arc<Volume>,
 }
@@ -269,10 +270,16 @@ pub(crate) struct AppLog {
 impl AppLog {
     pub(crate) fn new(log: Log, of: AppIs, rate: u64) -> Self {
         Self {
-            volume: log.volume(of.app, of.tenant, rate),
+            volume: log.volume(of.app, of.tenant.clone(), rate),
+            tenant: of.tenant,
             revision: of.revision,
             log,
         }
+    }
+
+    /// The app's owner.
+    pub(crate) fn tenant(&self) -> &str {
+        self.tenant.as_str()
     }
 
     /// Begins a record about this app, within its rate.

@@ -24,6 +24,8 @@ pub(crate) struct Serving<H> {
     tenants: BTreeMap<TenantName, Arc<Tenant>>,
     /// All handlers, those on standby included.
     handlers: Vec<H>,
+    /// Where each of them is counted.
+    rows: Vec<u32>,
     /// Those whose tallies are wanted several times a second.
     observed: Vec<H>,
 }
@@ -35,6 +37,14 @@ pub(crate) struct Found<'a, H> {
     pub(crate) prefix: usize,
     /// What the app may do.
     pub(crate) budget: &'a Arc<Budget>,
+}
+
+/// Nobody answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unserved {
+    pub(crate) outcome: Outcome,
+    /// Where that is counted, if it is for an app.
+    pub(crate) row: Option<u32>,
 }
 
 /// A plan cannot be served. A bug of the primary.
@@ -79,6 +89,7 @@ impl<H: Clone> Serving<H> {
             apps: Vec::new(),
             tenants: BTreeMap::new(),
             handlers: Vec::new(),
+            rows: Vec::new(),
             observed: Vec::new(),
         }
     }
@@ -112,6 +123,9 @@ impl<H: Clone> Serving<H> {
             if planned.observed {
                 serving.observed.extend(handlers.iter().cloned());
             }
+            serving
+                .rows
+                .extend(std::iter::repeat_n(planned.row, handlers.len()));
             serving.handlers.extend(handlers);
             let tenant = serving.tenants.get(&planned.tenant).cloned();
             serving.apps.push(Serves {
@@ -133,16 +147,25 @@ impl<H: Clone> Serving<H> {
         Ok(serving)
     }
 
-    /// Who answers a request.
-    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<Found<'_, H>, Outcome> {
-        let found = self.routes.find(host, path).ok_or(Outcome::NoRoute)?;
+    /// Who answers a request, or why nobody does.
+    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Result<Found<'_, H>, Unserved> {
+        let found = self.routes.find(host, path).ok_or(Unserved {
+            outcome: Outcome::NoRoute,
+            row: None,
+        })?;
         let app = &self.apps[*found.target];
         if app.paused {
-            return Err(Outcome::Tripped);
+            return Err(Unserved {
+                outcome: Outcome::Tripped,
+                row: Some(app.budget.row()),
+            });
         }
         let handler = match &app.canary {
             Some((handler, canary)) if canary.next() => handler,
-            _ => app.stable.as_ref().ok_or(Outcome::Quarantined)?,
+            _ => app.stable.as_ref().ok_or(Unserved {
+                outcome: Outcome::Quarantined,
+                row: Some(app.budget.row()),
+            })?,
         };
         Ok(Found {
             handler,
@@ -158,6 +181,11 @@ impl<H: Clone> Serving<H> {
 
     pub(crate) fn handlers(&self) -> &[H] {
         &self.handlers
+    }
+
+    /// All handlers, each with the row in which it is counted.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&H, u32)> {
+        self.handlers.iter().zip(self.rows.iter().copied())
     }
 
     pub(crate) fn observed(&self) -> &[H] {
@@ -220,7 +248,7 @@ mod tests {
         PlannedApp {
             app: AppName::new(app).unwrap(),
             tenant: TenantName::new("t").unwrap(),
-            row: 0,
+            row: 40 + u32::try_from(stable).unwrap(),
             routes: vec![route.parse().unwrap()],
             paused: false,
             stable: HandlerId(stable),
@@ -248,7 +276,8 @@ mod tests {
     }
 
     fn who(serving: &Serving<u64>, path: &str) -> Result<(u64, usize), Outcome> {
-        let found = serving.route(None, path)?;
+        let found = serving.route(None, path);
+        let found = found.map_err(|unserved| unserved.outcome)?;
         Ok((*found.handler, found.prefix))
     }
 
@@ -277,6 +306,11 @@ mod tests {
         let two = serving(&plan(2, vec![swapped, other]), &one);
         assert_eq!(who(&two, "/"), Ok((3, 0)));
         assert_eq!(who(&two, "/b/c"), Err(Outcome::Tripped));
+        // It is its app's, unlike one that no app has a route for.
+        let row = |path| two.route(None, path).err().unwrap().row;
+        assert_eq!(row("/b/c"), Some(42));
+        let rows: Vec<_> = two.rows().map(|(handler, row)| (*handler, row)).collect();
+        assert_eq!(rows, [(3, 43), (1, 43), (2, 42)]);
         assert_eq!(two.handlers(), [3, 1, 2]);
         assert_eq!(two.observed(), [3, 1]);
         assert_eq!(two.stable().copied().collect::<Vec<_>>(), [3, 2]);

@@ -118,11 +118,17 @@ impl Service {
         }
         let found = match self.desk.route(host, head.uri.path()) {
             Ok(found) => found,
-            Err(outcome) => return refuse(account, outcome.into()),
+            Err(unserved) => {
+                if let Some(row) = unserved.row {
+                    account.counted_in(row);
+                }
+                return refuse(account, unserved.outcome.into());
+            }
         };
         let (app, budget) = (found.app, found.budget);
         let id: Arc<str> = request_id.to_str().unwrap_or_default().into();
-        account.routed(&app, &id);
+        account.counted_in(budget.row());
+        account.routed(&app, &id, &head);
         let expects = head.headers.contains_key(header::EXPECT);
         // Before anything is counted by a field: the guest reads what is there
         // afterwards.

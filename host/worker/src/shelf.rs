@@ -171,6 +171,17 @@ impl Shelf {
         })
     }
 
+    /// Brings the register up to date with what all handlers use.
+    pub(crate) fn tell_use(&self) {
+        let leaving = self.leaving.values().filter_map(|one| one.app.upgrade());
+        for valid in self.ready.values() {
+            valid.tell_use();
+        }
+        for app in leaving {
+            app.tell_use();
+        }
+    }
+
     /// Instances that were ever made, and those that wait now.
     pub(crate) fn instances(&self) -> (u64, usize) {
         let leaving = self.leaving.values().filter_map(|one| one.app.upgrade());

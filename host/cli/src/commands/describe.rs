@@ -1,25 +1,30 @@
 //! `skep describe`: one thing with all that is known about it. A name may be an
-//! app's, a pool's and a listener's at once; all of them are shown.
+//! app's, a tenant's, a pool's and a listener's at once; all of them are shown.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use skep_wire::{
-    AppHistory, AppStatus, FleetStatus, LatencyStatus, ListenerStatus, PoolStatus, WorkerStatus,
+    AppHistory, AppLimitsStatus, AppStatus, FiguresStatus, FleetStatus, ListenerStatus, PoolStatus,
+    TenantStatus, WorkerStatus,
 };
 
-use super::status::{breaker, canary, last_exit, state};
+use super::status::{breaker, canary, last_exit, quantile, state};
 use super::{history, json, status};
 use crate::alike::closest;
 use crate::args::Format;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, one_line};
-use crate::table::{NOTHING, bytes, duration, joined, milliseconds};
+use crate::table::{NOTHING, bytes, count, duration, joined, milliseconds};
 
 /// What has the name.
 #[derive(Debug, Default, Serialize)]
 struct Found<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     app: Option<App<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Tenant<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<Pool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +38,14 @@ struct App<'a> {
     #[serde(flatten)]
     status: &'a AppStatus,
     history: &'a AppHistory,
+}
+
+#[derive(Debug, Serialize)]
+struct Tenant<'a> {
+    #[serde(flatten)]
+    status: &'a TenantStatus,
+    #[serde(rename = "deployed")]
+    apps: Vec<&'a AppStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,10 +87,16 @@ fn find<'a>(
 ) -> Option<Found<'a>> {
     let app = status.apps.iter().find(|app| app.name.as_str() == what);
     let pool = status.pools.iter().find(|pool| pool.name.as_str() == what);
+    let named = |tenant: &&TenantStatus| tenant.name.as_str() == what;
+    let tenant = status.tenants.iter().find(named);
     let found = Found {
         app: app
             .zip(history)
             .map(|(status, history)| App { status, history }),
+        tenant: tenant.map(|tenant| Tenant {
+            status: tenant,
+            apps: belonging(&status.apps, |app| app.tenant == tenant.name),
+        }),
         pool: pool.map(|pool| Pool {
             status: pool,
             listeners: belonging(&status.listeners, |listener| {
@@ -96,6 +115,7 @@ fn find<'a>(
             .find(|listener| listener.name.as_str() == what),
     };
     let any = found.app.is_some()
+        || found.tenant.is_some()
         || found.pool.is_some()
         || found.worker.is_some()
         || found.listener.is_some();
@@ -108,6 +128,7 @@ fn belonging<T>(all: &[T], belongs: impl Fn(&T) -> bool) -> Vec<&T> {
 
 fn unknown(status: &FleetStatus, what: &str) -> Failure {
     let apps = status.apps.iter().map(|app| app.name.as_str());
+    let tenants = status.tenants.iter().map(|tenant| tenant.name.as_str());
     let pools = status.pools.iter().map(|pool| pool.name.as_str());
     let listeners = status
         .listeners
@@ -115,9 +136,9 @@ fn unknown(status: &FleetStatus, what: &str) -> Failure {
         .map(|listener| listener.name.as_str());
     let failure = Failure::new(
         Exit::Usage,
-        format!("there is no app, pool, worker or listener `{what}`"),
+        format!("there is no app, tenant, pool, worker or listener `{what}`"),
     );
-    match closest(what, apps.chain(pools).chain(listeners)) {
+    match closest(what, apps.chain(tenants).chain(pools).chain(listeners)) {
         Some(other) => failure.hint(format!("did you mean `{other}`?")),
         None => failure.hint("`skep status` shows what there is"),
     }
@@ -126,6 +147,7 @@ fn unknown(status: &FleetStatus, what: &str) -> Failure {
 fn render(found: &Found<'_>) -> String {
     let parts = [
         found.app.as_ref().map(app),
+        found.tenant.as_ref().map(tenant),
         found.pool.as_ref().map(pool),
         found.worker.map(worker),
         found.listener.map(listener),
@@ -142,8 +164,9 @@ fn app(app: &App<'_>) -> String {
         ("tenant", app.tenant.to_string()),
         ("pool", app.pool.to_string()),
         ("state", state(app)),
-        ("revision", app.revision.to_string()),
     ];
+    rows.extend(app.reason.clone().map(|reason| ("reason", reason)));
+    rows.push(("revision", app.revision.to_string()));
     rows.extend(canary(app).map(|canary| ("canary", canary)));
     rows.extend([
         ("digest", app.digest.clone()),
@@ -151,8 +174,126 @@ fn app(app: &App<'_>) -> String {
         ("wasi", app.wasi.clone()),
         ("routes", app.routes.join(" ")),
     ]);
+    rows.extend(figures(&app.figures));
+    rows.extend(limits(&app.limits));
+    rows.extend([
+        ("outbound", listed(&app.grants.outbound)),
+        ("env", listed(&app.grants.env)),
+        ("config", listed(&app.grants.config)),
+    ]);
     let revisions = history::render(history);
     format!("{}\n{revisions}", block("app", &app.name, rows))
+}
+
+fn tenant(tenant: &Tenant<'_>) -> String {
+    let status = tenant.status;
+    let limits = &status.limits;
+    let none = || "no limit".to_owned();
+    let mut rows = vec![
+        ("isolation", status::isolation(status).to_owned()),
+        ("pools", joined(&status.pools)),
+    ];
+    rows.extend(figures(&status.figures));
+    let calls = limits.concurrency.map(|calls| calls.to_string());
+    rows.extend([
+        (
+            "memory",
+            limits
+                .memory_bytes
+                .map_or_else(none, |most| format!("{} a worker", bytes(most))),
+        ),
+        ("concurrency", calls.unwrap_or_else(none)),
+        ("rate", limits.rate.clone().unwrap_or_else(none)),
+    ]);
+    let apps = status::apps(tenant.apps.iter().copied());
+    format!("{}\n{apps}", block("tenant", &status.name, rows))
+}
+
+/// What requests came to, a line for each kind of figure.
+fn figures(figures: &FiguresStatus) -> Vec<(&'static str, String)> {
+    let latency = figures.latency.as_ref().map_or_else(
+        || "no request in the last minute".to_owned(),
+        |latency| {
+            let (p50, p99) = (milliseconds(latency.p50_ms), milliseconds(latency.p99_ms));
+            format!("p50 {p50}, p99 {p99} in the last minute")
+        },
+    );
+    let cpu = duration(figures.guest_cpu_seconds);
+    vec![
+        (
+            "requests",
+            format!(
+                "{}, {} in flight, {} queued",
+                figures.requests, figures.in_flight, figures.queued
+            ),
+        ),
+        ("outcomes", counted(&figures.outcomes)),
+        ("statuses", counted(&figures.status)),
+        ("latency", latency),
+        (
+            "instances",
+            format!(
+                "{}, {} held, {cpu} of CPU used",
+                figures.instances,
+                bytes(figures.guest_memory_bytes)
+            ),
+        ),
+    ]
+}
+
+/// What an app may not exceed, a line for each kind of limit.
+fn limits(limits: &AppLimitsStatus) -> Vec<(&'static str, String)> {
+    let (reuse, concurrent) = (limits.instance_reuse, limits.instance_concurrent);
+    vec![
+        (
+            "time",
+            format!(
+                "{}s, {}s of CPU",
+                limits.timeout_seconds, limits.cpu_seconds
+            ),
+        ),
+        (
+            "memory",
+            format!("{} an instance", bytes(limits.memory_bytes)),
+        ),
+        (
+            "concurrency",
+            format!("{}, and {} may wait", limits.concurrency, limits.queue),
+        ),
+        (
+            "rate",
+            limits.rate.clone().unwrap_or_else(|| "no limit".to_owned()),
+        ),
+        ("body", bytes(limits.max_body_bytes)),
+        (
+            "log",
+            format!("{}/s a worker", bytes(limits.log_rate_bytes)),
+        ),
+        (
+            "connections",
+            format!("{} outbound", limits.outbound_connections),
+        ),
+        (
+            "instance",
+            format!(
+                "{}, {concurrent} at a time",
+                count(reuse as usize, "request")
+            ),
+        ),
+    ]
+}
+
+/// Names with their counts.
+fn counted(counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
+    listed(&counts.collect::<Vec<_>>())
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return NOTHING.to_owned();
+    }
+    names.join(", ")
 }
 
 fn pool(pool: &Pool<'_>) -> String {
@@ -192,19 +333,7 @@ fn pool(pool: &Pool<'_>) -> String {
 
 fn worker(worker: &WorkerStatus) -> String {
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
-    let latency = |pick: fn(&LatencyStatus) -> f64| {
-        or_nothing(
-            worker
-                .latency
-                .as_ref()
-                .map(|latency| milliseconds(pick(latency))),
-        )
-    };
-    let outcomes: Vec<_> = worker
-        .outcomes
-        .iter()
-        .map(|(outcome, count)| format!("{outcome} {count}"))
-        .collect();
+    let latency = worker.latency.as_ref();
     let rows = vec![
         ("pool", worker.pool.to_string()),
         ("slot", worker.slot.to_string()),
@@ -224,12 +353,9 @@ fn worker(worker: &WorkerStatus) -> String {
             "requests",
             format!("{}, {} in flight", worker.requests, worker.in_flight),
         ),
-        (
-            "outcomes",
-            or_nothing(Some(outcomes.join(", ")).filter(|text| !text.is_empty())),
-        ),
-        ("p50", latency(|latency| latency.p50_ms)),
-        ("p99", latency(|latency| latency.p99_ms)),
+        ("outcomes", counted(&worker.outcomes)),
+        ("p50", quantile(latency, |latency| latency.p50_ms)),
+        ("p99", quantile(latency, |latency| latency.p99_ms)),
         ("cpu", duration(worker.cpu_seconds)),
         ("rss", bytes(worker.rss_bytes)),
     ];

@@ -2,8 +2,8 @@
 
 use skep_core::{Isolation, Portion};
 use skep_wire::{
-    AppStatus, BreakerStatus, FleetStatus, LastExit, PoolStatus, SoloStatus, TenantStatus,
-    WorkerStatus,
+    AppState, AppStatus, BreakerStatus, FiguresStatus, FleetStatus, LastExit, LatencyStatus,
+    PoolStatus, SoloStatus, TenantStatus, WorkerStatus,
 };
 
 use super::json;
@@ -11,7 +11,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::print::{Printer, one_line};
-use crate::table::{Align, NOTHING, Table, bytes, count, duration, joined, milliseconds};
+use crate::table::{Align, NOTHING, Table, bytes, duration, joined, milliseconds};
 
 /// Asks the primary and prints what it says.
 pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result<(), Failure> {
@@ -98,21 +98,32 @@ fn tenants(tenants: &[TenantStatus]) -> String {
         ("TENANT", Left),
         ("ISOLATION", Left),
         ("APPS", Right),
+        ("REQUESTS", Right),
+        ("5XX", Right),
+        ("IN FLIGHT", Right),
         ("POOLS", Left),
     ]);
     for tenant in tenants {
-        let isolation = match tenant.isolation {
-            Isolation::Shared => "shared",
-            Isolation::Dedicated => "dedicated",
-        };
+        let isolation = isolation(tenant);
         table.row([
             tenant.name.to_string(),
             isolation.to_owned(),
             tenant.apps.to_string(),
+            tenant.figures.requests.to_string(),
+            failing(&tenant.figures),
+            tenant.figures.in_flight.to_string(),
             joined(&tenant.pools),
         ]);
     }
     table.render()
+}
+
+/// Whether a tenant has workers of its own.
+pub(super) const fn isolation(tenant: &TenantStatus) -> &'static str {
+    match tenant.isolation {
+        Isolation::Shared => "shared",
+        Isolation::Dedicated => "dedicated",
+    }
 }
 
 pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>) -> String {
@@ -191,12 +202,7 @@ pub(super) fn workers<'a>(workers: impl IntoIterator<Item = &'a WorkerStatus>) -
         ("RSS", Right),
     ]);
     for worker in workers {
-        let latency = |pick: fn(&skep_wire::LatencyStatus) -> f64| {
-            worker
-                .latency
-                .as_ref()
-                .map_or_else(|| NOTHING.to_owned(), |latency| milliseconds(pick(latency)))
-        };
+        let latency = worker.latency.as_ref();
         table.row([
             worker.id.to_string(),
             worker.pool.to_string(),
@@ -209,8 +215,8 @@ pub(super) fn workers<'a>(workers: impl IntoIterator<Item = &'a WorkerStatus>) -
             worker.requests.to_string(),
             failed(worker).to_string(),
             worker.in_flight.to_string(),
-            latency(|latency| latency.p50_ms),
-            latency(|latency| latency.p99_ms),
+            quantile(latency, |latency| latency.p50_ms),
+            quantile(latency, |latency| latency.p99_ms),
             duration(worker.cpu_seconds),
             bytes(worker.rss_bytes),
         ]);
@@ -229,47 +235,66 @@ fn failed(worker: &WorkerStatus) -> u64 {
         .sum()
 }
 
-/// Routes shown of one app; a generated configuration may have hundreds.
-const ROUTES_SHOWN: usize = 3;
+/// Routes shown of one app: the table is narrow, and `describe` shows them all.
+const ROUTES_SHOWN: usize = 1;
 
 pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>) -> String {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("APP", Left),
-        ("TENANT", Left),
-        ("POOL", Left),
-        ("REVISION", Right),
-        ("CANARY", Left),
+        ("REV", Left),
         ("STATE", Left),
-        ("WASI", Left),
+        ("REQUESTS", Right),
+        ("5XX", Right),
+        ("IN FLIGHT", Right),
+        ("P50", Right),
+        ("P99", Right),
         ("ROUTES", Left),
-        ("SOURCE", Left),
     ]);
     for app in apps {
-        let shown = app
-            .routes
-            .iter()
-            .take(ROUTES_SHOWN)
-            .cloned()
-            .collect::<Vec<_>>();
-        let mut routes = shown.join(" ");
+        let shown = app.routes.iter().take(ROUTES_SHOWN).cloned();
+        let mut routes = shown.collect::<Vec<_>>().join(" ");
         let rest = app.routes.len().saturating_sub(ROUTES_SHOWN);
         if rest > 0 {
-            routes.push_str(&format!(" and {}", count(rest, "other")));
+            routes.push_str(&format!(" +{rest}"));
         }
+        let latency = app.figures.latency.as_ref();
         table.row([
             app.name.to_string(),
-            app.tenant.to_string(),
-            app.pool.to_string(),
-            app.revision.to_string(),
-            canary(app).unwrap_or_else(|| NOTHING.to_owned()),
+            match canary(app) {
+                Some(canary) => format!("{}, {canary}", app.revision),
+                None => app.revision.to_string(),
+            },
             state(app),
-            app.wasi.clone(),
+            app.figures.requests.to_string(),
+            failing(&app.figures),
+            app.figures.in_flight.to_string(),
+            quantile(latency, |latency| latency.p50_ms),
+            quantile(latency, |latency| latency.p99_ms),
             routes,
-            app.source.clone(),
         ]);
     }
     table.render()
+}
+
+/// The share of responses whose status was 500 or more.
+pub(super) fn failing(figures: &FiguresStatus) -> String {
+    let all: u64 = figures.status.values().sum();
+    let failed = figures.status.get("5xx").copied().unwrap_or(0);
+    if failed == 0 {
+        return if all == 0 { NOTHING } else { "0%" }.to_owned();
+    }
+    // In tenths of a percent, rounded up: what failed once is not shown as nothing.
+    let tenths = (u128::from(failed) * 1000).div_ceil(u128::from(all));
+    format!("{}.{}%", tenths / 10, tenths % 10)
+}
+
+/// One of the quantiles, where there are some.
+pub(super) fn quantile(
+    latency: Option<&LatencyStatus>,
+    pick: impl Fn(&LatencyStatus) -> f64,
+) -> String {
+    latency.map_or_else(|| NOTHING.to_owned(), |latency| milliseconds(pick(latency)))
 }
 
 /// A canary and its share, if there is one.
@@ -278,12 +303,16 @@ pub(super) fn canary(app: &AppStatus) -> Option<String> {
     Some(format!("{revision} at {}", Portion(share)))
 }
 
-/// What an app does, and what is done with it.
+/// What an app does, and what is done with it. The words are in capitals where
+/// somebody should do something.
 pub(super) fn state(app: &AppStatus) -> String {
-    let serves = if app.paused { "paused" } else { "serving" };
+    let serves = match app.state {
+        AppState::Serving | AppState::Cold | AppState::Paused => app.state.name().to_owned(),
+        AppState::Quarantined | AppState::Unserved => app.state.name().to_uppercase(),
+    };
     match &app.rollout {
         Some(rollout) => format!("{serves}, {rollout}"),
-        None => serves.to_owned(),
+        None => serves,
     }
 }
 
@@ -293,7 +322,10 @@ pub(super) mod tests {
 
     use skep_core::{AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex};
     use skep_core::{TenantName, WorkerId};
-    use skep_wire::{DispatchCounts, DispatcherStatus, LatencyStatus, ListenerStatus};
+    use skep_wire::{
+        AppLimitsStatus, DispatchCounts, DispatcherStatus, GrantsStatus, ListenerStatus,
+        TenantLimitsStatus,
+    };
 
     use super::*;
 
@@ -320,6 +352,26 @@ pub(super) mod tests {
             latency,
             rss_bytes: 13 << 20,
             cpu_seconds: 62.5,
+        }
+    }
+
+    fn figures(requests: u64) -> FiguresStatus {
+        if requests == 0 {
+            return FiguresStatus::default();
+        }
+        FiguresStatus {
+            requests,
+            outcomes: BTreeMap::from([("ok".into(), requests - 3), ("trap".into(), 2)]),
+            status: BTreeMap::from([("2xx".into(), requests - 3), ("5xx".into(), 2)]),
+            latency: Some(LatencyStatus {
+                p50_ms: 0.2,
+                p99_ms: 14.2,
+            }),
+            in_flight: 1,
+            queued: 0,
+            instances: 1,
+            guest_memory_bytes: 3 << 20,
+            guest_cpu_seconds: 61.5,
         }
     }
 
@@ -372,6 +424,8 @@ pub(super) mod tests {
                 name: AppName::new("hello").unwrap(),
                 tenant: TenantName::new("default").unwrap(),
                 pool,
+                state: AppState::Paused,
+                reason: None,
                 revision: Revision(7),
                 canary: Some((Revision(8), 1250)),
                 paused: true,
@@ -380,6 +434,25 @@ pub(super) mod tests {
                 source: "hello.wasm".into(),
                 wasi: "0.2".into(),
                 routes: ["/a", "/b", "/c", "/d"].map(String::from).to_vec(),
+                figures: figures(120_345),
+                limits: AppLimitsStatus {
+                    timeout_seconds: 30.0,
+                    cpu_seconds: 0.5,
+                    memory_bytes: 128 << 20,
+                    concurrency: 100,
+                    queue: 1000,
+                    max_body_bytes: 10 << 20,
+                    rate: Some("100/min per client".into()),
+                    log_rate_bytes: 1 << 20,
+                    outbound_connections: 100,
+                    instance_reuse: 1,
+                    instance_concurrent: 1,
+                },
+                grants: GrantsStatus {
+                    outbound: vec!["https://api.example.com".into()],
+                    env: vec!["KEY".into(), "MODE".into()],
+                    config: vec!["greeting".into()],
+                },
             }],
             dispatchers: vec![DispatcherStatus {
                 listener: ListenerName::new("web").unwrap(),
@@ -402,12 +475,18 @@ pub(super) mod tests {
                 restarts: 2,
                 last_exit: None,
             }),
-            tenants: ["default", "acme"]
-                .map(|name| TenantStatus {
+            tenants: [("default", 120_345), ("acme", 0)]
+                .map(|(name, requests)| TenantStatus {
                     name: TenantName::new(name).unwrap(),
                     isolation: Isolation::Shared,
                     pools: vec![PoolName::new("default").unwrap()],
                     apps: 1,
+                    figures: figures(requests),
+                    limits: TenantLimitsStatus {
+                        memory_bytes: Some(1 << 30),
+                        concurrency: None,
+                        rate: Some("1000/s".into()),
+                    },
                 })
                 .to_vec(),
             left_out: None,
@@ -423,9 +502,9 @@ skep 0.1.0, pid 4242, up 3h 12m, generation 2, stopping
   dispatcher of web: pid 4250, serving, 1 restart (last exit: signal (signal 9)), 12 accepted, 11 handed out, 1 waiting
   connector: no process, waiting, 2 restarts
 
-TENANT   ISOLATION  APPS  POOLS
-default  shared        1  default
-acme     shared        1  default
+TENANT   ISOLATION  APPS  REQUESTS   5XX  IN FLIGHT  POOLS
+default  shared        1    120345  0.1%          1  default
+acme     shared        1         0     -          0  default
 
 POOL     SERVING  BREAKER  ROLLING  SPAWNS  RESTARTS  CRASHES  LAST EXIT
 default      1/2  TRIPPED  1 left        7         5        5  validation-failed: no database, 12s ago (worker 6, pid 4299, slot 1)
@@ -434,8 +513,8 @@ WORKER  POOL     SLOT   PID  STATE     GEN     UP  CONNS  REQUESTS  FAILED  IN F
      1  default     0  4300  serving     2  1h 1m      3    120345       4          1  0.2ms  14ms  1m 2s  13 MiB
      7  default     1  4301  starting    2  1h 1m      3         0       4          1      -     -  1m 2s  13 MiB
 
-APP    TENANT   POOL     REVISION  CANARY      STATE           WASI  ROUTES                SOURCE
-hello  default  default         7  8 at 12.5%  paused, canary  0.2   /a /b /c and 1 other  hello.wasm
+APP    REV            STATE           REQUESTS   5XX  IN FLIGHT    P50   P99  ROUTES
+hello  7, 8 at 12.5%  paused, canary    120345  0.1%          1  0.2ms  14ms  /a +3
 ";
         assert_eq!(render(&fleet()), golden);
     }

@@ -10,8 +10,8 @@ use skep_core::{
 };
 use skep_wire::ToWorker;
 
-use super::Fleet;
 use super::app::App;
+use super::{Fleet, now};
 use crate::link::Order;
 
 impl Fleet {
@@ -85,9 +85,10 @@ impl Fleet {
         // others because of something else that changes.
         let pace = if by_birth { Pace::AtBirth } else { pace };
         pool.convergence.excuse(excused);
-        let steps = pool.come_to(plan, pace);
+        let steps = pool.come_to(plan, pace, (&mut self.books, now()));
         self.take(name, steps);
         self.prune_catalog();
+        self.prune_books();
     }
 
     /// Tells a worker's pool how far it is.

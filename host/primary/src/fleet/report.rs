@@ -1,22 +1,24 @@
 //! What operators are shown: the state of everything, and an app's revisions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep_core::rollout::{Rollout, Stage};
 use skep_core::solo::State;
-use skep_core::{TenantName, timestamp};
+use skep_core::{Moment, TenantName, timestamp};
 use skep_wire::{
-    AppHistory, AppStatus, ControlReply, DispatcherStatus, FleetStatus, RevisionStatus,
+    AppHistory, AppState, AppStatus, ControlReply, DispatcherStatus, FleetStatus, RevisionStatus,
     TenantStatus,
 };
 
+use super::figures::{Figures, app_limits, grants, tenant_limits};
 use super::{Fleet, Phase, now};
 use crate::control::Asker;
 use crate::status;
 
 impl Fleet {
-    pub(super) fn status(&self) -> FleetStatus {
+    pub(super) fn status(&mut self) -> FleetStatus {
         let now = now();
+        let figures = self.figures(now);
         let pools = self.supervisor.pools().map(|view| {
             let pid = view.last_exit.as_ref().and_then(|exit| {
                 self.pools
@@ -46,11 +48,11 @@ impl Fleet {
             listeners: self.listeners.statuses().cloned().collect(),
             pools: pools.collect(),
             workers: workers.collect(),
-            apps: self.app_statuses(),
+            apps: self.app_statuses(&figures, now),
             dispatchers: self.dispatcher_statuses(),
             connector: Some(self.connector.single.status())
                 .filter(|connector| connector.state != State::Absent.name()),
-            tenants: self.tenant_statuses(),
+            tenants: self.tenant_statuses(&figures, now),
             left_out: None,
         }
     }
@@ -66,7 +68,7 @@ impl Fleet {
             .collect()
     }
 
-    fn tenant_statuses(&self) -> Vec<TenantStatus> {
+    fn tenant_statuses(&self, figures: &Figures, now: Moment) -> Vec<TenantStatus> {
         let of = |name: &TenantName| {
             let apps = self.spec.apps.values().filter(|app| app.tenant == *name);
             let pools: BTreeSet<_> = apps.clone().map(|app| app.pool.clone()).collect();
@@ -81,12 +83,16 @@ impl Fleet {
                     isolation: spec.isolation,
                     pools,
                     apps,
+                    figures: figures.of_tenant(name, now),
+                    limits: tenant_limits(&spec.limits),
                 }
             })
             .collect()
     }
 
-    fn app_statuses(&self) -> Vec<AppStatus> {
+    fn app_statuses(&self, figures: &Figures, now: Moment) -> Vec<AppStatus> {
+        let pools = self.supervisor.pools();
+        let serving: BTreeMap<_, _> = pools.map(|pool| (pool.name, pool.serving)).collect();
         self.apps
             .iter()
             .filter_map(|(name, app)| {
@@ -100,13 +106,17 @@ impl Fleet {
                     || spec.component.display().to_string(),
                     |record| record.source.display().to_string(),
                 );
+                let paused = app.history.paused();
+                let serving = serving.get(&spec.pool).copied().unwrap_or(0);
                 Some(AppStatus {
                     name: name.clone(),
                     tenant: spec.tenant.clone(),
                     pool: spec.pool.clone(),
+                    state: AppState::of(paused, app.quarantine.is_some(), serving),
+                    reason: app.quarantine.clone(),
                     revision: app.revision,
                     canary,
-                    paused: app.history.paused(),
+                    paused,
                     rollout: rollout
                         .filter(|rollout| rollout.stage() != Stage::Ended)
                         .map(words_of),
@@ -114,6 +124,9 @@ impl Fleet {
                     source,
                     wasi: status::wasi(app.artifact.flavor).to_owned(),
                     routes: spec.routes.iter().map(ToString::to_string).collect(),
+                    figures: figures.of_app(name, now),
+                    limits: app_limits(&spec.limits, &spec.instance),
+                    grants: grants(spec),
                 })
             })
             .collect()

@@ -15,7 +15,8 @@ use skep_core::{
 };
 use skep_wire::FromWorker;
 
-use super::{Consequence, Fleet};
+use super::{Consequence, Fleet, now};
+use crate::figures::Registered;
 use crate::link::{Birth, Link, Mute, News, Order};
 use crate::log::Speaker;
 use crate::pool::Newborn;
@@ -72,7 +73,8 @@ impl Fleet {
                 .map(|(app, handler)| PlannedApp {
                     app: app.clone(),
                     tenant: self.catalog.entry(*handler).load.tenant.clone(),
-                    row: 0,
+                    // Nothing of it is counted.
+                    row: u32::MAX,
                     routes: Vec::new(),
                     paused: false,
                     stable: *handler,
@@ -86,6 +88,8 @@ impl Fleet {
         };
         // It takes no traffic, but its validation may reach something.
         let mut introduction = self.introduction(name, false);
+        // Nobody reads it.
+        let register = Registered::create(now())?.fd()?;
         let pool = self
             .pools
             .get_mut(name)
@@ -100,6 +104,7 @@ impl Fleet {
             pool: name,
             slot: CANARY_SLOT,
             cell,
+            register,
             log: self.spec.server.log,
             sandbox: self.spec.server.sandbox,
             grace,
@@ -123,7 +128,7 @@ impl Fleet {
         let link = match Link::start(birth, self.news.clone()) {
             Ok(link) => link,
             Err(error) => {
-                pool.release_cell(worker);
+                pool.release_cell(worker, &mut self.books, now());
                 return Err(error);
             }
         };
@@ -240,7 +245,7 @@ impl Fleet {
             return;
         };
         if let Some(pool) = self.pools.get_mut(&trial.pool) {
-            pool.release_cell(id);
+            pool.release_cell(id, &mut self.books, now());
         }
         // What we asked for is what happened, whatever the code says.
         let reason = if trial.asked_to_go {

@@ -1,4 +1,4 @@
-//! What operators are told in the end, in words.
+//! What operators are told, in words.
 
 use skep_core::rollout::Ending;
 use skep_core::{AppName, Revision};
@@ -58,7 +58,7 @@ pub(super) fn detach(asker: Asker, message: String) {
     });
 }
 
-/// A number of things.
+/// `1 app`, `2 apps`.
 pub(super) fn counted(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{plural}")

@@ -11,7 +11,8 @@ use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
 use super::words::counted;
-use super::{Consequence, Fleet, Worker};
+use super::{Consequence, Fleet, Worker, now};
+use crate::figures::Registered;
 use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
 use crate::pool::{Counts, Newborn};
@@ -31,6 +32,8 @@ impl Fleet {
         self.scribe.worker_given(worker);
         let mut introduction = self.introduction(name, true);
         let quarantined = self.excused(name);
+        let registered = Registered::create(now())?;
+        let register = registered.fd()?;
         let pool = self
             .pools
             .get_mut(name)
@@ -38,11 +41,13 @@ impl Fleet {
         let cell = pool
             .claim_cell(worker)
             .ok_or_else(|| io::Error::other("too many workers of the pool are still going away"))?;
+        pool.count_by(worker, registered);
         let newborn = Newborn {
             worker,
             pool: name,
             slot,
             cell,
+            register,
             log: self.spec.server.log,
             sandbox: self.spec.server.sandbox,
             grace: pool.spec.supervision.start_timeout / 2,
@@ -79,7 +84,7 @@ impl Fleet {
                 Ok(())
             }
             Err(error) => {
-                pool.release_cell(worker);
+                pool.release_cell(worker, &mut self.books, now());
                 Err(error)
             }
         }
@@ -212,7 +217,7 @@ impl Fleet {
             return;
         };
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.release_cell(id);
+            pool.release_cell(id, &mut self.books, now());
             pool.remember_gone(id, worker.link.pid());
         }
         self.drop_ended_pools();

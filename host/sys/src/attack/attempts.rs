@@ -19,6 +19,8 @@ type Attempt = fn(&Target) -> io::Result<String>;
 pub(super) const ALL: &[(&str, Attempt)] = &[
     // The primary, by words.
     ("tell", super::words::tell),
+    // The primary, by numbers.
+    ("forge-figures", super::figures::forge),
     // Other programs.
     ("exec", exec),
     ("exec-memory", exec_memory),

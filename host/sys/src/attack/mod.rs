@@ -8,6 +8,7 @@
 
 mod attempts;
 mod descriptors;
+mod figures;
 mod words;
 
 use std::io;

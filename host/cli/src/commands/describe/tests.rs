@@ -8,15 +8,31 @@ fn an_app_and_its_revisions() {
     let found = find(&status, Some(&history), "hello").unwrap();
     let golden = "\
 app hello
-  tenant    default
-  pool      default
-  state     paused, canary
-  revision  7
-  canary    8 at 12.5%
-  digest    sha256:00
-  source    hello.wasm
-  wasi      0.2
-  routes    /a /b /c /d
+  tenant       default
+  pool         default
+  state        paused, canary
+  revision     7
+  canary       8 at 12.5%
+  digest       sha256:00
+  source       hello.wasm
+  wasi         0.2
+  routes       /a /b /c /d
+  requests     120345, 1 in flight, 0 queued
+  outcomes     ok 120342, trap 2
+  statuses     2xx 120342, 5xx 2
+  latency      p50 0.2ms, p99 14ms in the last minute
+  instances    1, 3.0 MiB held, 1m 1s of CPU used
+  time         30s, 0.5s of CPU
+  memory       128 MiB an instance
+  concurrency  100, and 1000 may wait
+  rate         100/min per client
+  body         10 MiB
+  log          1.0 MiB/s a worker
+  connections  100 outbound
+  instance     1 request, 1 at a time
+  outbound     https://api.example.com
+  env          KEY, MODE
+  config       greeting
 
 REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE           REASON
        3  canary  deploying    2026-11-21T11:32:43Z  aaaaaaaaaaaa  /srv/hello.wasm  -
@@ -29,7 +45,9 @@ REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE       
 #[test]
 fn a_pool_and_all_that_is_in_it() {
     let status = status::tests::fleet();
-    let text = render(&find(&status, None, "default").unwrap());
+    let mut found = find(&status, None, "default").unwrap();
+    found.tenant = None;
+    let text = render(&found);
     let golden = "\
 pool default
   serving    1/2
@@ -43,7 +61,7 @@ pool default
 
 WORKER  POOL ";
     assert!(text.starts_with(golden), "{text}");
-    assert!(text.contains("\nAPP    TENANT"), "{text}");
+    assert!(text.contains("\nAPP    REV"), "{text}");
 }
 
 #[test]
@@ -76,7 +94,8 @@ fn one_name_may_be_several_things() {
     let found = find(&status, None, "default").unwrap();
     let text = render(&found);
     let listener = "\nlistener default\n  address  http://127.0.0.1:8080\n  pools    default\n";
-    assert!(text.starts_with("pool default\n"), "{text}");
+    assert!(text.starts_with("tenant default\n"), "{text}");
+    assert!(text.contains("\npool default\n"), "{text}");
     assert!(text.ends_with(listener), "{text}");
     let document = serde_json::to_value(&found).unwrap();
     assert_eq!(document["pool"]["workers"], 2);
@@ -97,4 +116,35 @@ fn what_is_not_there_is_guessed() {
     assert_eq!(hint("helo"), "did you mean `hello`?");
     assert_eq!(hint("99"), "`skep status` shows what there is");
     assert_eq!(unknown(&status, "99").exit(), Exit::Usage);
+}
+
+#[test]
+fn a_tenant_and_its_apps_with_what_they_came_to_together() {
+    let mut status = status::tests::fleet();
+    status.tenants[0].name = skep_core::TenantName::new("shop").unwrap();
+    status.apps[0].tenant = status.tenants[0].name.clone();
+    let found = find(&status, None, "shop").unwrap();
+    let golden = "\
+tenant shop
+  isolation    shared
+  pools        default
+  requests     120345, 1 in flight, 0 queued
+  outcomes     ok 120342, trap 2
+  statuses     2xx 120342, 5xx 2
+  latency      p50 0.2ms, p99 14ms in the last minute
+  instances    1, 3.0 MiB held, 1m 1s of CPU used
+  memory       1.0 GiB a worker
+  concurrency  no limit
+  rate         1000/s
+
+APP    REV            STATE           REQUESTS   5XX  IN FLIGHT    P50   P99  ROUTES
+hello  7, 8 at 12.5%  paused, canary    120345  0.1%          1  0.2ms  14ms  /a +3
+";
+    assert_eq!(render(&found), golden);
+    let document = serde_json::to_value(&found).unwrap();
+    assert_eq!(document["tenant"]["requests"], 120_345);
+    assert_eq!(document["tenant"]["apps"], 1);
+    assert_eq!(document["tenant"]["deployed"][0]["name"], "hello");
+    let unknown = format!("{:?}", unknown(&status, "shpo").words());
+    assert!(unknown.contains("`shop`"), "{unknown}");
 }
