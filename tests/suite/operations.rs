@@ -687,8 +687,8 @@ fn a_second_operator_is_told_what_is_under_way() {
     let other = other.to_string_lossy();
     let worker = skep.workers()[0].id.to_string();
     let mut hanging = hang(&skep);
-    let status = skep.status();
-    let operation = status.operation.unwrap();
+    let mut status = skep.status();
+    let operation = status.operations.remove(0);
     assert!(operation.contains("deploy of a"), "{operation}");
     let seconds: [&[&str]; 6] = [
         &["restart"],
@@ -709,7 +709,7 @@ fn a_second_operator_is_told_what_is_under_way() {
     assert_eq!(first.code, Some(1), "{first:#?}");
     assert!(first.stderr.contains("2 s"), "{first:#?}");
     assert_eq!(pids(&skep, "default"), before);
-    assert!(skep.status().operation.is_none());
+    assert!(skep.status().operations.is_empty());
     done(&operate(&skep, &["restart"]));
 
     // One can be called off, by anybody.
