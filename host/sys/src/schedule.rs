@@ -51,7 +51,8 @@ struct Attributes {
     period: u64,
 }
 
-const SIZE: u32 = size_of::<Attributes>() as u32;
+const SIZE: u32 = 48;
+const _: () = assert!(size_of::<Attributes>() == 48);
 
 impl Schedule {
     /// Sets it for the calling thread, and for what it starts from now on.

@@ -69,7 +69,7 @@ impl Fleet {
                     let why = Some((FailedStep::Observe, reason.as_str()));
                     self.app_event(name, LogLevel::Info, "app.comparing", why);
                 }
-                Output::Unclear { reason } => self.unclear(name, reason),
+                Output::Unclear { reason } => self.unclear(name, &reason),
                 Output::Restoring { step, reason, .. } => {
                     let message = format!("{step}: {reason}; going back to the revision before");
                     self.tell(name, message);
@@ -368,8 +368,8 @@ impl Fleet {
     }
 
     /// A revision stays although nobody can say that it is quick enough.
-    fn unclear(&mut self, name: &AppName, reason: String) {
-        let why = Some((FailedStep::Observe, reason.as_str()));
+    fn unclear(&mut self, name: &AppName, reason: &str) {
+        let why = Some((FailedStep::Observe, reason));
         self.app_event(name, LogLevel::Warn, "app.unclear", why);
         let Some(app) = self.apps.get(name) else {
             return;
