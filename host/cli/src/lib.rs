@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn command() -> Exit {
-    let args = match args::parse(std::env::args_os()) {
+    let args = match args::parse(std::env::args_os(), std::env::var_os("SKEP_CONTROL")) {
         Ok(args) => args,
         Err(stop) => return stop.print(),
     };

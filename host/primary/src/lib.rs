@@ -23,6 +23,7 @@ mod log;
 mod pool;
 mod records;
 mod rows;
+mod running;
 mod scribe;
 mod signals;
 mod single;
@@ -34,7 +35,8 @@ mod store;
 mod told;
 mod walls;
 
-pub use client::{Client, ClientError, Deployment};
+pub use client::{Client, ClientError, Deployment, MAX_SOCKET_PATH};
 pub use fleet::Reread;
 pub use listeners::BindFailure;
-pub use start::{Options, StartError, check_components, run};
+pub use running::{Found, Running};
+pub use start::{Options, StartError, check_components, is_vacant, run};

@@ -6,6 +6,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::running::{LOCK, MAX_LOCK, Running};
+
 /// Proof that no other primary uses the state directory; the kernel lets go of
 /// it when the process ends, however it ends.
 #[derive(Debug)]
@@ -33,8 +35,9 @@ pub(crate) enum LockError {
 }
 
 impl StateLock {
-    /// Makes the directory, closed to others, and takes `primary.lock` in it.
-    pub(crate) fn take(state_dir: &Path) -> Result<Self, LockError> {
+    /// Makes the directory, closed to others, takes `primary.lock` in it, and says there
+    /// who holds it.
+    pub(crate) fn take(state_dir: &Path, holder: &Running) -> Result<Self, LockError> {
         let io_at = |path: &Path| {
             let path = path.to_owned();
             move |source| LockError::Io { path, source }
@@ -44,7 +47,7 @@ impl StateLock {
             .mode(0o700)
             .create(state_dir)
             .map_err(io_at(state_dir))?;
-        let path = state_dir.join("primary.lock");
+        let path = state_dir.join(LOCK);
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -56,17 +59,17 @@ impl StateLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
+                let mut text = Vec::new();
                 // A holder that has not written its number yet has none.
-                let _ = (&file).take(16).read_to_string(&mut pid);
+                let _ = (&file).take(MAX_LOCK).read_to_end(&mut text);
                 return Err(LockError::Held {
-                    pid: pid.trim().parse().ok(),
+                    pid: Running::decode(&text).map(|holder| holder.pid),
                 });
             }
             Err(TryLockError::Error(source)) => return Err(io_at(&path)(source)),
         }
         file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| file.write_all(&holder.encode()))
             .map_err(io_at(&path))?;
         Ok(Self { _file: file })
     }
@@ -80,12 +83,14 @@ mod tests {
     fn one_primary_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("a/b");
-        let held = StateLock::take(&state_dir).unwrap();
-        match StateLock::take(&state_dir) {
+        let holder = Running::new(&state_dir.join("c"), None);
+        let held = StateLock::take(&state_dir, &holder).unwrap();
+        assert_eq!(Running::of_state_dir(&state_dir), Some(holder.clone()));
+        match StateLock::take(&state_dir, &holder) {
             Err(LockError::Held { pid }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
         }
         drop(held);
-        StateLock::take(&state_dir).unwrap();
+        StateLock::take(&state_dir, &holder).unwrap();
     }
 }

@@ -26,6 +26,7 @@ mod scoreboard;
 mod sheet;
 mod spawn;
 mod strangers;
+mod terminal;
 mod watch;
 
 #[cfg(feature = "attacker")]
@@ -42,7 +43,7 @@ pub mod ticker;
 pub use channel::Channel;
 pub use connection::{
     connected_peer, cookie_of, end_writing, is_hung_up, is_nonblocking, local_of, make_nonblocking,
-    peek, peer_of, read_now, wait_for_hang_up, write_now,
+    peek, peer_of, process_of, read_now, wait_for_hang_up, write_now,
 };
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
@@ -53,5 +54,6 @@ pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Child, Ended, Signal, Spawn, spawn};
 pub use strangers::reap_strangers;
+pub use terminal::columns_of;
 pub use ticker::Ticker;
 pub use watch::{Watched, keep_event_loop, watch};

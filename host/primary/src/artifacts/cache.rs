@@ -171,6 +171,13 @@ pub(super) struct Cache {
 }
 
 impl Cache {
+    /// The cache that may be in `state_dir`, to look into; nothing is made.
+    pub(super) fn there(state_dir: &Path) -> Self {
+        Self {
+            dir: state_dir.join("artifacts"),
+        }
+    }
+
     /// Opens the cache in `state_dir`, making it if it is not there.
     ///
     /// # Errors

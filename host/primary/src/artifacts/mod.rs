@@ -82,6 +82,20 @@ impl Workshop {
         };
         Self::with(builder, state_dir, log).await
     }
+
+    /// A workshop in a folder of its own, which takes from the cache of a state
+    /// directory what is there and writes nothing to it.
+    pub(crate) async fn beside(
+        scratch: &Path,
+        state_dir: &Path,
+        log: &Log,
+    ) -> Result<Arc<Self>, ArtifactsError> {
+        let mut works = Self::open(scratch, log).await?;
+        if let Some(works) = Arc::get_mut(&mut works) {
+            works.known = Some(Cache::there(state_dir));
+        }
+        Ok(works)
+    }
 }
 
 impl<B: Build + Send + Sync + 'static> Works<B> {
@@ -102,6 +116,7 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
         }
         Ok(Arc::new(Self {
             cache,
+            known: None,
             builder,
             fingerprint,
             builders: Semaphore::new(BUILDERS),
@@ -253,6 +268,8 @@ async fn open_all(wanted: impl Iterator<Item = &PathBuf>) -> Sources {
 #[derive(Debug)]
 pub(crate) struct Works<B> {
     cache: Cache,
+    /// Another one, in which artifacts are looked for first and nothing is written.
+    known: Option<Cache>,
     builder: B,
     fingerprint: String,
     builders: Semaphore,
@@ -306,8 +323,15 @@ impl<B: Build> Works<B> {
     }
 
     async fn lookup(&self, key: &Key) -> Lookup {
-        let (cache, key) = (self.cache.clone(), key.clone());
-        blocking(move || cache.lookup(&key)).await
+        let (cache, known, key) = (self.cache.clone(), self.known.clone(), key.clone());
+        blocking(move || {
+            let known = known.map(|known| known.lookup(&key));
+            match known {
+                Some(Lookup::Hit(artifact)) => Lookup::Hit(artifact),
+                _ => cache.lookup(&key),
+            }
+        })
+        .await
     }
 
     /// Builds an entry. Only while its lock is held.
