@@ -29,6 +29,7 @@ mod limits;
 mod logs;
 mod messages;
 mod operations;
+mod operator;
 mod reloads;
 mod segments;
 mod serving;

@@ -13,6 +13,7 @@ mod control;
 mod doctor;
 mod exit;
 mod print;
+mod progress;
 mod project;
 mod roles;
 mod table;

@@ -11,7 +11,7 @@ use skep_core::{AppName, LogLevel, Portion, Revision, Strategy};
 use skep_wire::ControlReply;
 
 use super::app::{Passage, Purpose};
-use super::operation::{NO_SUCH, Operation, REFUSED};
+use super::operation::{FAILED, NO_SUCH, Operation, REFUSED};
 use super::words::detach;
 use super::{Fleet, now};
 use crate::artifacts::MAKE_DEADLINE;
@@ -82,7 +82,7 @@ impl Fleet {
                     "the rollout of {name} is {stage}: there is nothing to promote yet"
                 )));
             }
-            None => return asker.answer(refused(format!("{name} has no canary to promote"))),
+            None => return asker.answer(failed(format!("{name} has no canary to promote"))),
         }
         self.wait_for(&name, asker);
         self.feed(&name, Input::Promote);
@@ -110,7 +110,7 @@ impl Fleet {
         };
         let app = &self.apps[&name];
         let Some(to) = to.or_else(|| app.history.previous()) else {
-            return asker.answer(refused(format!(
+            return asker.answer(failed(format!(
                 "{name} has no earlier revision that was live"
             )));
         };
@@ -121,10 +121,10 @@ impl Fleet {
             });
         };
         if to == app.revision {
-            return asker.answer(refused(format!("revision {to} of {name} is live already")));
+            return asker.answer(failed(format!("revision {to} of {name} is live already")));
         }
         let Some(source) = self.scribe.component_path(&record.digest) else {
-            return asker.answer(refused(format!("the digest of revision {to} is none")));
+            return asker.answer(failed(format!("the digest of revision {to} is none")));
         };
         let rules = &self.spec.apps[&name].rollout;
         let order = Order {
@@ -253,6 +253,14 @@ impl Fleet {
                 message: Some(format!("{name} is {word}")),
             });
         });
+    }
+}
+
+/// What cannot be done, now or later.
+fn failed(message: String) -> ControlReply {
+    ControlReply::Refused {
+        message,
+        code: FAILED,
     }
 }
 

@@ -23,13 +23,13 @@ REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE       
        2  -       rolled-back  2026-11-21T11:32:42Z  aaaaaaaaaaaa  /srv/hello.wasm  5.1% of\\nrequests failed
        1  active  live         2026-11-21T11:32:41Z  aaaaaaaaaaaa  /srv/hello.wasm  -
 ";
-    assert_eq!(render(&found), golden);
+    assert_eq!(render(&found, 200), golden);
 }
 
 #[test]
 fn a_pool_and_all_that_is_in_it() {
     let status = status::tests::fleet();
-    let text = render(&find(&status, None, "default").unwrap());
+    let text = render(&find(&status, None, "default").unwrap(), 200);
     let golden = "\
 pool default
   serving    1/2
@@ -66,7 +66,7 @@ worker 7
   cpu          1m 2s
   rss          13 MiB
 ";
-    assert_eq!(render(&find(&status, None, "7").unwrap()), golden);
+    assert_eq!(render(&find(&status, None, "7").unwrap(), 200), golden);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn one_name_may_be_several_things() {
     let mut status = status::tests::fleet();
     status.listeners[0].name = skep_core::ListenerName::new("default").unwrap();
     let found = find(&status, None, "default").unwrap();
-    let text = render(&found);
+    let text = render(&found, 200);
     let listener = "\nlistener default\n  address  http://127.0.0.1:8080\n  pools    default\n";
     assert!(text.starts_with("pool default\n"), "{text}");
     assert!(text.ends_with(listener), "{text}");
