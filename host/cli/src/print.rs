@@ -42,7 +42,9 @@ impl ColorChoice {
 fn columns(variable: Option<&str>, terminal: Option<u16>) -> usize {
     let wanted = variable.and_then(|text| text.trim().parse().ok());
     let columns = wanted.filter(|columns| *columns > 0);
-    columns.or(terminal.map(usize::from)).unwrap_or(USUAL_WIDTH)
+    columns
+        .or_else(|| terminal.map(usize::from))
+        .unwrap_or(USUAL_WIDTH)
 }
 
 /// Prints.

@@ -194,8 +194,9 @@ pub(crate) fn folded(parts: &[String], separator: &str, indent: usize, room: usi
     let mut line = String::new();
     for (index, part) in parts.iter().enumerate() {
         let is_last = index + 1 == parts.len();
+        let part = one_line(part);
         let part = if is_last {
-            part.clone()
+            part.into_owned()
         } else {
             format!("{part}{}", separator.trim_end())
         };

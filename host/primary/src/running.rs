@@ -30,7 +30,7 @@ pub struct Running {
     pub pid: u32,
     /// Its control socket, absolute.
     pub control: Option<PathBuf>,
-    /// The configuration that it was started with, as [`same_file`] names it.
+    /// The configuration that it was started with, absolute, its directory resolved.
     pub config: Option<PathBuf>,
 }
 

@@ -43,7 +43,7 @@ pub struct Options {
     pub spec: FleetSpec,
     /// Reads it again.
     pub reread: Reread,
-    /// Where to listen for operators: a path of at most [`MAX_SOCKET_PATH`] bytes.
+    /// Where to listen for operators: a path of at most [`MAX_SOCKET_PATH`](crate::MAX_SOCKET_PATH) bytes.
     pub control: PathBuf,
     /// The file that it was read from, if there is one: operators look for us by it.
     pub config: Option<PathBuf>,

@@ -35,10 +35,6 @@ fn render(status: &FleetStatus, room: usize) -> String {
         status.generation,
     );
     let mut line = |parts: Vec<String>| {
-        let parts: Vec<_> = parts
-            .iter()
-            .map(|part| one_line(part).into_owned())
-            .collect();
         text.push_str(&folded(&parts, ", ", 4, room));
         text.push('\n');
     };
