@@ -32,6 +32,7 @@ mod limits;
 mod logs;
 mod messages;
 mod operations;
+mod operator;
 mod quarantine;
 mod reloads;
 mod segments;

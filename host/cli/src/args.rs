@@ -18,12 +18,31 @@ use low::LowArgs;
 /// What the user wants, with no choice left open.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
-    /// The control socket, if it was named.
-    pub(crate) control: Option<PathBuf>,
+    /// How to find the primary.
+    pub(crate) reach: Reach,
     /// When to colour.
     pub(crate) color: ColorChoice,
     /// What to do.
     pub(crate) command: Command,
+}
+
+/// What was said of where the primary is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Its control socket, on the command line.
+    pub(crate) control: Option<PathBuf>,
+    /// Its configuration, for a command that asks a running one.
+    pub(crate) config: Option<PathBuf>,
+    /// Its control socket, by `SKEP_CONTROL`.
+    pub(crate) variable: Option<PathBuf>,
+}
+
+impl Reach {
+    /// The socket that was named, for commands whose configuration says something else
+    /// besides.
+    pub(crate) fn named(self) -> Option<PathBuf> {
+        self.control.or(self.variable)
+    }
 }
 
 /// What to do.
@@ -90,8 +109,6 @@ pub(crate) enum Command {
     },
     /// Delete what of the state directory nothing needs.
     Gc {
-        /// The configuration that says where that is.
-        config: Option<PathBuf>,
         /// Only say what would go.
         dry_run: bool,
         /// How to say it.
@@ -218,6 +235,9 @@ pub(crate) struct Overrides {
     pub(crate) listen: Option<ListenAddress>,
     /// How many workers.
     pub(crate) workers: Option<u16>,
+    /// What was built here, for the apps of the configuration that it is the component
+    /// of; the file is absolute.
+    pub(crate) built: Option<PathBuf>,
 }
 
 /// What ends `serve` besides signals and `skep stop`.
@@ -277,10 +297,15 @@ impl Stopped {
     }
 }
 
-/// Reads a command line, the program's name first.
-pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Args, Stopped> {
+/// Reads a command line, the program's name first. `variable` is `SKEP_CONTROL`.
+pub(crate) fn parse(
+    argv: impl IntoIterator<Item = OsString>,
+    variable: Option<OsString>,
+) -> Result<Args, Stopped> {
+    // Empty, it was meant to be unset.
+    let variable = variable.filter(|path| !path.is_empty()).map(PathBuf::from);
     LowArgs::try_parse_from(argv)
-        .map(LowArgs::resolve)
+        .map(|low| low.resolve(variable))
         .map_err(Stopped)
 }
 

@@ -13,6 +13,7 @@ mod control;
 mod doctor;
 mod exit;
 mod print;
+mod progress;
 mod project;
 mod roles;
 mod table;
@@ -41,7 +42,7 @@ pub fn main() -> ExitCode {
 }
 
 fn command() -> Exit {
-    let args = match args::parse(std::env::args_os()) {
+    let args = match args::parse(std::env::args_os(), std::env::var_os("SKEP_CONTROL")) {
         Ok(args) => args,
         Err(stop) => return stop.print(),
     };

@@ -5,8 +5,10 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
 
 use crate::exit::{Failure, Words};
+use crate::table::USUAL_WIDTH;
 
 /// Where a bug should be reported.
 const ISSUES: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/issues");
@@ -35,6 +37,16 @@ impl ColorChoice {
     }
 }
 
+/// The columns of a line: those of `COLUMNS`, if that is set, or of the terminal, or as
+/// many as a terminal usually has.
+fn columns(variable: Option<&str>, terminal: Option<u16>) -> usize {
+    let wanted = variable.and_then(|text| text.trim().parse().ok());
+    let columns = wanted.filter(|columns| *columns > 0);
+    columns
+        .or_else(|| terminal.map(usize::from))
+        .unwrap_or(USUAL_WIDTH)
+}
+
 /// Prints.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printer {
@@ -42,6 +54,10 @@ pub(crate) struct Printer {
     color: bool,
     /// Whether to colour stdout, and whether people read it.
     data: DataStyle,
+    /// Columns of stdout.
+    columns: usize,
+    /// Whether somebody watches stderr.
+    is_watched: bool,
 }
 
 /// Who reads stdout.
@@ -70,7 +86,22 @@ impl Printer {
                 true if resolve(true) => DataStyle::Colored,
                 true => DataStyle::Plain,
             },
+            columns: columns(
+                std::env::var("COLUMNS").ok().as_deref(),
+                skep_sys::columns_of(io::stdout().as_fd()),
+            ),
+            is_watched: io::stderr().is_terminal() && term.as_deref() != Some("dumb"),
         }
+    }
+
+    /// How many columns a line of data may have.
+    pub(crate) const fn columns(self) -> usize {
+        self.columns
+    }
+
+    /// Whether stderr is a terminal on which a line can be written over.
+    pub(crate) const fn is_watched(self) -> bool {
+        self.is_watched
     }
 
     /// Who reads stdout.
@@ -205,10 +236,14 @@ mod tests {
     const PLAIN: Printer = Printer {
         color: false,
         data: DataStyle::Raw,
+        columns: USUAL_WIDTH,
+        is_watched: false,
     };
     const PAINTED: Printer = Printer {
         color: true,
         data: DataStyle::Raw,
+        columns: USUAL_WIDTH,
+        is_watched: false,
     };
 
     #[test]
@@ -221,6 +256,16 @@ mod tests {
         assert!(!Auto.resolve(false, None, None));
         assert!(Always.resolve(false, Some("1"), Some("dumb")));
         assert!(!Never.resolve(true, None, None));
+    }
+
+    #[test]
+    fn the_variable_says_how_wide_a_line_may_be_then_the_terminal() {
+        assert_eq!(columns(Some("120"), Some(100)), 120);
+        assert_eq!(columns(None, Some(100)), 100);
+        for no_number in ["", "0", "wide", "-1"] {
+            assert_eq!(columns(Some(no_number), Some(100)), 100);
+        }
+        assert_eq!(columns(None, None), 80);
     }
 
     #[test]

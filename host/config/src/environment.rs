@@ -8,6 +8,9 @@ use std::path::Path;
 /// take a tenth of it; anything larger is a mistake (a log, a device).
 pub const MAX_FILE: usize = 4 << 20;
 
+/// Names that are looked at for a hint. A folder with more is no place for components.
+pub(crate) const MAX_NAMES: usize = 1000;
+
 /// What a configuration may refer to besides itself.
 pub trait Environment {
     /// The value of an environment variable; `None` if it is not set or is not
@@ -29,6 +32,10 @@ pub trait Environment {
     ///
     /// Why not.
     fn readable(&self, path: &Path) -> io::Result<()>;
+
+    /// Names of files in a folder, for a hint; a thousand at most, and none where it
+    /// cannot be listed.
+    fn names_in(&self, folder: &Path) -> Vec<String>;
 
     /// The number of cores that this process may use; at least 1.
     fn parallelism(&self) -> u16;
@@ -68,6 +75,19 @@ impl Environment for ProcessEnvironment {
             ));
         }
         File::open(path).map(|_| ())
+    }
+
+    fn names_in(&self, folder: &Path) -> Vec<String> {
+        let folder = if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        };
+        let entries = folder.read_dir().into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<_> = names.take(MAX_NAMES).collect();
+        names.sort_unstable();
+        names
     }
 
     fn parallelism(&self) -> u16 {
@@ -120,6 +140,8 @@ mod tests {
         assert!(ProcessEnvironment.readable(&path).is_ok());
         assert!(ProcessEnvironment.readable(dir.path()).is_err());
         assert!(ProcessEnvironment.readable(Path::new("/dev/null")).is_err());
+        assert_eq!(ProcessEnvironment.names_in(dir.path()), ["a"]);
+        assert!(ProcessEnvironment.names_in(&path).is_empty());
         assert!(ProcessEnvironment.parallelism() >= 1);
     }
 }

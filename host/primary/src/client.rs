@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use skep_wire::{
 /// How long a primary may take to answer what it can answer at once. A healthy
 /// one takes milliseconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes that the path of a Unix socket may have at most: the kernel's limit.
+pub const MAX_SOCKET_PATH: usize = 107;
 
 /// Bytes of one reply, as many as [`decode_line`] takes.
 const MAX_REPLY: u64 = MAX_LINE as u64;
@@ -119,6 +123,12 @@ impl Client {
         Ok(Self {
             stream: BufReader::new(stream),
         })
+    }
+
+    /// The process that listens at the socket, as far as it can be seen from here.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        skep_sys::process_of(self.stream.get_ref().as_fd())
     }
 
     /// The state of everything.

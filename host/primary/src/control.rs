@@ -5,12 +5,13 @@
 //! so a slow, silent or garrulous one harms neither the fleet nor the others.
 //! What is asked is answered by the fleet's loop.
 
+mod binding;
 mod clients;
 
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,8 @@ use tokio::select;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use self::binding::Binding;
 use self::clients::{Clients, Place};
-use crate::socket_file::SocketFile;
 
 /// Bytes of one request; the largest of today has about 100.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -124,32 +125,43 @@ pub(crate) enum ControlError {
 pub(crate) struct Control {
     closing: watch::Sender<bool>,
     clients: Arc<Clients>,
-    _file: SocketFile,
+    binding: Binding,
 }
 
 impl Control {
     /// Binds the socket, for its owner only, and answers from now on. A socket
-    /// file that nobody listens at is replaced.
+    /// file that nobody listens at is replaced. One that somebody removes is bound
+    /// anew, which `rebound` is told of.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
-    pub(crate) fn start(path: &Path) -> Result<(Self, mpsc::Receiver<Asked>), ControlError> {
+    pub(crate) fn start(
+        path: &Path,
+        rebound: impl Fn() + Send + 'static,
+    ) -> Result<(Self, mpsc::Receiver<Asked>), ControlError> {
         let io_at = |source| ControlError::Io {
             path: path.to_owned(),
             source,
         };
-        check_vacant(path)?;
-        let (listener, file) = bind_closed_to_others(path).map_err(io_at)?;
+        let (binding, listener) = Binding::new(path)?;
+        let listener = UnixListener::from_std(listener).map_err(io_at)?;
         let owner = fs::symlink_metadata(path).map_err(io_at)?.uid();
         let (asked, requests) = mpsc::channel(REQUESTS);
         let (closing, closed) = watch::channel(false);
+        let (other, others) = mpsc::channel(1);
         let clients = Arc::new(Clients::default());
-        tokio::spawn(accept(listener, owner, asked, closed, Arc::clone(&clients)));
+        tokio::spawn(binding.clone().keep(other, rebound, closed.clone()));
+        let door = Door {
+            listener,
+            others,
+            owner,
+        };
+        tokio::spawn(accept(door, asked, closed, Arc::clone(&clients)));
         let control = Self {
             closing,
             clients,
-            _file: file,
+            binding,
         };
         Ok((control, requests))
     }
@@ -162,54 +174,41 @@ impl Control {
     }
 }
 
-fn check_vacant(path: &Path) -> Result<(), ControlError> {
-    let io_at = |source| ControlError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_at(error)),
-        Ok(metadata) if metadata.file_type().is_socket() => {}
-        Ok(_) => {
-            return Err(io_at(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "exists and is no socket",
-            )));
-        }
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        // A full backlog is somebody's, too.
-        Ok(_) => Err(ControlError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(ControlError::InUse(path.to_owned()))
-        }
-        Err(_) => Ok(()),
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.binding.end();
     }
 }
 
-/// Binds under another name, so that nobody can connect before the mode is
-/// right, and renames over whatever was there.
-fn bind_closed_to_others(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    // As short as can be: socket paths have 107 bytes at most.
-    let draft = path.with_file_name(format!(".{}", std::process::id()));
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// Where clients come in.
+struct Door {
+    listener: UnixListener,
+    /// Sockets that take its place.
+    others: mpsc::Receiver<UnixListener>,
+    /// The user who may come in, besides root.
+    owner: u32,
+}
+
+impl Door {
+    /// The next client that may come in.
+    async fn next(&mut self) -> io::Result<UnixStream> {
+        loop {
+            select! {
+                accepted = self.listener.accept() => {
+                    let (stream, _) = accepted?;
+                    // The mode keeps others out; this is the second lock of the door.
+                    if is_allowed(&stream, self.owner) {
+                        return Ok(stream);
+                    }
+                }
+                Some(other) = self.others.recv() => self.listener = other,
+            }
+        }
     }
-    let listener = std::os::unix::net::UnixListener::bind(&draft)?;
-    let file = SocketFile::adopt(&draft)?;
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&draft, path)?;
-    drop(file);
-    let file = SocketFile::adopt(path)?;
-    listener.set_nonblocking(true)?;
-    Ok((UnixListener::from_std(listener)?, file))
 }
 
 async fn accept(
-    listener: UnixListener,
-    owner: u32,
+    mut door: Door,
     asked: mpsc::Sender<Asked>,
     mut closing: watch::Receiver<bool>,
     clients: Arc<Clients>,
@@ -217,21 +216,19 @@ async fn accept(
     loop {
         let next = async {
             clients.not_full().await;
-            listener.accept().await
+            door.next().await
         };
         let accepted = select! {
             next = next => next,
             _ = closing.wait_for(|closing| *closing) => return,
         };
         match accepted {
-            // The mode keeps others out; this is the second lock of the door.
-            Ok((stream, _)) if is_allowed(&stream, owner) => {
+            Ok(stream) => {
                 let place = Clients::enter(&clients);
                 place.make_room();
                 let client = Client::new(stream, asked.clone(), closing.clone(), place);
                 tokio::spawn(client.serve());
             }
-            Ok(_) => {}
             // No descriptors left: others must end first. Not a busy loop, for
             // the pause is not for anything to happen but to let time pass.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

@@ -24,13 +24,17 @@ impl SocketFile {
             inode: metadata.ino(),
         })
     }
+
+    /// Whether it is still there.
+    pub(crate) fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let same = fs::symlink_metadata(&self.path)
-            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
-        if same {
+        if self.is_there() {
             // A file that stays is replaced by the next start.
             let _ = fs::remove_file(&self.path);
         }

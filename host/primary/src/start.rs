@@ -28,6 +28,7 @@ use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept};
 use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
 use crate::log::{Log, Writer};
+use crate::running::Running;
 use crate::scribe::{Scribe, unix_millis};
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
@@ -49,8 +50,10 @@ pub struct Options {
     pub spec: FleetSpec,
     /// Reads it again.
     pub reread: Reread,
-    /// Where to listen for operators: a path of at most 107 bytes.
+    /// Where to listen for operators: a path of at most [`MAX_SOCKET_PATH`](crate::MAX_SOCKET_PATH) bytes.
     pub control: PathBuf,
+    /// The file that it was read from, if there is one: operators look for us by it.
+    pub config: Option<PathBuf>,
 }
 
 impl fmt::Debug for Options {
@@ -136,6 +139,27 @@ pub fn run(options: Options) -> Result<(), StartError> {
     result
 }
 
+/// Whether every listener of a specification could be bound now, and nobody else uses its
+/// state directory. Binds nothing that stays.
+///
+/// # Errors
+///
+/// [`StartError::AlreadyRunning`] and [`StartError::Listeners`].
+pub fn is_vacant(spec: &FleetSpec) -> Result<(), StartError> {
+    let state_dir = &spec.server.state_dir;
+    if let Some(other) = Running::of_state_dir(state_dir)
+        && other.connect().is_ok()
+    {
+        return Err(StartError::AlreadyRunning {
+            pid: Some(other.pid),
+            path: state_dir.clone(),
+        });
+    }
+    Listeners::bind(spec)
+        .map(drop)
+        .map_err(StartError::Listeners)
+}
+
 /// Compiles the components of a specification that are not in the cache of its
 /// state directory, and returns those that cannot be served, each with the reason.
 /// Starts nothing that stays, and writes nothing that does. Needs a tokio runtime
@@ -157,8 +181,11 @@ pub async fn check_components(spec: &FleetSpec) -> Result<BTreeMap<AppName, Refu
 
 async fn check(spec: &FleetSpec, log: Log) -> Result<BTreeMap<AppName, Refusal>, StartError> {
     // The state directory is the service's, and whoever checks may be somebody else.
-    let own = tempfile::tempdir().map_err(StartError::system("make a temporary directory"))?;
-    let workshop = Workshop::beside(own.path(), &spec.server.state_dir, &log)
+    let scratch = tempfile::Builder::new()
+        .prefix("skep-check-")
+        .tempdir()
+        .map_err(StartError::system("make a temporary folder"))?;
+    let workshop = Workshop::beside(scratch.path(), &spec.server.state_dir, &log)
         .await
         .map_err(unusable)?;
     match compile(&workshop, spec).await {
@@ -185,10 +212,12 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         spec,
         reread,
         control,
+        config,
     } = options;
     let mut signals = Signals::install().map_err(StartError::system("handle signals"))?;
     let state_dir = &spec.server.state_dir;
-    let lock = StateLock::take(state_dir).map_err(|error| match error {
+    let holder = Running::new(&control, config.as_deref());
+    let lock = StateLock::take(state_dir, &holder).map_err(|error| match error {
         LockError::Held { pid } => StartError::AlreadyRunning {
             pid,
             path: state_dir.clone(),
@@ -223,7 +252,18 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         _ = signals.next_end() => return Ok(()),
     };
     let listeners = Listeners::bind(&spec).map_err(StartError::Listeners)?;
-    let (control, asked) = Control::start(&control).map_err(|error| match error {
+    let rebound = {
+        let (journal, path) = (journal.clone(), control.clone());
+        move || {
+            journal.event(LogLevel::Warn, "control.rebound", |line| {
+                line.text("path", &path.to_string_lossy()).text(
+                    "message",
+                    "the control socket was removed, and is there again",
+                )
+            });
+        }
+    };
+    let (control, asked) = Control::start(&control, rebound).map_err(|error| match error {
         ControlError::InUse(path) => StartError::AlreadyRunning { pid: None, path },
         ControlError::Io { path, source } => {
             StartError::system(format!("listen at the control socket {}", path.display()))(source)

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use skep_sys::plain::{self, Found};
 
-/// The file that the one primary holds.
-const LOCK: &str = "primary.lock";
+use crate::running::{LOCK, MAX_LOCK, Running};
 
 /// Proof that no other primary uses the state directory; the kernel lets go of
 /// it when the process ends, however it ends.
@@ -41,9 +40,9 @@ pub(crate) enum LockError {
 }
 
 impl StateLock {
-    /// Makes the directory, closed to others, takes `primary.lock` in it, and puts
-    /// right who owns what is in it.
-    pub(crate) fn take(state_dir: &Path) -> Result<Self, LockError> {
+    /// Makes the directory, closed to others, takes `primary.lock` in it, says there
+    /// who holds it, and puts right who owns what is in it.
+    pub(crate) fn take(state_dir: &Path, holder: &Running) -> Result<Self, LockError> {
         let io_at = |path: &Path| {
             let path = path.to_owned();
             move |source| LockError::Io { path, source }
@@ -60,17 +59,17 @@ impl StateLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
+                let mut text = Vec::new();
                 // A holder that has not written its number yet has none.
-                let _ = (&file).take(16).read_to_string(&mut pid);
+                let _ = (&file).take(MAX_LOCK).read_to_end(&mut text);
                 return Err(LockError::Held {
-                    pid: pid.trim().parse().ok(),
+                    pid: Running::decode(&text).map(|holder| holder.pid),
                 });
             }
             Err(TryLockError::Error(source)) => return Err(io_at(&path)(source)),
         }
         file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| file.write_all(&holder.encode()))
             .map_err(io_at(&path))?;
         corrected.extend(fitness::of_entries(state_dir).map_err(io_at(state_dir))?);
         Ok(Self {
@@ -136,13 +135,20 @@ mod tests {
     fn one_primary_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("a/b");
-        let held = StateLock::take(&state_dir).unwrap();
-        match StateLock::take(&state_dir) {
+        let holder = Running::new(&state_dir.join("c"), None);
+        let held = StateLock::take(&state_dir, &holder).unwrap();
+        assert_eq!(Running::of_state_dir(&state_dir), Some(holder.clone()));
+        match StateLock::take(&state_dir, &holder) {
             Err(LockError::Held { pid }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
         }
         drop(held);
-        assert!(StateLock::take(&state_dir).unwrap().corrected().is_empty());
+        assert!(
+            StateLock::take(&state_dir, &holder)
+                .unwrap()
+                .corrected()
+                .is_empty()
+        );
     }
 
     #[test]
@@ -150,7 +156,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(LOCK);
         fs::create_dir(&path).unwrap();
-        let lock = StateLock::take(dir.path()).unwrap();
+        let holder = Running::new(&dir.path().join("c"), None);
+        let lock = StateLock::take(dir.path(), &holder).unwrap();
         assert!(lock.corrected()[0].contains("was a directory"), "{lock:?}");
         assert!(path.is_file());
         assert!(dir.path().join("primary.lock.aside-1").is_dir());

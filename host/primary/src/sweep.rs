@@ -10,6 +10,7 @@ use skep_core::sweep::{Entry, Folder, Needs, Unneeded, unneeded};
 use skep_wire::{SweptFile, SweptFiles};
 
 use crate::artifacts::{Cache, Key};
+use crate::running::Running;
 use crate::scribe::chain;
 use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
@@ -122,7 +123,9 @@ pub fn sweep_alone(state_dir: &Path, dry_run: bool) -> Result<SweptFiles, SweepE
     if !state_dir.is_dir() {
         return Ok(Swept::new(state_dir, dry_run).files);
     }
-    let _lock = StateLock::take(state_dir).map_err(|error| match error {
+    // Nobody can ask it anything.
+    let holder = Running::new(&state_dir.join("control.sock"), None);
+    let _lock = StateLock::take(state_dir, &holder).map_err(|error| match error {
         LockError::Held { pid } => SweepError::Running { pid },
         LockError::Io { path, source } => {
             SweepError::Failed(format!("{}: {source}", path.display()))

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::SockType as SockTypeOf;
+use nix::sys::socket::sockopt::{PeerCredentials, SockType as SockTypeOf};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockType, SockaddrLike as _, SockaddrStorage, getpeername,
     getsockname, getsockopt, recv, send, shutdown,
@@ -39,6 +39,15 @@ fn hangs_up(end: BorrowedFd<'_>, by: PollTimeout) -> bool {
     let told = poll(&mut asked, by).is_ok();
     let events = asked[0].revents().unwrap_or(PollFlags::empty());
     told && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)
+}
+
+/// The process at the other end of a Unix socket: for one that connected, the
+/// process that listens there. `None` for one of another namespace of processes,
+/// and for other sockets.
+#[must_use]
+pub fn process_of(socket: BorrowedFd<'_>) -> Option<u32> {
+    let peer = getsockopt(&socket, PeerCredentials).ok()?;
+    u32::try_from(peer.pid()).ok().filter(|pid| *pid > 0)
 }
 
 /// Copies what has arrived and leaves it there. Never waits. Returns how many

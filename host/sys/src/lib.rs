@@ -28,6 +28,7 @@ mod scoreboard;
 mod sheet;
 mod spawn;
 mod strangers;
+mod terminal;
 mod watch;
 
 #[cfg(feature = "attacker")]
@@ -47,7 +48,7 @@ pub use channel::Channel;
 pub use child::{Child, Ended, Signal};
 pub use connection::{
     connected_peer, cookie_of, end_writing, is_hung_up, is_nonblocking, local_of, make_nonblocking,
-    peek, peer_of, read_now, wait_for_hang_up, write_now,
+    peek, peer_of, process_of, read_now, wait_for_hang_up, write_now,
 };
 pub use exclusive::{Accepted, ExclusiveListener, Peer};
 pub use holder::Holder;
@@ -60,5 +61,6 @@ pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
 pub use spawn::{Spawn, spawn};
 pub use strangers::reap_strangers;
+pub use terminal::columns_of;
 pub use ticker::Ticker;
 pub use watch::{Watched, keep_event_loop, watch};

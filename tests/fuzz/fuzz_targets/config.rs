@@ -23,6 +23,10 @@ impl Environment for Nowhere {
         Ok(())
     }
 
+    fn names_in(&self, _: &Path) -> Vec<String> {
+        Vec::new()
+    }
+
     fn parallelism(&self) -> u16 {
         2
     }

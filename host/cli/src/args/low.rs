@@ -8,7 +8,7 @@ use skep_core::{ListenAddress, Portion, Revision, Strategy, WorkerId};
 
 use super::values::{canary_share, listen_address, revision, worker};
 use super::{
-    Args, Command, Format, Leash, Operation, Overrides, Source, Strength, Template, Terms,
+    Args, Command, Format, Leash, Operation, Overrides, Reach, Source, Strength, Template, Terms,
 };
 use crate::print::ColorChoice;
 
@@ -22,15 +22,9 @@ use crate::print::ColorChoice;
     arg_required_else_help = true
 )]
 pub(super) struct LowArgs {
-    /// Control socket of the primary [default: control.sock in the state
-    /// directory of ./skep.toml, or in ./.skep]
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "SKEP_CONTROL",
-        hide_env_values = true
-    )]
+    /// Control socket of the primary [default: that of the -c FILE, then SKEP_CONTROL, then
+    /// that of ./skep.toml, or ./.skep/control.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     control: Option<PathBuf>,
     /// When to colour messages
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
@@ -79,6 +73,9 @@ enum LowCommand {
         /// holds its primary
         #[arg(long, hide = true)]
         until_stdin_ends: bool,
+        /// Component that was built for the configuration
+        #[arg(long, hide = true, value_name = "FILE")]
+        built: Option<PathBuf>,
     },
     /// Show every problem of the configuration and of the components it names; start nothing
     Check {
@@ -90,6 +87,8 @@ enum LowCommand {
     },
     /// Show the fleet: pools, workers and apps
     Status {
+        #[command(flatten)]
+        reach: LowReach,
         /// Print it as JSON
         #[arg(long)]
         json: bool,
@@ -97,6 +96,8 @@ enum LowCommand {
     /// Show an app, a pool, a worker or a listener with all that is known about it
     #[command(after_help = DESCRIBE_EXAMPLES)]
     Describe {
+        #[command(flatten)]
+        reach: LowReach,
         /// The name of an app, a pool or a listener, or the number of a worker
         what: String,
         /// Print it as JSON
@@ -105,6 +106,8 @@ enum LowCommand {
     },
     /// Show the revisions of an app, newest first
     History {
+        #[command(flatten)]
+        reach: LowReach,
         /// The app
         app: String,
         /// Print them as JSON
@@ -113,6 +116,8 @@ enum LowCommand {
     },
     /// Show what happened lately; one JSON object a line if stdout is no terminal
     Events {
+        #[command(flatten)]
+        reach: LowReach,
         /// Go on with those to come, until the primary ends
         #[arg(short, long)]
         follow: bool,
@@ -123,6 +128,8 @@ enum LowCommand {
     /// Roll out a new revision of an app, and wait until it is live
     #[command(after_help = DEPLOY_EXAMPLES)]
     Deploy {
+        #[command(flatten)]
+        reach: LowReach,
         /// The app
         app: String,
         /// A component, or a project's directory, which is built first
@@ -151,12 +158,16 @@ enum LowCommand {
     },
     /// Give an app's canary all requests
     Promote {
+        #[command(flatten)]
+        reach: LowReach,
         /// The app
         app: String,
     },
     /// Return to an earlier revision of an app; ends a canary
     #[command(after_help = ROLLBACK_EXAMPLES)]
     Rollback {
+        #[command(flatten)]
+        reach: LowReach,
         /// The app
         app: String,
         /// As `history` shows it [default: the one before]
@@ -164,14 +175,21 @@ enum LowCommand {
         revision: Option<Revision>,
     },
     /// Read the configuration again and roll out the difference
-    Reload,
+    Reload {
+        #[command(flatten)]
+        reach: LowReach,
+    },
     /// Replace workers one by one, each new one ready before the old one goes
     Restart {
+        #[command(flatten)]
+        reach: LowReach,
         /// The pool [default: all pools]
         pool: Option<String>,
     },
     /// Change the number of workers of a pool
     Scale {
+        #[command(flatten)]
+        reach: LowReach,
         /// The pool
         pool: String,
         /// How many it is to have
@@ -183,31 +201,38 @@ enum LowCommand {
     },
     /// Replace one worker
     Rotate {
+        #[command(flatten)]
+        reach: LowReach,
         /// Its number, as `status` shows it
         #[arg(value_parser = worker)]
         worker: WorkerId,
     },
     /// Clear the breakers of a pool that crashed too often
     Reset {
+        #[command(flatten)]
+        reach: LowReach,
         /// The pool, or an app for the pool that it is in
         #[arg(value_name = "POOL|APP")]
         target: String,
     },
     /// Answer 503 for an app
     Pause {
+        #[command(flatten)]
+        reach: LowReach,
         /// The app
         app: String,
     },
     /// Let a paused app answer again
     Resume {
+        #[command(flatten)]
+        reach: LowReach,
         /// The app
         app: String,
     },
     /// Delete what of the state directory nothing needs; says what that was
     Gc {
-        /// The configuration that names the state directory [default: skep.toml]
-        #[arg(short, long, value_name = "FILE")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        reach: LowReach,
         /// Only say what would go
         #[arg(long)]
         dry_run: bool,
@@ -217,6 +242,8 @@ enum LowCommand {
     },
     /// Drain and end the primary, and wait until it is gone
     Stop {
+        #[command(flatten)]
+        reach: LowReach,
         /// Cut requests in flight
         #[arg(long)]
         now: bool,
@@ -245,6 +272,14 @@ struct LowSource {
     config: Option<PathBuf>,
     /// A component to use without a configuration
     component: Option<PathBuf>,
+}
+
+/// Which primary a command asks.
+#[derive(Debug, clap::Args)]
+struct LowReach {
+    /// Configuration of the primary: its `state_dir` says where the control socket is
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// Whatever stands behind a command that does not exist yet: its syntax is
@@ -284,10 +319,13 @@ Examples:
 
 impl LowArgs {
     /// What it means.
-    pub(super) fn resolve(self) -> Args {
+    pub(super) fn resolve(mut self, variable: Option<PathBuf>) -> Args {
         Args {
-            // An empty variable is one that was meant to be unset.
-            control: self.control.filter(|path| !path.as_os_str().is_empty()),
+            reach: Reach {
+                control: self.control.filter(|path| !path.as_os_str().is_empty()),
+                config: self.command.reach().and_then(|reach| reach.config.take()),
+                variable,
+            },
             color: self.color,
             command: self.command.resolve(),
         }
@@ -295,6 +333,38 @@ impl LowArgs {
 }
 
 impl LowCommand {
+    /// Which primary it asks, if it asks one.
+    const fn reach(&mut self) -> Option<&mut LowReach> {
+        match self {
+            Self::Status { reach, .. }
+            | Self::Describe { reach, .. }
+            | Self::History { reach, .. }
+            | Self::Events { reach, .. }
+            | Self::Deploy { reach, .. }
+            | Self::Promote { reach, .. }
+            | Self::Rollback { reach, .. }
+            | Self::Reload { reach }
+            | Self::Restart { reach, .. }
+            | Self::Scale { reach, .. }
+            | Self::Rotate { reach, .. }
+            | Self::Reset { reach, .. }
+            | Self::Pause { reach, .. }
+            | Self::Resume { reach, .. }
+            | Self::Gc { reach, .. }
+            | Self::Stop { reach, .. } => Some(reach),
+            Self::New { .. }
+            | Self::Build { .. }
+            | Self::Dev { .. }
+            | Self::Serve { .. }
+            | Self::Check { .. }
+            | Self::Doctor { .. }
+            | Self::Logs(_)
+            | Self::Top(_)
+            | Self::Debug(_)
+            | Self::Upgrade(_) => None,
+        }
+    }
+
     fn resolve(self) -> Command {
         let format = |json| if json { Format::Json } else { Format::Text };
         match self {
@@ -306,9 +376,14 @@ impl LowCommand {
                 listen,
                 workers,
                 until_stdin_ends,
+                built,
             } => Command::Serve {
                 source: source.resolve(),
-                overrides: Overrides { listen, workers },
+                overrides: Overrides {
+                    listen,
+                    workers,
+                    built,
+                },
                 leash: if until_stdin_ends {
                     Leash::Stdin
                 } else {
@@ -319,30 +394,25 @@ impl LowCommand {
                 source: source.resolve(),
                 format: format(json),
             },
-            Self::Status { json } => Command::Status {
+            Self::Status { json, .. } => Command::Status {
                 format: format(json),
             },
-            Self::Gc {
-                config,
-                dry_run,
-                json,
-            } => Command::Gc {
-                config,
+            Self::Gc { dry_run, json, .. } => Command::Gc {
                 dry_run,
                 format: format(json),
             },
-            Self::Stop { now } => Command::Stop {
+            Self::Stop { now, .. } => Command::Stop {
                 strength: if now { Strength::Now } else { Strength::Drain },
             },
-            Self::Describe { what, json } => Command::Describe {
+            Self::Describe { what, json, .. } => Command::Describe {
                 what,
                 format: format(json),
             },
-            Self::History { app, json } => Command::History {
+            Self::History { app, json, .. } => Command::History {
                 app,
                 format: format(json),
             },
-            Self::Events { follow, json } => Command::Events {
+            Self::Events { follow, json, .. } => Command::Events {
                 follow,
                 format: format(json),
             },
@@ -354,6 +424,7 @@ impl LowCommand {
                 force,
                 dry_run,
                 detach,
+                ..
             } => Command::Deploy {
                 app,
                 source,
@@ -365,17 +436,19 @@ impl LowCommand {
                     detach,
                 },
             },
-            Self::Promote { app } => Command::Operate(Operation::Promote { app }),
-            Self::Rollback { app, revision } => {
+            Self::Promote { app, .. } => Command::Operate(Operation::Promote { app }),
+            Self::Rollback { app, revision, .. } => {
                 Command::Operate(Operation::Rollback { app, revision })
             }
-            Self::Reload => Command::Operate(Operation::Reload),
-            Self::Restart { pool } => Command::Operate(Operation::Restart { pool }),
-            Self::Scale { pool, workers } => Command::Operate(Operation::Scale { pool, workers }),
-            Self::Rotate { worker } => Command::Operate(Operation::Rotate { worker }),
-            Self::Reset { target } => Command::Operate(Operation::Reset { target }),
-            Self::Pause { app } => Command::Operate(Operation::Pause { app }),
-            Self::Resume { app } => Command::Operate(Operation::Resume { app }),
+            Self::Reload { .. } => Command::Operate(Operation::Reload),
+            Self::Restart { pool, .. } => Command::Operate(Operation::Restart { pool }),
+            Self::Scale { pool, workers, .. } => {
+                Command::Operate(Operation::Scale { pool, workers })
+            }
+            Self::Rotate { worker, .. } => Command::Operate(Operation::Rotate { worker }),
+            Self::Reset { target, .. } => Command::Operate(Operation::Reset { target }),
+            Self::Pause { app, .. } => Command::Operate(Operation::Pause { app }),
+            Self::Resume { app, .. } => Command::Operate(Operation::Resume { app }),
             Self::Doctor { json } => Command::Doctor {
                 format: format(json),
             },

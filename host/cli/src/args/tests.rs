@@ -8,6 +8,7 @@ fn typed(line: &str) -> Result<Args, Stopped> {
         std::iter::once("skep")
             .chain(line.split_whitespace())
             .map(OsString::from),
+        None,
     )
 }
 
@@ -50,6 +51,7 @@ fn serve_takes_a_file_or_a_component_or_neither() {
             Overrides {
                 listen: Some(ListenAddress::Tcp(([127, 0, 0, 1], 0).into())),
                 workers: Some(4),
+                built: None,
             }
         )
     );
@@ -309,7 +311,7 @@ fn global_options_stand_on_either_side() {
         "status --control /x --color never",
     ] {
         let args = typed(line).unwrap();
-        assert_eq!(args.control, Some("/x".into()));
+        assert_eq!(args.reach.control, Some("/x".into()));
         assert_eq!(args.color, ColorChoice::Never);
     }
 }
@@ -370,4 +372,43 @@ fn addresses_are_read_as_people_type_them() {
     ] {
         assert!(listen_address(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn every_command_that_asks_a_primary_takes_its_configuration() {
+    for line in [
+        "status",
+        "describe a",
+        "history a",
+        "events",
+        "deploy a b",
+        "promote a",
+        "rollback a",
+        "reload",
+        "restart",
+        "scale a 1",
+        "rotate 1",
+        "reset a",
+        "pause a",
+        "resume a",
+        "stop",
+    ] {
+        for option in ["-c", "--config"] {
+            let args = typed(&format!("{line} {option} x.toml")).unwrap();
+            assert_eq!(args.reach.config, Some("x.toml".into()), "{line}");
+        }
+    }
+    for line in ["new a -c x", "build -c x", "doctor -c x"] {
+        assert!(complaint(line).contains("'-c'"), "{line}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let variable = |value: &str| {
+        let argv = ["skep", "status"].map(OsString::from);
+        parse(argv, Some(value.into())).unwrap().reach.variable
+    };
+    assert_eq!(variable(""), None);
+    assert_eq!(variable("/x"), Some("/x".into()));
 }

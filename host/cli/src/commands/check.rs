@@ -1,12 +1,14 @@
 //! `skep check`: every problem of the configuration and of the components it
 //! names, in one go. Nothing is started but builders.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 use skep_config::Problems;
 use tokio::time::timeout;
 
+use super::operate::interrupted;
 use super::source::{Loaded, Unusable, started};
 use crate::args::{Format, Overrides, Source};
 use crate::exit::{Exit, Failure};
@@ -17,8 +19,13 @@ use crate::table::count;
 const WORTH_A_NOTE: Duration = Duration::from_secs(1);
 
 /// Checks, and says what was found.
-pub(crate) async fn run(source: &Source, format: Format, printer: Printer) -> Result<(), Failure> {
-    let found = find(source, printer).await;
+pub(crate) async fn run(
+    source: &Source,
+    control: Option<PathBuf>,
+    format: Format,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let found = find(source, control, printer).await;
     match (format, found) {
         (Format::Text, Ok(loaded)) => printer.data(&summary(&loaded)),
         (Format::Json, Ok(_)) => printer.data(&document(source, &Problems::default())),
@@ -30,12 +37,22 @@ pub(crate) async fn run(source: &Source, format: Format, printer: Printer) -> Re
     }
 }
 
-async fn find(source: &Source, printer: Printer) -> Result<Loaded, Unusable> {
+async fn find(
+    source: &Source,
+    control: Option<PathBuf>,
+    printer: Printer,
+) -> Result<Loaded, Unusable> {
     let loaded = Loaded::read(source, Overrides::default())?;
+    loaded.control(control)?;
     let checking = skep_primary::check_components(loaded.spec());
-    let refused = with_note(checking, printer)
-        .await
-        .map_err(|error| started(&loaded, error))?;
+    let refused = tokio::select! {
+        refused = with_note(checking, printer) => refused.map_err(|error| started(&loaded, error))?,
+        // What was compiled so far goes with us.
+        interrupted = interrupted() => {
+            interrupted?;
+            return Err(Failure::new(Exit::Failed, "interrupted").into());
+        }
+    };
     if refused.is_empty() {
         return Ok(loaded);
     }

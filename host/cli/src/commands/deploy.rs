@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::project::Project;
+use crate::table::bytes;
 
 /// Builds if there is something to build, deploys, and waits.
 pub(super) async fn run(
@@ -31,6 +32,7 @@ pub(super) async fn run(
     if !names.contains(&app) {
         return Err(unknown(app, &names));
     }
+    let given = source.display().to_string();
     let source = tokio::select! {
         component = component(source, printer) => {
             component.map_err(|failure| failure.while_doing(&rejected(app)))?
@@ -49,10 +51,23 @@ pub(super) async fn run(
         dry_run: terms.dry_run,
         detach: terms.detach,
     };
-    operate::wait(control, &words(app, terms), printer, move |client| {
-        client.deploy(deployment, |said| printer.note(said))
-    })
+    printer.note(&format!("deploying {}", sized(&deployment.source, &given)));
+    operate::wait(
+        control,
+        &words(app, terms),
+        printer,
+        move |client, progress| client.deploy(deployment, |said| progress.step(said)),
+    )
     .await
+    .map_err(|failure| failure.while_doing(&format!("deploy of `{given}`")))
+}
+
+/// A component as the user named it, or the project that it was built of, and its size.
+fn sized(component: &Path, given: &str) -> String {
+    match fs::metadata(component) {
+        Ok(found) => format!("`{given}` ({})", bytes(found.len())),
+        Err(_) => format!("`{given}`"),
+    }
 }
 
 /// The component's file, absolute, built if need be.
@@ -70,8 +85,9 @@ async fn component(source: &Path, printer: Printer) -> Result<PathBuf, Failure> 
     match opened {
         Ok(None) => Err(Failure::new(
             Exit::Failed,
-            format!("`{shown}` is not a regular file"),
-        )),
+            format!("`{shown}` is not a regular file: a component is read more than once"),
+        )
+        .hint("write it to a file first, and name that")),
         Ok(Some(_)) => std::path::absolute(source)
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot find `{shown}`: {error}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -156,6 +172,29 @@ mod tests {
         let failure = find(dir.path()).unwrap_err();
         assert!(failure.to_string().contains("is no project"), "{failure}");
         assert_eq!(failure.exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn what_can_be_read_only_once_is_no_component() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let _listener = std::os::unix::net::UnixListener::bind(&pipe).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/null")] {
+            let failure = find(path).unwrap_err();
+            let Said::Message { message, hint } = failure.words() else {
+                panic!("{failure:?}");
+            };
+            assert!(message.contains("is not a regular file"), "{message}");
+            assert!(hint.as_ref().unwrap().contains("to a file first"));
+        }
+    }
+
+    #[test]
+    fn a_component_is_told_with_its_size() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(12_700_000).unwrap();
+        assert_eq!(sized(file.path(), "shop.wasm"), "`shop.wasm` (12 MiB)");
+        assert_eq!(sized(Path::new("/nowhere"), "shop.wasm"), "`shop.wasm`");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, one_line};
-use crate::table::{NOTHING, bytes, count, duration, joined, milliseconds};
+use crate::table::{NOTHING, bytes, count, cut, duration, folded, joined, milliseconds};
 
 /// What has the name.
 #[derive(Debug, Default, Serialize)]
@@ -75,7 +75,7 @@ pub(super) fn run(
     };
     let found = find(&status, history.as_ref(), what).ok_or_else(|| unknown(&status, what))?;
     match format {
-        Format::Text => printer.data(&render(&found)),
+        Format::Text => printer.data(&render(&found, printer.columns())),
         Format::Json => printer.data(&json(&found)?),
     }
 }
@@ -144,18 +144,18 @@ fn unknown(status: &FleetStatus, what: &str) -> Failure {
     }
 }
 
-fn render(found: &Found<'_>) -> String {
+fn render(found: &Found<'_>, room: usize) -> String {
     let parts = [
-        found.app.as_ref().map(app),
-        found.tenant.as_ref().map(tenant),
-        found.pool.as_ref().map(pool),
-        found.worker.map(worker),
-        found.listener.map(listener),
+        found.app.as_ref().map(|found| app(found, room)),
+        found.tenant.as_ref().map(|found| tenant(found, room)),
+        found.pool.as_ref().map(|found| pool(found, room)),
+        found.worker.map(|found| worker(found, room)),
+        found.listener.map(|found| listener(found, room)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
-fn app(app: &App<'_>) -> String {
+fn app(app: &App<'_>, room: usize) -> String {
     let App {
         status: app,
         history,
@@ -181,11 +181,11 @@ fn app(app: &App<'_>) -> String {
         ("env", listed(&app.grants.env)),
         ("config", listed(&app.grants.config)),
     ]);
-    let revisions = history::render(history);
-    format!("{}\n{revisions}", block("app", &app.name, rows))
+    let revisions = history::render(history, room);
+    format!("{}\n{revisions}", block("app", &app.name, rows, room))
 }
 
-fn tenant(tenant: &Tenant<'_>) -> String {
+fn tenant(tenant: &Tenant<'_>, room: usize) -> String {
     let status = tenant.status;
     let limits = &status.limits;
     let none = || "no limit".to_owned();
@@ -205,8 +205,8 @@ fn tenant(tenant: &Tenant<'_>) -> String {
         ("concurrency", calls.unwrap_or_else(none)),
         ("rate", limits.rate.clone().unwrap_or_else(none)),
     ]);
-    let apps = status::apps(tenant.apps.iter().copied());
-    format!("{}\n{apps}", block("tenant", &status.name, rows))
+    let apps = status::apps(tenant.apps.iter().copied(), room);
+    format!("{}\n{apps}", block("tenant", &status.name, rows, room))
 }
 
 /// What requests came to, a line for each kind of figure.
@@ -296,7 +296,7 @@ fn listed(names: &[String]) -> String {
     names.join(", ")
 }
 
-fn pool(pool: &Pool<'_>) -> String {
+fn pool(pool: &Pool<'_>, room: usize) -> String {
     let status = pool.status;
     let mut rows = vec![
         ("serving", format!("{}/{}", status.serving, status.workers)),
@@ -325,13 +325,13 @@ fn pool(pool: &Pool<'_>) -> String {
     );
     format!(
         "{}\n{}\n{}",
-        block("pool", &status.name, rows),
-        status::workers(pool.workers.iter().copied()),
-        status::apps(pool.apps.iter().copied()),
+        block("pool", &status.name, rows, room),
+        status::workers(pool.workers.iter().copied(), room),
+        status::apps(pool.apps.iter().copied(), room),
     )
 }
 
-fn worker(worker: &WorkerStatus) -> String {
+fn worker(worker: &WorkerStatus, room: usize) -> String {
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
     let latency = worker.latency.as_ref();
     let rows = vec![
@@ -359,25 +359,58 @@ fn worker(worker: &WorkerStatus) -> String {
         ("cpu", duration(worker.cpu_seconds)),
         ("rss", bytes(worker.rss_bytes)),
     ];
-    block("worker", &worker.id, rows)
+    block("worker", &worker.id, rows, room)
 }
 
-fn listener(listener: &ListenerStatus) -> String {
+fn listener(listener: &ListenerStatus, room: usize) -> String {
     let rows = vec![
         ("address", listener.address.clone()),
         ("pools", joined(&listener.pools)),
     ];
-    block("listener", &listener.name, rows)
+    block("listener", &listener.name, rows, room)
 }
 
-/// A headline, and under it what is known, a line each.
-fn block(kind: &str, name: &dyn std::fmt::Display, rows: Vec<(&'static str, String)>) -> String {
+/// A headline, and under it what is known, a line each; a long one is folded between its
+/// words.
+fn block(
+    kind: &str,
+    name: &dyn std::fmt::Display,
+    rows: Vec<(&'static str, String)>,
+    room: usize,
+) -> String {
     let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     let mut text = format!("{kind} {name}\n");
     for (key, value) in rows {
-        text.push_str(&format!("  {key:<width$}  {}\n", one_line(&value)));
+        let start = width + 4;
+        let value = one_line(&value);
+        let words: Vec<_> = value.split(' ').map(str::to_owned).collect();
+        // What cannot be broken keeps what tells it apart: the end of a path, the
+        // beginning of a digest.
+        let words: Vec<_> = words
+            .iter()
+            .map(|word| cut(word, room.saturating_sub(start).max(1)).into_owned())
+            .collect();
+        let value = folded_after(&words, start, room);
+        let (first, rest) = match value.split_once('\n') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (value.as_str(), None),
+        };
+        text.push_str(&format!("  {key:<width$}  {first}\n"));
+        if let Some(rest) = rest {
+            text.push_str(&format!("{rest}\n"));
+        }
     }
     text
+}
+
+/// Words that begin after `start` columns, and go on below.
+fn folded_after(words: &[String], start: usize, room: usize) -> String {
+    let Some((first, rest)) = words.split_first() else {
+        return String::new();
+    };
+    let mut words = vec![format!("{}{first}", " ".repeat(start))];
+    words.extend(rest.iter().cloned());
+    folded(&words, "", start, room).trim_start().to_owned()
 }
 
 #[cfg(test)]

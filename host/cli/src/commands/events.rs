@@ -10,6 +10,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::{DataStyle, Printer, one_line};
+use crate::table::cut;
 
 /// Members that stand in this order before all others, and those that stand
 /// after them: long ones.
@@ -23,6 +24,12 @@ const FIRST: [&str; 7] = [
     "generation",
 ];
 const LAST: [&str; 2] = ["reason", "message"];
+
+/// Members that are left out where there is no room, the first ones first.
+const LEAST: [&str; 5] = ["generation", "pid", "slot", "voluntary", "pool"];
+
+/// Columns from which on the whole time is shown.
+const WIDE: usize = 120;
 
 /// The longest name of SPEC §5; longer ones are not cut.
 const NAME_WIDTH: usize = 17;
@@ -56,7 +63,7 @@ pub(super) fn run(
     control
         .connect()?
         .events(follow, |event| {
-            printed = printer.stream(&line(&event, style));
+            printed = printer.stream(&line(&event, style, printer.columns()));
             match printed {
                 Ok(flow) => flow,
                 Err(_) => ControlFlow::Break(()),
@@ -85,36 +92,67 @@ fn end_with_reader() -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot start a thread: {error}")))
 }
 
-fn line(event: &Value, style: DataStyle) -> String {
+fn line(event: &Value, style: DataStyle, room: usize) -> String {
     match event {
-        Value::Object(members) if style != DataStyle::Raw => text(members, style),
+        Value::Object(members) if style != DataStyle::Raw => text(members, style, room),
         other => format!("{other}\n"),
     }
 }
 
-fn text(members: &Map<String, Value>, style: DataStyle) -> String {
+/// An event on one line: what there is no room for is left out, numbers that say the
+/// least first, and what is left is cut. The whole event is in `--json`.
+fn text(members: &Map<String, Value>, style: DataStyle, room: usize) -> String {
     let word = |key: &str| members.get(key).and_then(Value::as_str).unwrap_or("-");
+    let time = one_line(word("time"));
+    let time = if room < WIDE {
+        time_of_day(&time)
+    } else {
+        &time
+    };
+    let level = format!("{:<5}", one_line(word("level")));
     let name = format!("{:<NAME_WIDTH$}", one_line(word("name")));
+    let before = [time, &level, &name].map(|text| text.chars().count());
+    let left = room.saturating_sub(before.iter().sum::<usize>() + before.len() - 1);
+    let rest = cut(&rest(members, left), left).into_owned();
     let name = match (style, severity(members)) {
         (DataStyle::Colored, Severity::Error) => format!("\x1b[1;31m{name}\x1b[0m"),
         (DataStyle::Colored, Severity::Warn) => format!("\x1b[1;33m{name}\x1b[0m"),
         _ => name,
     };
-    let mut line = format!(
-        "{} {:<5} {name}",
-        one_line(word("time")),
-        one_line(word("level"))
-    );
+    format!("{time} {level} {name}{rest}\n")
+}
+
+/// The other members, as many as there is room for.
+fn rest(members: &Map<String, Value>, room: usize) -> String {
     let between = members.keys().map(String::as_str).filter(|key| {
         !matches!(*key, "time" | "level" | "name") && !FIRST.contains(key) && !LAST.contains(key)
     });
-    for key in FIRST.into_iter().chain(between).chain(LAST) {
-        if let Some(value) = members.get(key).filter(|value| !value.is_null()) {
-            line.push_str(&format!("  {}={}", one_line(key), shown(value)));
+    let mut shown: Vec<_> = FIRST
+        .into_iter()
+        .chain(between)
+        .chain(LAST)
+        .filter_map(|key| {
+            let value = members.get(key).filter(|value| !value.is_null())?;
+            Some((key, format!("  {}={}", one_line(key), shown(value))))
+        })
+        .collect();
+    let length = |shown: &[(&str, String)]| {
+        let lengths = shown.iter().map(|(_, text)| text.chars().count());
+        lengths.sum::<usize>()
+    };
+    for least in LEAST {
+        if length(&shown) > room {
+            shown.retain(|(key, _)| *key != least);
         }
     }
-    line.push('\n');
-    line
+    shown.into_iter().map(|(_, text)| text).collect()
+}
+
+/// `11:32:44` of `2026-11-21T11:32:44.120Z`.
+fn time_of_day(time: &str) -> &str {
+    let of_day = time.split_once('T').map(|(_, of_day)| of_day);
+    let seconds = of_day.and_then(|of_day| of_day.get(..8));
+    seconds.unwrap_or(time)
 }
 
 /// A value as it is where that is clear, else as JSON; without what a terminal
@@ -163,14 +201,14 @@ mod tests {
     #[test]
     fn programs_get_what_the_primary_said() {
         let event = json!({ "name": "app.live", "time": "t", "x": { "y": [1] } });
-        let read: Value = serde_json::from_str(&line(&event, DataStyle::Raw)).unwrap();
+        let read: Value = serde_json::from_str(&line(&event, DataStyle::Raw, 80)).unwrap();
         assert_eq!(read, event);
-        assert_eq!(line(&event, DataStyle::Raw).lines().count(), 1);
+        assert_eq!(line(&event, DataStyle::Raw, 80).lines().count(), 1);
     }
 
     #[test]
     fn people_get_columns() {
-        let plain = |event: Value| line(&event, DataStyle::Plain);
+        let plain = |event: Value| line(&event, DataStyle::Plain, 400);
         assert_eq!(
             plain(json!({
                 "time": "2026-11-21T11:32:44.120Z", "level": "info", "name": "app.live", "app": "hello",
@@ -191,8 +229,34 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_one_line_that_fits() {
+        let event = json!({
+            "time": "2026-11-21T11:32:44.120Z", "level": "error", "name": "worker.exited",
+            "pool": "default", "worker": 12, "slot": 3, "pid": 12345, "generation": 4,
+            "voluntary": false, "reason": "crash", "message": "it said more than there is room for",
+        });
+        for room in [80, 100, 120, 200] {
+            for style in [DataStyle::Plain, DataStyle::Colored] {
+                let line = line(&event, style, room);
+                assert_eq!(line.lines().count(), 1);
+                let colour = "\x1b[1;31m\x1b[0m".len();
+                let most = room + if style == DataStyle::Plain { 0 } else { colour };
+                assert!(line.trim_end().chars().count() <= most, "{room}: {line}");
+                assert!(line.contains("worker=12"), "{line}");
+                assert!(line.contains("reason=crash"), "{line}");
+            }
+        }
+        let narrow = line(&event, DataStyle::Plain, 80);
+        assert!(
+            narrow.starts_with("11:32:44 error worker.exited"),
+            "{narrow}"
+        );
+        assert!(!narrow.contains("pid="), "{narrow}");
+    }
+
+    #[test]
     fn colour_follows_severity() {
-        let colored = |event: Value| line(&event, DataStyle::Colored);
+        let colored = |event: Value| line(&event, DataStyle::Colored, 400);
         for (event, style) in [
             (json!({ "name": "pool.tripped" }), Some("1;31")),
             (json!({ "name": "app.rolled_back" }), Some("1;31")),

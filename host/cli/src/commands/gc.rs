@@ -1,29 +1,26 @@
 //! `skep gc`: what of a state directory nothing needs. The primary that uses it
 //! is asked; where none does, it is done here.
 
-use std::path::PathBuf;
-
 use skep_primary::{SweepError, sweep_alone};
 use skep_wire::SweptFiles;
 
 use super::json;
 use crate::args::Format;
-use crate::control::{Control, Place};
+use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::table::{Align, Table, bytes, count};
 
 /// Sweeps, or says what would go.
 pub(super) fn run(
-    named: Option<PathBuf>,
-    config: Option<PathBuf>,
+    control: &Control,
     dry_run: bool,
     format: Format,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let swept = sweep(named, config, dry_run)?;
+    let swept = sweep(control, dry_run)?;
     match format {
-        Format::Text => printer.data(&render(&swept))?,
+        Format::Text => printer.data(&render(&swept, printer.columns()))?,
         Format::Json => printer.data(&json(&swept)?)?,
     }
     for failed in &swept.failed {
@@ -36,26 +33,22 @@ pub(super) fn run(
     }
 }
 
-fn sweep(
-    named: Option<PathBuf>,
-    config: Option<PathBuf>,
-    dry_run: bool,
-) -> Result<SweptFiles, Failure> {
-    let place = Place::of(config.as_deref());
-    // A socket that was named says which primary is meant, and nothing of where
-    // its state is, unless the configuration was named as well.
-    let alone = named.is_none() || config.is_some();
-    let control = Control::at(named.unwrap_or_else(|| place.socket()));
+fn sweep(control: &Control, dry_run: bool) -> Result<SweptFiles, Failure> {
     let refused = match control.connect() {
         Ok(mut primary) => {
             return primary.gc(dry_run).map_err(|error| control.failed(error));
         }
         Err(failure) => failure,
     };
-    if !alone || refused.exit() != Exit::NoPrimary {
+    // A socket that was named says which primary is meant, and nothing of where
+    // its state is.
+    let Some(state_dir) = control.state_dir() else {
+        return Err(refused);
+    };
+    if refused.exit() != Exit::NoPrimary {
         return Err(refused);
     }
-    sweep_alone(&place.state_dir, dry_run).map_err(|error| match error {
+    sweep_alone(state_dir, dry_run).map_err(|error| match error {
         SweepError::Running { .. } => Failure::new(
             Exit::NoPrimary,
             format!("{error}, and does not answer at its control socket"),
@@ -65,7 +58,7 @@ fn sweep(
     })
 }
 
-fn render(swept: &SweptFiles) -> String {
+fn render(swept: &SweptFiles, room: usize) -> String {
     use Align::{Left, Right};
     let total = |verb: &str| {
         let files = count(usize::try_from(swept.count).unwrap_or(usize::MAX), "file");
@@ -78,11 +71,11 @@ fn render(swept: &SweptFiles) -> String {
     if swept.count == 0 {
         return format!("nothing to delete in {}\n", swept.state_dir);
     }
-    let mut table = Table::new([("SIZE", Right), ("WHY", Left), ("FILE", Left)]);
+    let mut table = Table::new([("SIZE", Right), ("WHY", Left), ("FILE", Left)]).cutting(&["FILE"]);
     for file in &swept.files {
         table.row([bytes(file.bytes), file.why.clone(), file.path.clone()]);
     }
-    let mut text = table.render();
+    let mut text = table.render(room);
     let named = swept.files.len() as u64;
     if named < swept.count {
         text.push_str(&format!("and {} more\n", swept.count - named));
@@ -115,18 +108,17 @@ mod tests {
             ],
             failed: Vec::new(),
         };
-        let golden = "\
-   SIZE  WHY                       FILE
+        let golden = "   SIZE  WHY                       FILE
 2.0 MiB  component of no revision  components/ab.wasm
     0 B  lock                      artifacts/ab.lock
 and 1 more
 3 files would go, 3.0 MiB in /var/lib/skep
 ";
-        assert_eq!(render(&swept), golden);
+        assert_eq!(render(&swept, 80), golden);
         let none = SweptFiles {
             state_dir: "/var/lib/skep".into(),
             ..SweptFiles::default()
         };
-        assert_eq!(render(&none), "nothing to delete in /var/lib/skep\n");
+        assert_eq!(render(&none, 80), "nothing to delete in /var/lib/skep\n");
     }
 }

@@ -27,13 +27,13 @@ pub(super) fn run(
         printer.note(&format!("too much to tell: left out are {left_out}"));
     }
     match format {
-        Format::Text => printer.data(&render(&history)),
+        Format::Text => printer.data(&render(&history, printer.columns())),
         Format::Json => printer.data(&json(&history)?),
     }
 }
 
 /// The revisions as a table, newest first.
-pub(super) fn render(history: &AppHistory) -> String {
+pub(super) fn render(history: &AppHistory, room: usize) -> String {
     use Align::{Left, Right};
     if history.revisions.is_empty() {
         return "no revisions\n".to_owned();
@@ -46,7 +46,9 @@ pub(super) fn render(history: &AppHistory) -> String {
         ("DIGEST", Left),
         ("SOURCE", Left),
         ("REASON", Left),
-    ]);
+    ])
+    .dropping(&["DIGEST", "SOURCE"])
+    .cutting(&["SOURCE", "REASON"]);
     for revision in &history.revisions {
         table.row([
             revision.revision.to_string(),
@@ -64,7 +66,7 @@ pub(super) fn render(history: &AppHistory) -> String {
                 .unwrap_or_else(|| NOTHING.to_owned()),
         ]);
     }
-    table.render()
+    table.render(room)
 }
 
 fn now(history: &AppHistory, revision: &RevisionStatus) -> &'static str {
@@ -119,11 +121,18 @@ REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE       
        2  -       rolled-back  2026-11-21T11:32:42Z  aaaaaaaaaaaa  /srv/hello.wasm  5.1% of\\nrequests failed
        1  active  live         2026-11-21T11:32:41Z  aaaaaaaaaaaa  /srv/hello.wasm  -
 ";
-        assert_eq!(render(&history()), golden);
+        assert_eq!(render(&history(), 200), golden);
+        for line in render(&history(), 80).lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(
+            render(&history(), 80).contains("5.1% of"),
+            "the reason stays"
+        );
         let none = AppHistory {
             revisions: Vec::new(),
             ..history()
         };
-        assert_eq!(render(&none), "no revisions\n");
+        assert_eq!(render(&none, 80), "no revisions\n");
     }
 }

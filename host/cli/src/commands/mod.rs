@@ -26,43 +26,43 @@ use crate::print::Printer;
 
 /// Does what the command line asks for.
 pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
-    let control = args.control;
+    let reach = args.reach;
     match args.command {
         Command::Serve {
             source,
             overrides,
             leash,
-        } => serve::run(&source, overrides, leash, control, printer),
-        Command::Check { source, format } => wait(check::run(&source, format, printer)),
+        } => serve::run(&source, overrides, leash, reach.named(), printer),
+        Command::Check { source, format } => {
+            wait(check::run(&source, reach.named(), format, printer))
+        }
         Command::Build { dir } => wait(build::run(&dir, printer)),
         Command::Dev { target, listen } => {
-            wait(dev::run(&target, listen, control.as_deref(), printer))
+            wait(dev::run(&target, listen, reach.named().as_deref(), printer))
         }
-        Command::Status { format } => status::run(&Control::find(control), format, printer),
-        Command::Stop { strength } => stop::run(&Control::find(control), strength, printer),
+        Command::Status { format } => status::run(&Control::find(reach)?, format, printer),
+        Command::Stop { strength } => stop::run(&Control::find(reach)?, strength, printer),
         Command::Describe { what, format } => {
-            describe::run(&Control::find(control), &what, format, printer)
+            describe::run(&Control::find(reach)?, &what, format, printer)
         }
         Command::History { app, format } => {
-            history::run(&Control::find(control), &app, format, printer)
+            history::run(&Control::find(reach)?, &app, format, printer)
         }
         Command::Events { follow, format } => {
-            events::run(&Control::find(control), follow, format, printer)
+            events::run(&Control::find(reach)?, follow, format, printer)
         }
-        Command::Gc {
-            config,
-            dry_run,
-            format,
-        } => gc::run(control, config, dry_run, format, printer),
+        Command::Gc { dry_run, format } => {
+            gc::run(&Control::find(reach)?, dry_run, format, printer)
+        }
         Command::Deploy { app, source, terms } => wait(deploy::run(
-            &Control::find(control),
+            &Control::find(reach)?,
             &app,
             &source,
             terms,
             printer,
         )),
         Command::Operate(operation) => {
-            wait(operate::run(&Control::find(control), operation, printer))
+            wait(operate::run(&Control::find(reach)?, operation, printer))
         }
         Command::Doctor { format } => wait(doctor::run(format, printer)),
         Command::New { path, template } => new::run(&path, template, printer),

@@ -3,6 +3,8 @@
 //! `resume`. The primary decides and does it; here it is asked, waited for,
 //! and quoted.
 
+use std::sync::Arc;
+
 use skep_primary::{Client, ClientError};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -10,6 +12,7 @@ use crate::args::Operation;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
+use crate::progress::{EVERY, Progress};
 
 /// What the user is told where the primary is silent about it.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +32,9 @@ pub(super) async fn run(
     printer: Printer,
 ) -> Result<(), Failure> {
     let words = words(&operation);
-    let ask = move |client: &mut Client| request(client, operation, |said| printer.note(said));
+    let ask = move |client: &mut Client, progress: &Progress| {
+        request(client, operation, |said| progress.step(said))
+    };
     wait(control, &words, printer, ask).await
 }
 
@@ -39,15 +44,28 @@ pub(super) async fn wait(
     control: &Control,
     words: &Words,
     printer: Printer,
-    ask: impl FnOnce(&mut Client) -> Result<Option<String>, ClientError> + Send + 'static,
+    ask: impl FnOnce(&mut Client, &Progress) -> Result<Option<String>, ClientError> + Send + 'static,
 ) -> Result<(), Failure> {
+    let progress = Arc::new(Progress::new(printer));
+    let told = Arc::clone(&progress);
+    let answer = control.ask(move |client| ask(client, &told));
+    let watched = async {
+        let mut ticks = tokio::time::interval(EVERY);
+        loop {
+            ticks.tick().await;
+            progress.tick();
+        }
+    };
     tokio::select! {
-        answer = control.ask(ask) => {
+        answer = answer => {
+            progress.end();
             let said = answer.map_err(|error| control.failed(error))?;
             printer.note(said.as_deref().unwrap_or(&words.done));
             Ok(())
         }
+        () = watched => Ok(()),
         interrupted = interrupted() => {
+            progress.end();
             interrupted?;
             Err(Failure::new(Exit::Failed, format!("interrupted; {}", words.goes_on))
                 .hint(words.then.clone()))

@@ -9,7 +9,6 @@ use skep_primary::{Client, Options};
 
 use super::source::{Loaded, Unusable, started};
 use crate::args::{Leash, Overrides, Source};
-use crate::control::SOCKET;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
@@ -27,7 +26,9 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let loaded =
         Loaded::read(source, overrides.clone()).map_err(|unusable| unusable.told(printer))?;
-    let control = control.unwrap_or_else(|| loaded.spec().server.state_dir.join(SOCKET));
+    let control = loaded
+        .control(control)
+        .map_err(|unusable| unusable.told(printer))?;
     if leash == Leash::Stdin {
         hold(&control)?;
     }
@@ -40,6 +41,7 @@ pub(crate) fn run(
                 .map_err(reason)
         }),
         control,
+        config: loaded.config().map(Path::to_owned),
     };
     skep_primary::run(options).map_err(|error| started(&loaded, error).told(printer))
 }

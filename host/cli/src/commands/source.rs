@@ -2,16 +2,17 @@
 //! one, turned into a specification, and the words for what is wrong with it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use skep_config::{Checked, Problem, Problems, ProcessEnvironment};
-use skep_core::{AppName, FleetSpec};
-use skep_primary::StartError;
+use skep_config::{Checked, Environment, Problem, Problems, ProcessEnvironment};
+use skep_core::{AppName, FleetSpec, ListenAddress};
+use skep_primary::{MAX_SOCKET_PATH, StartError};
 use skep_wire::Refusal;
 
 use crate::alike::closest;
 use crate::args::{Overrides, Source};
-use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR, chain};
+use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR, SOCKET, chain};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
@@ -90,11 +91,35 @@ impl Loaded {
                  builds and serves a project",
             ));
         }
-        let mut checked = skep_config::load(path, &ProcessEnvironment)?;
+        let mut checked = match overrides.built.clone() {
+            Some(built) => with_built(path, &built)?,
+            None => skep_config::load(path, &ProcessEnvironment)?,
+        };
         override_file(&mut checked.spec, overrides)?;
         Ok(Self::File {
             path: path.to_owned(),
             checked: Box::new(checked),
+        })
+    }
+
+    /// Reads a configuration whose components may be missing.
+    pub(super) fn before_build(path: &Path, overrides: Overrides) -> Result<Self, Unusable> {
+        let mut checked = skep_config::load(path, &BeforeTheBuild)?;
+        override_file(&mut checked.spec, overrides)?;
+        Ok(Self::File {
+            path: path.to_owned(),
+            checked: Box::new(checked),
+        })
+    }
+
+    /// What is served of a component that is not there yet.
+    pub(super) fn without_component(listen: Option<ListenAddress>) -> Result<Self, Unusable> {
+        let path = Path::new("app.wasm");
+        let state_dir = DEFAULT_STATE_DIR.into();
+        let spec = skep_config::for_component(path, listen, None, state_dir, &BeforeTheBuild)?;
+        Ok(Self::Component {
+            path: path.to_owned(),
+            spec: Box::new(spec),
         })
     }
 
@@ -106,6 +131,15 @@ impl Loaded {
                 format!(
                     "`skep dev {shown}` builds and serves a project, `skep build {shown}` builds it"
                 ),
+            ));
+        }
+        if component
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            return Err(Unusable::problem(
+                format!("`{shown}` is a configuration, not a component"),
+                format!("name it with -c: `skep serve -c {shown}`, `skep check -c {shown}`"),
             ));
         }
         if !component.exists() {
@@ -144,6 +178,41 @@ impl Loaded {
         match self {
             Self::File { path, .. } | Self::Component { path, .. } => path,
         }
+    }
+
+    /// The configuration that was read, if there is one.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Component { .. } => None,
+        }
+    }
+
+    /// Where the control socket is to be: where it was `named`, or in the state
+    /// directory.
+    ///
+    /// # Errors
+    ///
+    /// The path is longer than the kernel takes.
+    pub(crate) fn control(&self, named: Option<PathBuf>) -> Result<PathBuf, Unusable> {
+        let hint = match named {
+            Some(_) => "--control or SKEP_CONTROL names a shorter one",
+            None => {
+                "set `state_dir` in [server] to a shorter path, or name a socket elsewhere with \
+                 --control or SKEP_CONTROL; a relative path counts as it is written"
+            }
+        };
+        let control = named.unwrap_or_else(|| self.spec().server.state_dir.join(SOCKET));
+        let length = control.as_os_str().len();
+        if length > MAX_SOCKET_PATH {
+            let message = format!(
+                "the control socket would be `{}`, whose path has {length} bytes; \
+                 {MAX_SOCKET_PATH} is the most",
+                control.display()
+            );
+            return Err(Unusable::problem(message, hint));
+        }
+        Ok(control)
     }
 
     /// What the primary says about components, each where it is named.
@@ -199,6 +268,78 @@ pub(super) fn started(loaded: &Loaded, error: StartError) -> Unusable {
         StartError::System { .. } => Failure::new(Exit::Unavailable, chain(&error)),
     };
     failure.into()
+}
+
+/// The environment of this process, in which a component may be missing.
+struct BeforeTheBuild;
+
+impl Environment for BeforeTheBuild {
+    fn var(&self, name: &str) -> Option<String> {
+        ProcessEnvironment.var(name)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        ProcessEnvironment.read(path)
+    }
+
+    fn readable(&self, path: &Path) -> io::Result<()> {
+        match ProcessEnvironment.readable(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn names_in(&self, folder: &Path) -> Vec<String> {
+        ProcessEnvironment.names_in(folder)
+    }
+
+    fn parallelism(&self) -> u16 {
+        ProcessEnvironment.parallelism()
+    }
+}
+
+/// A configuration whose apps have what was built for them, wherever the build has left
+/// it: those that name it, or the only app.
+fn with_built(path: &Path, built: &Path) -> Result<Checked, Unusable> {
+    let mut checked = skep_config::load(path, &BeforeTheBuild)?;
+    let same = |component: &Path| match (component.canonicalize(), built.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => std::path::absolute(component).is_ok_and(|component| component == *built),
+    };
+    let is_alone = checked.spec.apps.len() == 1;
+    let mut any = false;
+    for app in checked.spec.apps.values_mut() {
+        if is_alone || same(&app.component) {
+            built.clone_into(&mut app.component);
+            any = true;
+        }
+    }
+    if !any {
+        return Err(Unusable::problem(
+            format!(
+                "{} names no app whose component is `{}`, which is what is built here",
+                path.display(),
+                built.display()
+            ),
+            "set `component` of the app that this project is to that path",
+        ));
+    }
+    // The others must be there.
+    let missing = checked.spec.apps.iter().filter_map(|(name, app)| {
+        let missing = app.component != built && !app.component.exists();
+        let problem = format!(
+            "app {name}: there is no component `{}`",
+            app.component.display()
+        );
+        let hint = "build it first: only the project is built here".to_owned();
+        missing.then(|| checked.component_problem(name, problem, Some(hint)))
+    });
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() {
+        Ok(checked)
+    } else {
+        Err(missing.into_iter().collect::<Problems>().into())
+    }
 }
 
 /// `--listen` and `--workers` say which listener and which pool they mean only
@@ -257,95 +398,4 @@ pub(super) fn similar(component: &Path) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use skep_core::AppName;
-
-    use super::*;
-
-    fn read(source: &Source) -> Result<Loaded, Unusable> {
-        Loaded::read(source, Overrides::default())
-    }
-
-    fn problem(source: &Source) -> Problem {
-        match read(source).unwrap_err() {
-            Unusable::Problems(problems) => problems.iter().next().unwrap().clone(),
-            Unusable::Failure(failure) => panic!("{failure}"),
-        }
-    }
-
-    #[test]
-    fn a_missing_component_is_sought_nearby() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        assert_eq!(similar(&at("hello.wasm")), None);
-        std::fs::write(at("helo.wasm"), "").unwrap();
-        assert_eq!(similar(&at("other.wasm")), Some(at("helo.wasm")));
-        std::fs::write(at("echo.wasm"), "").unwrap();
-        assert_eq!(similar(&at("hello.wasm")), Some(at("helo.wasm")));
-        assert_eq!(similar(&at("zzz.txt")), None);
-
-        let problem = problem(&Source::Component(at("hello.wasm")));
-        assert!(problem.hint().unwrap().starts_with("did you mean"));
-    }
-
-    #[test]
-    fn a_directory_is_for_dev() {
-        let dir = tempfile::tempdir().unwrap();
-        let problem = problem(&Source::Component(dir.path().to_owned()));
-        assert!(
-            problem
-                .message()
-                .ends_with("is a directory, not a component")
-        );
-        assert!(problem.hint().unwrap().contains("skep dev"));
-    }
-
-    #[test]
-    fn options_change_the_only_listener_and_pool() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("skep.toml");
-        std::fs::write(dir.path().join("a.wasm"), "").unwrap();
-        let text = "[pool.default]\nworkers = 1\n[app.a]\ncomponent = \"a.wasm\"\n";
-        std::fs::write(&file, text).unwrap();
-        let overrides = Overrides {
-            listen: Some(skep_core::ListenAddress::Unix("/x".into())),
-            workers: Some(3),
-        };
-        let source = Source::File(file.clone());
-        let loaded = Loaded::read(&source, overrides.clone()).unwrap();
-        let listener = loaded.spec().listeners.values().next().unwrap();
-        assert_eq!(listener.address.to_string(), "unix:/x");
-        assert_eq!(loaded.spec().pools.values().next().unwrap().workers, 3);
-
-        let two =
-            "[listener.a]\naddress = \"127.0.0.1:1\"\n[listener.b]\naddress = \"127.0.0.1:2\"\n";
-        std::fs::write(&file, format!("{text}{two}")).unwrap();
-        let Err(Unusable::Failure(failure)) = Loaded::read(&source, overrides) else {
-            panic!("which listener is meant?");
-        };
-        assert_eq!(failure.exit(), Exit::Usage, "{failure}");
-    }
-
-    #[test]
-    fn problems_stand_where_the_component_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("skep.toml");
-        let component = dir.path().join("a.wasm");
-        std::fs::write(&component, "").unwrap();
-        std::fs::write(&file, "[app.a]\ncomponent = \"a.wasm\"\n").unwrap();
-        let app = AppName::new("a").unwrap();
-        let refusal = || Refusal {
-            problem: "it is empty".into(),
-            hint: Some("build it".into()),
-        };
-        let loaded = read(&Source::File(file)).unwrap();
-        let problem = loaded.component_problem(&app, refusal());
-        assert_eq!(problem.position().map(|(line, _)| line), Some(2));
-        assert_eq!(problem.message(), "app a: it is empty");
-
-        let loaded = read(&Source::Component(component)).unwrap();
-        let problem = loaded.component_problem(&app, refusal());
-        assert!(problem.message().ends_with("a.wasm`: it is empty"));
-        assert_eq!(problem.hint(), Some("build it"));
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! `skep status`: the fleet as tables for people or as the document itself.
 
-use skep_core::{Isolation, Portion};
+use skep_core::{Isolation, PoolName, Portion};
 use skep_wire::{
     AppState, AppStatus, BreakerStatus, FiguresStatus, FleetStatus, LastExit, LatencyStatus,
     PoolStatus, SoloStatus, TenantStatus, WorkerStatus,
@@ -11,7 +11,7 @@ use crate::args::Format;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::print::{Printer, one_line};
-use crate::table::{Align, NOTHING, Table, bytes, duration, joined, milliseconds};
+use crate::table::{Align, NOTHING, Table, bytes, duration, folded, joined, milliseconds};
 
 /// Asks the primary and prints what it says.
 pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result<(), Failure> {
@@ -23,12 +23,12 @@ pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result
         printer.note(&format!("too much to tell: left out are {left_out}"));
     }
     match format {
-        Format::Text => printer.data(&render(&status)),
+        Format::Text => printer.data(&render(&status, printer.columns())),
         Format::Json => printer.data(&json(&status)?),
     }
 }
 
-fn render(status: &FleetStatus) -> String {
+fn render(status: &FleetStatus, room: usize) -> String {
     let state = if status.stopping { ", stopping" } else { "" };
     let mut text = format!(
         "skep {}, pid {}, up {}, generation {}{state}\n",
@@ -37,39 +37,51 @@ fn render(status: &FleetStatus) -> String {
         duration(status.uptime_seconds),
         status.generation,
     );
+    let mut line = |parts: Vec<String>| {
+        text.push_str(&folded(&parts, ", ", 4, room));
+        text.push('\n');
+    };
     for operation in &status.operations {
-        text.push_str(&format!("  under way: {}\n", one_line(operation)));
+        line(vec![format!("  under way: {operation}")]);
     }
     for listener in &status.listeners {
-        text.push_str(&format!(
-            "  {} to pool {}\n",
-            listener.address,
-            joined(&listener.pools)
-        ));
+        let pools = joined(&listener.pools);
+        line(vec![format!("  {} to pool {pools}", listener.address)]);
     }
     for dispatcher in &status.dispatchers {
         let counts = &dispatcher.counts;
-        text.push_str(&format!(
-            "  dispatcher of {}: {}, {} accepted, {} handed out, {} waiting\n",
-            dispatcher.listener,
-            solo(&dispatcher.process),
-            counts.accepted,
-            counts.handed_out,
-            counts.waiting,
-        ));
+        let process = solo(&dispatcher.process);
+        let mut parts = vec![format!(
+            "  dispatcher of {}: {}",
+            dispatcher.listener, process[0]
+        )];
+        parts.extend(process.into_iter().skip(1));
+        parts.extend([
+            format!("{} accepted", counts.accepted),
+            format!("{} handed out", counts.handed_out),
+            format!("{} waiting", counts.waiting),
+        ]);
+        line(parts);
     }
     if let Some(connector) = &status.connector {
-        text.push_str(&format!("  connector: {}\n", solo(connector)));
+        let mut parts = solo(connector);
+        parts[0].insert_str(0, "  connector: ");
+        line(parts);
+    }
+    for pool in tripped(&status.pools) {
+        line(vec![format!(
+            "  pool {pool} has tripped; `skep reset {pool}` probes it at once"
+        )]);
     }
     // Where there is one, the apps say all of it.
     if status.tenants.len() > 1 {
         text.push('\n');
-        text.push_str(&tenants(&status.tenants));
+        text.push_str(&tenants(&status.tenants, room));
     }
     for section in [
-        pools(&status.pools),
-        workers(&status.workers),
-        apps(&status.apps),
+        pools(&status.pools, room),
+        workers(&status.workers, room),
+        apps(&status.apps, room),
     ] {
         text.push('\n');
         text.push_str(&section);
@@ -77,8 +89,16 @@ fn render(status: &FleetStatus) -> String {
     text
 }
 
+/// Pools that stay as they are until their breaker is reset or a probe succeeds.
+fn tripped(pools: &[PoolStatus]) -> impl Iterator<Item = &PoolName> {
+    let tripped = pools
+        .iter()
+        .filter(|pool| pool.breaker == BreakerStatus::Tripped);
+    tripped.map(|pool| &pool.name)
+}
+
 /// A process of which there is one, in words.
-fn solo(process: &SoloStatus) -> String {
+fn solo(process: &SoloStatus) -> Vec<String> {
     let pid = process
         .pid
         .map_or_else(|| "no process".to_owned(), |pid| format!("pid {pid}"));
@@ -86,13 +106,14 @@ fn solo(process: &SoloStatus) -> String {
         format!(" (last exit: {})", one_line(&exit.to_string()))
     });
     let plural = if process.restarts == 1 { "" } else { "s" };
-    format!(
-        "{pid}, {}, {} restart{plural}{exit}",
-        process.state, process.restarts
-    )
+    vec![
+        pid,
+        process.state.clone(),
+        format!("{} restart{plural}{exit}", process.restarts),
+    ]
 }
 
-fn tenants(tenants: &[TenantStatus]) -> String {
+fn tenants(tenants: &[TenantStatus], room: usize) -> String {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("TENANT", Left),
@@ -102,7 +123,9 @@ fn tenants(tenants: &[TenantStatus]) -> String {
         ("5XX", Right),
         ("IN FLIGHT", Right),
         ("POOLS", Left),
-    ]);
+    ])
+    .dropping(&["ISOLATION", "IN FLIGHT", "APPS"])
+    .cutting(&["POOLS"]);
     for tenant in tenants {
         let isolation = isolation(tenant);
         table.row([
@@ -115,7 +138,7 @@ fn tenants(tenants: &[TenantStatus]) -> String {
             joined(&tenant.pools),
         ]);
     }
-    table.render()
+    table.render(room)
 }
 
 /// Whether a tenant has workers of its own.
@@ -126,7 +149,7 @@ pub(super) const fn isolation(tenant: &TenantStatus) -> &'static str {
     }
 }
 
-pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>) -> String {
+pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>, room: usize) -> String {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("POOL", Left),
@@ -137,7 +160,9 @@ pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>) -> Stri
         ("RESTARTS", Right),
         ("CRASHES", Right),
         ("LAST EXIT", Left),
-    ]);
+    ])
+    .dropping(&["ROLLING", "SPAWNS", "RESTARTS", "CRASHES"])
+    .cutting(&["LAST EXIT"]);
     for pool in pools {
         table.row([
             pool.name.to_string(),
@@ -153,7 +178,7 @@ pub(super) fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolStatus>) -> Stri
                 .map_or_else(|| NOTHING.to_owned(), last_exit),
         ]);
     }
-    table.render()
+    table.render(room)
 }
 
 /// The last word is in capitals where somebody should do something.
@@ -178,7 +203,10 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
     )
 }
 
-pub(super) fn workers<'a>(workers: impl IntoIterator<Item = &'a WorkerStatus>) -> String {
+pub(super) fn workers<'a>(
+    workers: impl IntoIterator<Item = &'a WorkerStatus>,
+    room: usize,
+) -> String {
     use Align::{Left, Right};
     let mut workers = workers.into_iter().peekable();
     if workers.peek().is_none() {
@@ -200,6 +228,18 @@ pub(super) fn workers<'a>(workers: impl IntoIterator<Item = &'a WorkerStatus>) -
         ("P99", Right),
         ("CPU", Right),
         ("RSS", Right),
+    ])
+    .dropping(&[
+        "GEN",
+        "CPU",
+        "P50",
+        "SLOT",
+        "CONNS",
+        "IN FLIGHT",
+        "PID",
+        "RSS",
+        "P99",
+        "FAILED",
     ]);
     for worker in workers {
         let latency = worker.latency.as_ref();
@@ -221,7 +261,7 @@ pub(super) fn workers<'a>(workers: impl IntoIterator<Item = &'a WorkerStatus>) -
             bytes(worker.rss_bytes),
         ]);
     }
-    table.render()
+    table.render(room)
 }
 
 /// Requests that ended otherwise than they should have.
@@ -238,7 +278,7 @@ fn failed(worker: &WorkerStatus) -> u64 {
 /// Routes shown of one app: the table is narrow, and `describe` shows them all.
 const ROUTES_SHOWN: usize = 1;
 
-pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>) -> String {
+pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>, room: usize) -> String {
     use Align::{Left, Right};
     let mut table = Table::new([
         ("APP", Left),
@@ -250,7 +290,9 @@ pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>) -> String 
         ("P50", Right),
         ("P99", Right),
         ("ROUTES", Left),
-    ]);
+    ])
+    .dropping(&["ROUTES", "IN FLIGHT", "P50", "P99"])
+    .cutting(&["ROUTES"]);
     for app in apps {
         let shown = app.routes.iter().take(ROUTES_SHOWN).cloned();
         let mut routes = shown.collect::<Vec<_>>().join(" ");
@@ -274,7 +316,7 @@ pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>) -> String 
             routes,
         ]);
     }
-    table.render()
+    table.render(room)
 }
 
 /// The share of responses whose status was 500 or more.
@@ -320,7 +362,7 @@ pub(super) fn state(app: &AppStatus) -> String {
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
-    use skep_core::{AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex};
+    use skep_core::{AppName, ExitReason, Generation, ListenerName, Revision, SlotIndex};
     use skep_core::{TenantName, WorkerId};
     use skep_wire::{
         AppLimitsStatus, DispatchCounts, DispatcherStatus, GrantsStatus, ListenerStatus,
@@ -501,6 +543,7 @@ skep 0.1.0, pid 4242, up 3h 12m, generation 2, stopping
   http://127.0.0.1:8080 to pool default
   dispatcher of web: pid 4250, serving, 1 restart (last exit: signal (signal 9)), 12 accepted, 11 handed out, 1 waiting
   connector: no process, waiting, 2 restarts
+  pool default has tripped; `skep reset default` probes it at once
 
 TENANT   ISOLATION  APPS  REQUESTS   5XX  IN FLIGHT  POOLS
 default  shared        1    120345  0.1%          1  default
@@ -516,6 +559,25 @@ WORKER  POOL     SLOT   PID  STATE     GEN     UP  CONNS  REQUESTS  FAILED  IN F
 APP    REV            STATE           REQUESTS   5XX  IN FLIGHT    P50   P99  ROUTES
 hello  7, 8 at 12.5%  paused, canary    120345  0.1%          1  0.2ms  14ms  /a +3
 ";
-        assert_eq!(render(&fleet()), golden);
+        assert_eq!(render(&fleet(), 200), golden);
+    }
+
+    #[test]
+    fn every_line_fits_whatever_the_room() {
+        for room in [40, 80, 100, 120, 160] {
+            for line in render(&fleet(), room).lines() {
+                assert!(line.chars().count() <= room, "{room}: {line}");
+            }
+        }
+        let narrow = render(&fleet(), 80);
+        for word in [
+            "TRIPPED",
+            "validation-failed",
+            "120345",
+            "8 at 12.5%",
+            "canary",
+        ] {
+            assert!(narrow.contains(word), "{word} in\n{narrow}");
+        }
     }
 }

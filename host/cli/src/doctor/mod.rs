@@ -130,7 +130,7 @@ fn render(findings: &[Finding], format: Format) -> String {
                         .unwrap_or_else(|| NOTHING.to_owned()),
                 ]);
             }
-            table.render()
+            table.render(usize::MAX)
         }
     }
 }

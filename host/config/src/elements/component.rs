@@ -6,6 +6,7 @@ use crate::document::{Entry, Spanned, quotable};
 use crate::elements::path;
 use crate::environment::{Environment, reason};
 use crate::report::Reported;
+use crate::suggest;
 
 const EXAMPLE: &str = "\"hello.wasm\"";
 
@@ -37,6 +38,12 @@ pub(crate) fn read(
             draft
                 .hint("`~` is not expanded; write the whole path")
                 .report()
+        } else if error.kind() == std::io::ErrorKind::NotFound
+            && let Some(meant) = near(&value, text, environment)
+        {
+            draft
+                .hint(format!("did you mean \"{}\"?", quotable(&meant)))
+                .report()
         } else if error.kind() == std::io::ErrorKind::NotFound && Path::new(text).is_relative() {
             draft
                 .hint("paths are relative to the directory of the file")
@@ -49,4 +56,16 @@ pub(crate) fn read(
         value,
         span: entry.span.clone(),
     })
+}
+
+/// The component in the same folder whose name is most like the one that is not there,
+/// as it would be written; `value` is the path of `text`.
+fn near(value: &Path, text: &str, environment: &dyn Environment) -> Option<String> {
+    let folder = value.parent()?;
+    let wanted = value.file_name()?.to_str()?;
+    let names = environment.names_in(folder);
+    let components = names.iter().filter(|name| name.ends_with(".wasm"));
+    let meant = suggest::closest(wanted, components.map(String::as_str))?;
+    let written = text.strip_suffix(wanted)?;
+    Some(format!("{written}{meant}"))
 }

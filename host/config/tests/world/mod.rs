@@ -42,6 +42,13 @@ impl Environment for World {
         file(path).map(|_| ())
     }
 
+    fn names_in(&self, folder: &Path) -> Vec<String> {
+        let is_here = folder == Path::new("");
+        let names = ["hello.wasm", "other.wasm", "secret.key", "third.wasm"];
+        let here = names.into_iter().filter(|_| is_here);
+        here.map(str::to_owned).collect()
+    }
+
     fn parallelism(&self) -> u16 {
         4
     }

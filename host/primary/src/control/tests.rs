@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
 
 use skep_wire::encode_line;
 
@@ -8,7 +9,7 @@ use super::*;
 async fn with_control<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
-    let (control, mut requests) = Control::start(&path).unwrap();
+    let (control, mut requests) = Control::start(&path, || {}).unwrap();
     let answering = tokio::spawn(async move {
         while let Some(Asked { asker, .. }) = requests.recv().await {
             asker.progress("on the way".to_owned());
@@ -103,7 +104,7 @@ async fn nobody_keeps_an_operator_out() {
 async fn who_waits_for_an_answer_and_goes_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
-    let (control, mut requests) = Control::start(&path).unwrap();
+    let (control, mut requests) = Control::start(&path, || {}).unwrap();
     let follow = encode_line(&ControlRequest::Events { follow: true });
     let mut client = UnixStream::connect(&path).await.unwrap();
     client.write_all(&follow).await.unwrap();
@@ -129,13 +130,16 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let (control, _requests) = Control::start(&path).unwrap();
-    assert!(matches!(Control::start(&path), Err(ControlError::InUse(_))));
+    let (control, _requests) = Control::start(&path, || {}).unwrap();
+    assert!(matches!(
+        Control::start(&path, || {}),
+        Err(ControlError::InUse(_))
+    ));
     control.finish().await;
 
     fs::write(&path, "precious").unwrap();
     assert!(matches!(
-        Control::start(&path),
+        Control::start(&path, || {}),
         Err(ControlError::Io { .. })
     ));
     assert_eq!(fs::read(&path).unwrap(), b"precious");
@@ -154,4 +158,31 @@ fn the_answer_always_has_a_place() {
         last = Some(reply);
     }
     assert_eq!(last, Some(ControlReply::Done { message: None }));
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let (told, mut rebound) = mpsc::unbounded_channel();
+    let (control, mut requests) = Control::start(&path, move || {
+        let _ = told.send(());
+    })
+    .unwrap();
+    tokio::spawn(async move {
+        while let Some(Asked { asker, .. }) = requests.recv().await {
+            asker.answer(ControlReply::Done { message: None });
+        }
+    });
+    for _ in 0..2 {
+        fs::remove_file(&path).unwrap();
+        let soon = timeout(Duration::from_secs(20), rebound.recv());
+        soon.await.unwrap().unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let status = encode_line(&ControlRequest::Status);
+        assert_eq!(exchange(&path, &status).await, "{\"reply\":\"done\"}\n");
+    }
+    control.finish().await;
+    assert!(!path.exists());
 }

@@ -81,6 +81,8 @@ pub(super) struct Passage {
     pub(super) watch: Watch,
     /// Whether it reaches workers only as they are born.
     pub(super) by_birth: bool,
+    /// Workers that have come along, as it was told last.
+    pub(super) spread: Option<usize>,
     /// What is to be done once something is written down.
     pub(super) backlog: Option<Vec<Output>>,
     /// Who waits for its end.
@@ -117,6 +119,7 @@ impl Passage {
             trial: None,
             watch: Watch::default(),
             by_birth: false,
+            spread: None,
             backlog: None,
             asker: None,
             called_off: Vec::new(),

@@ -93,7 +93,7 @@ impl Fleet {
                     "the rollout of {name} is {stage}: there is nothing to promote yet"
                 )));
             }
-            None => return asker.answer(refused(format!("{name} has no canary to promote"))),
+            None => return asker.answer(failed(format!("{name} has no canary to promote"))),
         }
         self.wait_for(&name, asker);
         self.feed(&name, Input::Promote);
@@ -121,7 +121,7 @@ impl Fleet {
         };
         let app = &self.apps[&name];
         let Some(to) = to.or_else(|| app.history.previous()) else {
-            return asker.answer(refused(format!(
+            return asker.answer(failed(format!(
                 "{name} has no earlier revision that was live"
             )));
         };
@@ -132,7 +132,7 @@ impl Fleet {
             });
         };
         if to == app.revision {
-            return asker.answer(refused(format!("revision {to} of {name} is live already")));
+            return asker.answer(failed(format!("revision {to} of {name} is live already")));
         }
         if record.outcome == RevisionOutcome::Rejected {
             return asker.answer(refused(format!(
@@ -140,7 +140,7 @@ impl Fleet {
             )));
         }
         let Some(source) = self.scribe.component_path(&record.digest) else {
-            return asker.answer(refused(format!("the digest of revision {to} is none")));
+            return asker.answer(failed(format!("the digest of revision {to} is none")));
         };
         let rules = &self.spec.apps[&name].rollout;
         let order = Order {
@@ -279,6 +279,14 @@ impl Fleet {
                 message: Some(format!("{name} is {word}")),
             });
         });
+    }
+}
+
+/// What cannot be done, now or later.
+fn failed(message: String) -> ControlReply {
+    ControlReply::Refused {
+        message,
+        code: FAILED,
     }
 }
 

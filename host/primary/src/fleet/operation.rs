@@ -128,6 +128,13 @@ impl Fleet {
         })
     }
 
+    /// Whether a pool has crashed too often and was not brought back since.
+    pub(super) fn tripped(&self, pool: &PoolName) -> bool {
+        let mut pools = self.supervisor.pools();
+        let view = pools.find(|view| view.name == *pool);
+        view.is_some_and(|view| view.breaker != BreakerState::Admitting)
+    }
+
     /// Replaces the workers of one pool, or of all.
     pub(super) fn restart(&mut self, pool: Option<&str>, asker: Asker) {
         let pools: BTreeSet<PoolName> = match pool {
@@ -224,6 +231,15 @@ impl Fleet {
             Ok(pool) => pool,
             Err(reply) => return asker.answer(reply),
         };
+        if self.tripped(&pool) {
+            return asker.answer(ControlReply::Refused {
+                message: format!(
+                    "pool {pool} has tripped and keeps its size; `skep reset {pool}` probes it at \
+                     once"
+                ),
+                code: REFUSED,
+            });
+        }
         if !(1..=256).contains(&workers) {
             return asker.answer(ControlReply::Refused {
                 message: format!("a pool has 1 to 256 workers, not {workers}"),
@@ -284,10 +300,11 @@ impl Fleet {
         }
         Some(ControlReply::Refused {
             message: format!(
-                "the breaker of pool {pool} is tripped; {} of {workers} workers serve",
+                "pool {pool} is to have {workers} workers now, but it has tripped: {} serve; \
+                 `skep reset {pool}` probes it at once",
                 view.serving
             ),
-            code: REFUSED,
+            code: FAILED,
         })
     }
 

@@ -12,7 +12,7 @@ use skep_wire::{ControlReply, HandlerTally, Refusal};
 
 use super::app::{Passage, Purpose};
 use super::trial::Whose;
-use super::words::{called_off, verdict, worded};
+use super::words::{called_off, unserved, verdict, worded};
 use super::{Consequence, Fleet, now};
 use crate::artifacts::Artifact;
 
@@ -118,6 +118,24 @@ impl Fleet {
         }
     }
 
+    /// Tells those who wait for apps of a pool how many of its workers have come along.
+    pub(super) fn tell_spread(&mut self, pool: &PoolName) {
+        let Some(entry) = self.pools.get(pool) else {
+            return;
+        };
+        let all = usize::from(entry.spec.workers);
+        let there = all.saturating_sub(entry.convergence.laggards().len());
+        for name in self.passing(pool) {
+            let Some(passage) = self.passage_mut(&name) else {
+                continue;
+            };
+            let rolls = passage.rollout.stage() == Stage::RollingOut;
+            if rolls && passage.spread.replace(there) != Some(there) {
+                self.tell(&name, format!("rolling out, {there} of {all} workers"));
+            }
+        }
+    }
+
     /// Publishes what happened to the passage of an app.
     fn app_event(
         &self,
@@ -158,6 +176,7 @@ impl Fleet {
             return;
         };
         let (workshop, source) = (Arc::clone(&self.workshop), passage.source.clone());
+        self.tell(name, format!("compiling {}", source.display()));
         let name = name.clone();
         let number = passage.number;
         self.later(
@@ -393,17 +412,18 @@ impl Fleet {
     fn passed(&mut self, name: &AppName, ending: &Ending) {
         self.release(name);
         let pool = self.pool_of(name);
+        let pool_name = pool.clone();
         match ending {
             Ending::Rejected { step, reason } => {
                 self.app_event(name, LogLevel::Warn, "app.rejected", Some((*step, reason)));
             }
-            Ending::RolledBack { step, reason, .. } => {
-                self.app_event(
-                    name,
-                    LogLevel::Error,
-                    "app.rolled_back",
-                    Some((*step, reason)),
-                );
+            Ending::RolledBack { step, reason, by } => {
+                let level = match by {
+                    // Asked for.
+                    By::Operator => LogLevel::Info,
+                    By::Failure | By::Health => LogLevel::Error,
+                };
+                self.app_event(name, level, "app.rolled_back", Some((*step, reason)));
             }
             Ending::Done | Ending::Checked | Ending::Abandoned => {}
         }
@@ -457,7 +477,11 @@ impl Fleet {
         drop(passage);
         self.sweep();
         if let Some(asker) = asker {
-            asker.answer(verdict(name, to, ending));
+            let reply = match (ending, self.tripped(&pool_name)) {
+                (Ending::Done, true) => unserved(name, to, &pool_name),
+                _ => verdict(name, to, ending),
+            };
+            asker.answer(reply);
         }
         for asker in called {
             asker.answer(called_off(name, to, ending));

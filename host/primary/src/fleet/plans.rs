@@ -103,6 +103,7 @@ impl Fleet {
         if let Some(pool) = self.pools.get_mut(&name) {
             let steps = tell(&mut pool.convergence);
             self.take(&name, steps);
+            self.tell_spread(&name);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What operators are told, in words.
 
 use skep_core::rollout::Ending;
-use skep_core::{AppName, Revision};
+use skep_core::{AppName, PoolName, Revision};
 use skep_wire::{ControlReply, Refusal};
 
 use super::operation::FAILED;
@@ -29,6 +29,18 @@ pub(super) fn verdict(name: &AppName, to: Revision, ending: &Ending) -> ControlR
             "revision {to} of {name} was rolled back: {step}: {reason}"
         )),
         Ending::Abandoned => failed("the primary is ending".to_owned()),
+    }
+}
+
+/// What whoever waited for a rollout is told whose pool has tripped: no worker is there
+/// that could fail with it, or serve it.
+pub(super) fn unserved(name: &AppName, to: Revision, pool: &PoolName) -> ControlReply {
+    ControlReply::Refused {
+        message: format!(
+            "revision {to} of {name} is the one to serve now, but pool {pool} has tripped; \
+             `skep reset {pool}` probes it at once"
+        ),
+        code: FAILED,
     }
 }
 

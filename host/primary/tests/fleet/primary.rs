@@ -37,6 +37,7 @@ pub(crate) fn play() -> ExitCode {
         }),
         spec,
         control: dir.join("control.sock"),
+        config: None,
     };
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +61,7 @@ pub(crate) fn play_file() -> ExitCode {
         spec: read().unwrap(),
         reread: Arc::new(read),
         control: dir.join("control.sock"),
+        config: None,
     };
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,7 +39,7 @@ REVISION  NOW     OUTCOME      TIME                  DIGEST        SOURCE       
        2  -       rolled-back  2026-11-21T11:32:42Z  aaaaaaaaaaaa  /srv/hello.wasm  5.1% of\\nrequests failed
        1  active  live         2026-11-21T11:32:41Z  aaaaaaaaaaaa  /srv/hello.wasm  -
 ";
-    assert_eq!(render(&found), golden);
+    assert_eq!(render(&found, 200), golden);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_pool_and_all_that_is_in_it() {
     let status = status::tests::fleet();
     let mut found = find(&status, None, "default").unwrap();
     found.tenant = None;
-    let text = render(&found);
+    let text = render(&found, 200);
     let golden = "\
 pool default
   serving    1/2
@@ -84,7 +84,7 @@ worker 7
   cpu          1m 2s
   rss          13 MiB
 ";
-    assert_eq!(render(&find(&status, None, "7").unwrap()), golden);
+    assert_eq!(render(&find(&status, None, "7").unwrap(), 200), golden);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn one_name_may_be_several_things() {
     let mut status = status::tests::fleet();
     status.listeners[0].name = skep_core::ListenerName::new("default").unwrap();
     let found = find(&status, None, "default").unwrap();
-    let text = render(&found);
+    let text = render(&found, 200);
     let listener = "\nlistener default\n  address  http://127.0.0.1:8080\n  pools    default\n";
     assert!(text.starts_with("tenant default\n"), "{text}");
     assert!(text.contains("\npool default\n"), "{text}");
@@ -140,7 +140,7 @@ tenant shop
 APP    REV            STATE           REQUESTS   5XX  IN FLIGHT    P50   P99  ROUTES
 hello  7, 8 at 12.5%  paused, canary    120345  0.1%          1  0.2ms  14ms  /a +3
 ";
-    assert_eq!(render(&found), golden);
+    assert_eq!(render(&found, 200), golden);
     let document = serde_json::to_value(&found).unwrap();
     assert_eq!(document["tenant"]["requests"], 120_345);
     assert_eq!(document["tenant"]["apps"], 1);

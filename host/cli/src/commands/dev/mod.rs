@@ -4,13 +4,13 @@
 //! we are gone, for whatever reason, it drains and ends. It is started with the
 //! first good component; those after it are deployed as by `skep deploy`, so no
 //! process restarts, no request is lost, and only a good one takes the place
-//! of the one before.
+//! of the one before. A project's `skep.toml` says how it is served.
 //!
 //! ```text
-//! Building ──built──▶ Checking (the first) ──good──▶ Starting ──▶ Watching
-//!   ▲   │  ──built──▶ Deploying (the others) ──live or refused──▶ │ │
-//!   │   └─────broken──────────────────────────────────────────────▶ │
-//!   └────────────────────────change─────────────────────────────────┘
+//! Reading ──▶ Building ──built──▶ Starting (the first) ──serves──▶ Watching
+//!   ▲   │         │    ──built──▶ Deploying (the others) ──live or refused──▶ │
+//!   │   └─broken──┴──────────────────────────────────────────────────────────▶│
+//!   └────────────────────────change──────────────────────────────────────────┘
 //! ```
 
 mod serving;
@@ -22,10 +22,11 @@ use sha2::{Digest as _, Sha256};
 use skep_core::ListenAddress;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::control::DEFAULT_FILE;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::project::{Built, Project};
-use serving::{Commands, Serving};
+use serving::{Commands, Plan, Serving};
 use watch::Watch;
 
 /// Serves a project or a component until a signal comes.
@@ -68,6 +69,8 @@ struct Dev {
     serving: Option<Serving>,
     /// Digest of the component that is served.
     seen: Option<String>,
+    /// What the project's configuration said when it was served last.
+    configured: Option<String>,
     printer: Printer,
 }
 
@@ -106,6 +109,7 @@ impl Dev {
             commands,
             serving: None,
             seen: None,
+            configured: None,
             printer,
         })
     }
@@ -148,14 +152,34 @@ impl Dev {
         }
     }
 
+    /// The project's configuration, if it has one.
+    fn config(&self) -> Option<PathBuf> {
+        match &self.origin {
+            Origin::Project(project) => Some(project.dir().join(DEFAULT_FILE)),
+            Origin::Component(_) => None,
+        }
+        .filter(|file| file.exists())
+    }
+
     /// Builds, and serves or swaps, as far as there is anything new.
     async fn refresh(&mut self) -> Result<(), Failure> {
+        let config = self.config();
+        let text = config
+            .as_deref()
+            .and_then(|file| std::fs::read_to_string(file).ok());
+        if let Origin::Project(project) = &self.origin {
+            // Watched already while it is built for the first time.
+            self.watch.add(&[project.dir().to_owned()]);
+        }
+        self.watch.take();
+        if self.serving.is_none() {
+            // What stands in the way of serving is known before a build of minutes.
+            self.commands.is_vacant(config.as_deref(), self.printer)?;
+        }
         let built = match &self.origin {
             Origin::Project(project) => {
                 self.printer
                     .note(&format!("building {}", project.dir().display()));
-                // Watched already while it is built for the first time.
-                self.watch.add(&[project.dir().to_owned()]);
                 project.build(self.printer).await?
             }
             Origin::Component(file) => Built {
@@ -164,22 +188,55 @@ impl Dev {
             },
         };
         self.watch.add(&built.sources);
-        let digest = digest(&built.component)?;
-        if self.seen.as_ref() == Some(&digest) {
-            self.printer.note("nothing has changed in the component");
-            return Ok(());
+        let component = absolute(&built.component)?;
+        let digest = digest(&component)?;
+        let plan = self
+            .commands
+            .plan(config.as_deref(), &component, self.printer)?;
+        let Some(serving) = &mut self.serving else {
+            return self.start(&plan, digest, text).await;
+        };
+        let is_built = self.seen.as_ref() == Some(&digest);
+        let is_configured = self.configured == text;
+        if !is_configured {
+            self.printer.note(&format!("reloading {DEFAULT_FILE}"));
+            serving.reload(self.printer).await?;
+            self.configured = text;
         }
-        if let Some(serving) = &mut self.serving {
+        if !is_built {
             self.printer.note("swapping");
-            serving.deploy(&built.component, self.printer).await?;
-        } else {
-            self.commands.check(&built.component).await?;
-            let serving = self.serving.insert(self.commands.serve(&built.component)?);
-            if !serving.serves(&digest).await? {
-                serving.deploy(&built.component, self.printer).await?;
+            serving.deploy(&plan, self.printer).await?;
+            self.seen = Some(digest);
+        } else if is_configured {
+            self.printer.note("nothing has changed in the component");
+        }
+        Ok(())
+    }
+
+    /// Starts a primary, and has it serve what was built.
+    async fn start(
+        &mut self,
+        plan: &Plan,
+        digest: String,
+        configured: Option<String>,
+    ) -> Result<(), Failure> {
+        let serving = self.serving.insert(self.commands.serve(plan)?);
+        match serving.serves(plan, &digest).await {
+            Ok(true) => {}
+            Ok(false) => serving.deploy(plan, self.printer).await?,
+            Err(failure) => {
+                return match serving.has_ended() {
+                    // It has said itself why, and the next change may mend it.
+                    Some(exit) => {
+                        self.serving = None;
+                        Err(Failure::said(exit))
+                    }
+                    None => Err(failure),
+                };
             }
         }
         self.seen = Some(digest);
+        self.configured = configured;
         Ok(())
     }
 }

@@ -1,17 +1,18 @@
 //! The primary under `skep dev`: a process of its own, in the project's
-//! directory, so that its state is in the project's `.skep`.
+//! directory, so that its state is in the project's `.skep`, or where the project's
+//! configuration says.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use skep_core::{ListenAddress, Strategy};
+use skep_core::{AppName, ListenAddress, Strategy};
 use skep_primary::{Client, ClientError, Deployment};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::{Overrides, Source};
-use crate::commands::source::{Loaded, Unusable};
+use crate::commands::source::{Loaded, Unusable, started};
 use crate::control::{Control, DEFAULT_STATE_DIR, SOCKET};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
@@ -31,9 +32,21 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(45);
 /// How long a primary may take that was told to stop now.
 const CUT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a component may take to be compiled and checked; a builder has a
-/// limit of CPU time besides.
-const CHECK_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a primary may take to compile what it is to serve; a builder has a limit of
+/// CPU time besides.
+const START_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is served, and as what.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The project's configuration, if it has one.
+    config: Option<PathBuf>,
+    /// What was built, absolute.
+    component: PathBuf,
+    /// The apps that it is the component of.
+    apps: Vec<AppName>,
+    control: PathBuf,
+}
 
 /// Our own executable, in the project's directory.
 #[derive(Clone, Debug)]
@@ -41,13 +54,12 @@ pub(super) struct Commands {
     skep: PathBuf,
     home: PathBuf,
     listen: Option<ListenAddress>,
-    control: PathBuf,
+    control: Option<PathBuf>,
 }
 
 impl Commands {
     /// Commands for a project; `listen` and `control` must not be relative.
-    /// Without a `control` it is the one in the project's state directory,
-    /// relative to `home`.
+    /// Without a `control` it is the one in the state directory.
     pub(super) fn new(
         home: &Path,
         listen: Option<ListenAddress>,
@@ -63,35 +75,73 @@ impl Commands {
             skep,
             home: home.to_owned(),
             listen,
-            // Said even where it is the default: a configuration in the
-            // project's directory may have another, and is not what we serve.
-            control: control.unwrap_or_else(|| Path::new(DEFAULT_STATE_DIR).join(SOCKET)),
+            control,
         })
     }
 
-    /// Compiles the component and looks for problems; they are told on stderr.
-    pub(super) async fn check(&self, component: &Path) -> Result<(), Failure> {
-        let mut command = self.command("check");
-        command
-            .arg(component)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
-        let status = timeout(CHECK_PATIENCE, command.status())
-            .await
-            .map_err(|_| Failure::new(Exit::Failed, "checking the component takes too long"))?
-            .map_err(cannot_run)?;
-        match exit(status) {
-            Exit::Done => Ok(()),
-            exit => Err(Failure::said(exit)),
+    /// Makes sure that nothing but what is to be built is missing: addresses that are in
+    /// use, another primary, problems of the configuration.
+    pub(super) fn is_vacant(&self, config: Option<&Path>, printer: Printer) -> Result<(), Failure> {
+        let loaded = match config {
+            // Which app the component is of cannot be known before it is there.
+            Some(config) => Loaded::before_build(config, self.overrides(None)),
+            None => Loaded::without_component(self.listen.clone()),
+        }
+        .map_err(|unusable| unusable.told(printer))?;
+        skep_primary::is_vacant(loaded.spec())
+            .map_err(|error| started(&loaded, error).told(printer))
+    }
+
+    fn overrides(&self, built: Option<&Path>) -> Overrides {
+        Overrides {
+            listen: self.listen.clone(),
+            workers: None,
+            built: built.map(Path::to_owned),
         }
     }
 
+    /// What to serve of a configuration, or of a component without one.
+    pub(super) fn plan(
+        &self,
+        config: Option<&Path>,
+        component: &Path,
+        printer: Printer,
+    ) -> Result<Plan, Failure> {
+        let (source, built) = match config {
+            Some(config) => (Source::File(config.to_owned()), Some(component)),
+            None => (Source::Component(component.to_owned()), None),
+        };
+        let told = |unusable: Unusable| unusable.told(printer);
+        let loaded = Loaded::read(&source, self.overrides(built)).map_err(told)?;
+        let apps = loaded.spec().apps.iter();
+        let apps = apps.filter(|(_, app)| app.component == component);
+        let apps = apps.map(|(name, _)| name.clone()).collect();
+        let control = match (&self.control, config) {
+            (named @ Some(_), _) | (named @ None, Some(_)) => {
+                loaded.control(named.clone()).map_err(told)?
+            }
+            (None, None) => Path::new(DEFAULT_STATE_DIR).join(SOCKET),
+        };
+        Ok(Plan {
+            config: config.map(Path::to_owned),
+            component: component.to_owned(),
+            apps,
+            control,
+        })
+    }
+
     /// Starts a primary. It says by itself when and where it serves.
-    pub(super) fn serve(&self, component: &Path) -> Result<Serving, Failure> {
-        let app = app_of(component)?;
-        let mut command = self.command("serve");
-        command.arg("--until-stdin-ends").arg(component);
+    pub(super) fn serve(&self, plan: &Plan) -> Result<Serving, Failure> {
+        let mut command = self.command("serve", &plan.control);
+        command.arg("--until-stdin-ends");
+        match &plan.config {
+            Some(config) => command
+                .arg("-c")
+                .arg(config)
+                .arg("--built")
+                .arg(&plan.component),
+            None => command.arg(&plan.component),
+        };
         if let Some(address) = &self.listen {
             command.arg("--listen").arg(address.to_string());
         }
@@ -102,35 +152,21 @@ impl Commands {
         Ok(Serving {
             process,
             leash,
-            app,
+            control: plan.control.clone(),
             commands: self.clone(),
         })
     }
 
-    fn command(&self, name: &str) -> Command {
+    fn command(&self, name: &str, control: &Path) -> Command {
         let mut command = Command::new(&self.skep);
         command
             .current_dir(&self.home)
             .arg(name)
+            // Said even where it is the default: `SKEP_CONTROL` may name another.
             .arg("--control")
-            .arg(&self.control);
+            .arg(control);
         command
     }
-}
-
-/// The name that `skep serve` gives to the app of a component.
-fn app_of(component: &Path) -> Result<String, Failure> {
-    let source = Source::Component(component.to_owned());
-    let loaded =
-        Loaded::read(&source, Overrides::default()).map_err(|unusable| match unusable {
-            Unusable::Failure(failure) => failure,
-            // It was there, and good, a moment ago.
-            Unusable::Problems(problems) => {
-                Failure::report(Exit::Configuration, problems.render(false))
-            }
-        })?;
-    let app = loaded.spec().apps.keys().next();
-    Ok(app.expect("a component alone is one app").to_string())
 }
 
 fn cannot_run(error: std::io::Error) -> Failure {
@@ -143,8 +179,7 @@ pub(super) struct Serving {
     process: Child,
     /// The other end of its stdin. Closing it asks for a drain.
     leash: Option<ChildStdin>,
-    /// The name that it gave to its only app.
-    app: String,
+    control: PathBuf,
     commands: Commands,
 }
 
@@ -165,28 +200,37 @@ impl Serving {
     /// Waits until it serves, and says whether it serves this component. The
     /// primary goes on with the revision that was active last if it read the
     /// same file before, and that may be a later one.
-    pub(super) async fn serves(&mut self, digest: &str) -> Result<bool, Failure> {
-        let status = self.ask(Client::status).await?;
-        Ok(status.apps.iter().all(|app| app.digest == digest))
+    pub(super) async fn serves(&mut self, plan: &Plan, digest: &str) -> Result<bool, Failure> {
+        let status = self.ask(Client::status, START_PATIENCE).await?;
+        let ours = status.apps.iter();
+        let mut ours = ours.filter(|app| plan.apps.contains(&app.name));
+        Ok(ours.all(|app| app.digest == digest))
     }
 
     /// Puts another component in the place of the one that it serves. If that
     /// fails, it serves what it served before.
-    pub(super) async fn deploy(
-        &mut self,
-        component: &Path,
-        printer: Printer,
-    ) -> Result<(), Failure> {
-        let deployment = Deployment {
-            app: self.app.clone(),
-            source: component.to_owned(),
-            strategy: Some(Strategy::Swap),
-            ..Deployment::default()
-        };
-        let said = self
-            .ask(move |client| client.deploy(deployment.clone(), |said| printer.note(said)))
-            .await?;
-        printer.note(said.as_deref().unwrap_or("swapped"));
+    pub(super) async fn deploy(&mut self, plan: &Plan, printer: Printer) -> Result<(), Failure> {
+        for app in &plan.apps {
+            let deployment = Deployment {
+                app: app.to_string(),
+                source: plan.component.clone(),
+                strategy: Some(Strategy::Swap),
+                ..Deployment::default()
+            };
+            let deploy = move |client: &mut Client| {
+                client.deploy(deployment.clone(), |said| printer.note(said))
+            };
+            let said = self.ask(deploy, BUSY_PATIENCE).await?;
+            printer.note(said.as_deref().unwrap_or("swapped"));
+        }
+        Ok(())
+    }
+
+    /// Has it read its configuration again.
+    pub(super) async fn reload(&mut self, printer: Printer) -> Result<(), Failure> {
+        let reload = move |client: &mut Client| client.reload(|said| printer.note(said));
+        let said = self.ask(reload, BUSY_PATIENCE).await?;
+        printer.note(said.as_deref().unwrap_or("reloaded"));
         Ok(())
     }
 
@@ -194,9 +238,10 @@ impl Serving {
     async fn ask<T: Send + 'static>(
         &mut self,
         ask: impl Fn(&mut Client) -> Result<T, ClientError> + Clone + Send + 'static,
+        patience: Duration,
     ) -> Result<T, Failure> {
-        let control = Control::find(Some(self.commands.control.clone()));
-        let give_up = Instant::now() + BUSY_PATIENCE;
+        let control = Control::at(self.control.clone());
+        let give_up = Instant::now() + patience;
         loop {
             match control.ask(ask.clone()).await {
                 Ok(answer) => return Ok(answer),
@@ -213,6 +258,11 @@ impl Serving {
         }
     }
 
+    /// How it has ended, if it has.
+    pub(super) fn has_ended(&mut self) -> Option<Exit> {
+        self.process.try_wait().ok().flatten().map(exit)
+    }
+
     /// Whether it has not ended.
     pub(super) fn runs(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
@@ -221,7 +271,7 @@ impl Serving {
     /// Ends it at once.
     pub(super) async fn cut(&mut self) {
         drop(self.leash.take());
-        let mut command = self.commands.command("stop");
+        let mut command = self.commands.command("stop", &self.control);
         command
             .arg("--now")
             .stdin(Stdio::null())

@@ -1,10 +1,12 @@
 //! Noticing that sources change: which paths count, and when a burst of
 //! changes is over.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash as _, Hasher};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -30,22 +32,42 @@ const NOT_SOURCES: [&str; 8] = [
     "out",
 ];
 
+/// Files looked at for a change, for the same reason.
+const MAX_FILES: usize = 50_000;
+
 /// Directories watched at most; a directory tree beyond that is not one
 /// project, and the kernel's own limit may be as low as 8192.
 const MAX_DIRECTORIES: usize = 4096;
+
+/// Links of a path that are followed at most: as many as the kernel follows.
+const MAX_LINKS: usize = 40;
 
 /// Watches sources or one file.
 pub(super) struct Watch {
     watcher: RecommendedWatcher,
     changes: Arc<Notify>,
     watched: HashSet<PathBuf>,
-    roots: Vec<PathBuf>,
+    subject: Subject,
+    /// The state of each root, or of the file, when it was made into what is served.
+    taken: HashMap<PathBuf, u64>,
+}
+
+/// What is watched.
+#[derive(Debug)]
+enum Subject {
+    /// Sources in these directories.
+    Sources(Vec<PathBuf>),
+    /// One file, and every part of its path by which it could become another one.
+    File {
+        file: PathBuf,
+        parts: Arc<Mutex<HashSet<PathBuf>>>,
+    },
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch")
-            .field("roots", &self.roots)
+            .field("subject", &self.subject)
             .finish_non_exhaustive()
     }
 }
@@ -53,18 +75,28 @@ impl std::fmt::Debug for Watch {
 impl Watch {
     /// Watches the sources in the directories that are [`Self::add`]ed.
     pub(super) fn sources() -> notify::Result<Self> {
-        Self::new(is_source)
+        Self::new(Subject::Sources(Vec::new()), is_source)
     }
 
-    /// Watches one file, which may be replaced or missing for a while.
+    /// Watches one file, which may be replaced or missing for a while, and whose path
+    /// may lead through links that are set to something else.
     pub(super) fn file(file: PathBuf) -> notify::Result<Self> {
+        let parts = Arc::<Mutex<HashSet<PathBuf>>>::default();
+        let counts = {
+            let parts = Arc::clone(&parts);
+            move |path: &Path| held(&parts).contains(path)
+        };
         let dir = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-        let mut watch = Self::new(move |path| path == file)?;
+        let mut watch = Self::new(Subject::File { file, parts }, counts)?;
         watch.watcher.watch(&dir, RecursiveMode::NonRecursive)?;
+        watch.follow();
         Ok(watch)
     }
 
-    fn new(counts: impl Fn(&Path) -> bool + Send + 'static) -> notify::Result<Self> {
+    fn new(
+        subject: Subject,
+        counts: impl Fn(&Path) -> bool + Send + 'static,
+    ) -> notify::Result<Self> {
         let changes = Arc::new(Notify::new());
         let told = Arc::clone(&changes);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -80,19 +112,24 @@ impl Watch {
             watcher,
             changes,
             watched: HashSet::new(),
-            roots: Vec::new(),
+            subject,
+            taken: HashMap::new(),
         })
     }
 
     /// Watches these directories and what is in them. What was watched before
     /// stays so; directories that are new since then are added.
     pub(super) fn add(&mut self, roots: &[PathBuf]) {
+        let Subject::Sources(known) = &mut self.subject else {
+            return;
+        };
         for root in roots {
-            if !self.roots.contains(root) {
-                self.roots.push(root.clone());
+            if !known.contains(root) {
+                known.push(root.clone());
+                self.taken.insert(root.clone(), state_of_tree(root));
             }
         }
-        let mut next = self.roots.clone();
+        let mut next = known.clone();
         while let Some(dir) = next.pop() {
             if self.watched.len() >= MAX_DIRECTORIES {
                 return;
@@ -107,27 +144,152 @@ impl Watch {
             {
                 self.watched.insert(dir.clone());
             }
-            let entries = dir.read_dir().into_iter().flatten().flatten();
-            next.extend(
-                entries
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                    .map(|entry| entry.path())
-                    .filter(|path| is_source(path)),
-            );
+            next.extend(directories(&dir));
         }
     }
 
-    /// Waits for a change, and then for the end of the burst that it is part
-    /// of. Changes since the last call count.
-    pub(super) async fn changed(&mut self) {
-        self.changes.notified().await;
-        let end = Instant::now() + LONGEST_BURST;
-        let burst = async { while timeout(QUIET, self.changes.notified()).await.is_ok() {} };
-        let _ = timeout_at(end, burst).await;
-        // Directories made in the burst; their first files may be older than
-        // the watch on them, but not than the build that follows.
-        self.add(&[]);
+    /// Watches every directory in which a part of the file's path stands.
+    fn follow(&mut self) {
+        let Subject::File { file, parts } = &self.subject else {
+            return;
+        };
+        let now = parts_of(file);
+        let dirs: HashSet<_> = now.iter().filter_map(|part| part.parent()).collect();
+        for dir in dirs {
+            // Again, too: it may be another one of the same name. One that cannot be
+            // watched, for want of permission, is not ours to change either.
+            let _ = self.watcher.watch(dir, RecursiveMode::NonRecursive);
+        }
+        *held(parts) = now;
     }
+
+    /// Takes what is there now for known: the next change is one from here on.
+    pub(super) fn take(&mut self) {
+        self.taken = self.states();
+    }
+
+    /// Numbers that change with what is watched.
+    fn states(&self) -> HashMap<PathBuf, u64> {
+        match &self.subject {
+            Subject::File { file, .. } => HashMap::from([(file.clone(), state_of_file(file))]),
+            Subject::Sources(roots) => {
+                let states = roots.iter().map(|root| (root.clone(), state_of_tree(root)));
+                states.collect()
+            }
+        }
+    }
+
+    /// Waits for a change of what was [`Self::take`]n, and then for the end of the burst
+    /// that it is part of. What a build leaves in passing is none.
+    pub(super) async fn changed(&mut self) {
+        loop {
+            self.changes.notified().await;
+            let end = Instant::now() + LONGEST_BURST;
+            let burst = async { while timeout(QUIET, self.changes.notified()).await.is_ok() {} };
+            let _ = timeout_at(end, burst).await;
+            // Directories made in the burst; their first files may be older than
+            // the watch on them, but not than the build that follows.
+            self.add(&[]);
+            self.follow();
+            if self.states() != self.taken {
+                return;
+            }
+        }
+    }
+}
+
+fn held(parts: &Mutex<HashSet<PathBuf>>) -> MutexGuard<'_, HashSet<PathBuf>> {
+    // Whole at every step.
+    parts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Directories of sources in a directory.
+fn directories(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    entries(dir, std::fs::FileType::is_dir)
+}
+
+/// Files of sources in a directory.
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    entries(dir, |kind| !kind.is_dir())
+}
+
+fn entries(
+    dir: &Path,
+    wanted: impl Fn(&std::fs::FileType) -> bool,
+) -> impl Iterator<Item = PathBuf> {
+    let entries = dir.read_dir().into_iter().flatten().flatten();
+    entries
+        .filter(move |entry| entry.file_type().is_ok_and(|kind| wanted(&kind)))
+        .map(|entry| entry.path())
+        .filter(|path| is_source(path))
+}
+
+fn state_of_file(file: &Path) -> u64 {
+    let mut state = DefaultHasher::new();
+    hash_file(file, &mut state);
+    state.finish()
+}
+
+/// A number that changes with the names, sizes and times of the sources in a directory.
+fn state_of_tree(root: &Path) -> u64 {
+    let mut state = DefaultHasher::new();
+    let mut left = MAX_FILES;
+    let mut next = vec![root.to_owned()];
+    while let Some(dir) = next.pop() {
+        for file in sorted(files(&dir), &mut left) {
+            hash_file(&file, &mut state);
+        }
+        next.extend(sorted(directories(&dir), &mut left));
+    }
+    state.finish()
+}
+
+fn sorted(paths: impl Iterator<Item = PathBuf>, left: &mut usize) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = paths.take(*left).collect();
+    *left -= paths.len();
+    paths.sort_unstable();
+    paths
+}
+
+fn hash_file(file: &Path, state: &mut impl Hasher) {
+    file.hash(state);
+    if let Ok(found) = std::fs::metadata(file) {
+        (found.dev(), found.ino(), found.len()).hash(state);
+        (found.mtime(), found.mtime_nsec()).hash(state);
+    }
+}
+
+/// Every part of a path, and of the paths that links in it lead to: what is to be
+/// looked at to know that the path leads to another file.
+fn parts_of(file: &Path) -> HashSet<PathBuf> {
+    let mut parts = HashSet::new();
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    let mut rest: Vec<_> = file.components().rev().map(owned).collect();
+    while let Some(part) = rest.pop() {
+        let path = at.join(&part);
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        if part == "/" || part == "." {
+            at = path;
+            continue;
+        }
+        parts.insert(path.clone());
+        match path.read_link() {
+            Ok(target) if links < MAX_LINKS => {
+                links += 1;
+                rest.extend(target.components().rev().map(owned));
+            }
+            _ => at = path,
+        }
+    }
+    parts
+}
+
+fn owned(part: Component<'_>) -> OsString {
+    part.as_os_str().to_owned()
 }
 
 fn is_change(kind: EventKind) -> bool {
@@ -208,13 +370,37 @@ mod tests {
         block_on(async {
             let mut watch = Watch::sources().unwrap();
             watch.add(&[dir.path().to_owned()]);
+            watch.take();
             assert_eq!(watch.watched.len(), 2);
             fs::write(at("src/lib.rs"), "1").unwrap();
             watch.changed().await;
             fs::create_dir_all(at("src/deep/er")).unwrap();
-            watch.changed().await;
-            assert_eq!(watch.watched.len(), 4);
             fs::write(at("src/deep/er/x.rs"), "1").unwrap();
+            watch.take();
+            watch.add(&[]);
+            assert_eq!(watch.watched.len(), 4);
+            fs::write(at("src/deep/er/x.rs"), "22").unwrap();
+            watch.changed().await;
+        });
+    }
+
+    #[test]
+    fn what_a_build_leaves_in_passing_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::write(at("lib.rs"), "1").unwrap();
+        block_on(async {
+            let mut watch = Watch::sources().unwrap();
+            watch.add(&[dir.path().to_owned()]);
+            watch.take();
+            // As cargo makes its target directory.
+            fs::create_dir(at("targetXYZ")).unwrap();
+            fs::rename(at("targetXYZ"), at("target")).unwrap();
+            assert!(
+                timeout(QUIET * 5, watch.changed()).await.is_err(),
+                "nothing has changed"
+            );
+            fs::write(at("lib.rs"), "22").unwrap();
             watch.changed().await;
         });
     }
@@ -225,11 +411,49 @@ mod tests {
         let file = dir.path().join("a.wasm");
         block_on(async {
             let mut watch = Watch::file(file.clone()).unwrap();
+            watch.take();
             fs::write(&file, "1").unwrap();
             watch.changed().await;
+            watch.take();
             let new = dir.path().join("new");
             fs::write(&new, "2").unwrap();
             fs::rename(&new, &file).unwrap();
+            watch.changed().await;
+        });
+    }
+
+    #[test]
+    fn one_file_is_watched_through_every_link_on_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for version in ["v1", "v2", "v3"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("a.wasm"), version).unwrap();
+        }
+        let link = |to: &str, name: &str| {
+            std::os::unix::fs::symlink(to, at("new")).unwrap();
+            fs::rename(at("new"), at(name)).unwrap();
+        };
+        // As Kubernetes has it.
+        link("v1", "..data");
+        link("..data/a.wasm", "a.wasm");
+        block_on(async {
+            let mut watch = Watch::file(at("a.wasm")).unwrap();
+            for version in ["v2", "v3", "v1"] {
+                watch.take();
+                link(version, "..data");
+                watch.changed().await;
+            }
+            watch.take();
+            // What it leads to now, in its place there.
+            fs::write(at("v1/a.wasm"), "another").unwrap();
+            watch.changed().await;
+            watch.take();
+            // The directory itself.
+            fs::create_dir(at("other")).unwrap();
+            fs::write(at("other/a.wasm"), "other").unwrap();
+            fs::rename(at("v1"), at("gone")).unwrap();
+            fs::rename(at("other"), at("v1")).unwrap();
             watch.changed().await;
         });
     }
