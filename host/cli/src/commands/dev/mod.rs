@@ -152,13 +152,12 @@ impl Dev {
         }
     }
 
-    /// The project's configuration, if it has one.
+    /// The project's configuration, if it has one; relative, as short as paths of sockets
+    /// want it.
     fn config(&self) -> Option<PathBuf> {
-        match &self.origin {
-            Origin::Project(project) => Some(project.dir().join(DEFAULT_FILE)),
-            Origin::Component(_) => None,
-        }
-        .filter(|file| file.exists())
+        let is_project = matches!(self.origin, Origin::Project(_));
+        let file = PathBuf::from(DEFAULT_FILE);
+        (is_project && file.exists()).then_some(file)
     }
 
     /// Builds, and serves or swaps, as far as there is anything new.
