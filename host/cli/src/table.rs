@@ -21,7 +21,7 @@ pub(crate) enum Align {
 pub(crate) const USUAL_WIDTH: usize = 80;
 
 /// What is left of a column at least, when it is cut.
-const LEAST_CUT: usize = 12;
+const LEAST_CUT: usize = 20;
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -330,20 +330,20 @@ mod tests {
             ),
             (
                 35,
-                "APP      PID  GEN  SOURCE\n\
-                 hello  12345    2  …ease/hello.wasm\n\
-                 a      12345    2  b.wasm\n",
+                "APP      PID  SOURCE\n\
+                 hello  12345  …o/release/hello.wasm\n\
+                 a      12345  b.wasm\n",
             ),
             (
                 30,
-                "APP      PID  SOURCE\n\
-                 hello  12345  …se/hello.wasm\n\
-                 a      12345  b.wasm\n",
+                "APP    SOURCE\n\
+                 hello  …llo/release/hello.wasm\n\
+                 a      b.wasm\n",
             ),
             (
                 20,
                 "APP    SOURCE\n\
-                 hello  …/hello.wasm\n\
+                 hello  …e/hello.wasm\n\
                  a      b.wasm\n",
             ),
             (
