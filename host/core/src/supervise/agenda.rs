@@ -1,44 +1,34 @@
 //! Which pool is due when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::moment::Moment;
 use crate::name::PoolName;
 
-/// The deadlines of all pools, in order.
+/// The deadlines of all pools, in order. Each pool knows its own.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Agenda {
-    order: BTreeSet<(Moment, PoolName)>,
-    of: BTreeMap<PoolName, Moment>,
-}
+pub(super) struct Agenda(BTreeSet<(Moment, PoolName)>);
 
 impl Agenda {
-    /// A pool has another deadline, or none.
-    pub(super) fn set(&mut self, pool: &PoolName, due: Option<Moment>) {
-        let before = match due {
-            Some(due) => self.of.insert(pool.clone(), due),
-            None => self.of.remove(pool),
-        };
-        if before == due {
-            return;
-        }
+    /// A pool has another deadline than before, or none.
+    pub(super) fn set(&mut self, pool: &PoolName, before: Option<Moment>, due: Option<Moment>) {
         if let Some(before) = before {
-            self.order.remove(&(before, pool.clone()));
+            self.0.remove(&(before, pool.clone()));
         }
         if let Some(due) = due {
-            self.order.insert((due, pool.clone()));
+            self.0.insert((due, pool.clone()));
         }
     }
 
     /// When the first is due.
     pub(super) fn first(&self) -> Option<Moment> {
-        self.order.first().map(|(due, _)| *due)
+        self.0.first().map(|(due, _)| *due)
     }
 
     /// The pools that are due by now, the first one first.
     pub(super) fn due(&self, now: Moment) -> impl Iterator<Item = &PoolName> {
-        let order = self.order.iter();
-        order
+        self.0
+            .iter()
             .take_while(move |(due, _)| *due <= now)
             .map(|(_, pool)| pool)
     }
@@ -59,19 +49,15 @@ mod tests {
         let pools = ["a", "b", "c"].map(|name| PoolName::new(name).unwrap());
         let mut agenda = Agenda::default();
         for (pool, seconds) in pools.iter().zip([3, 1, 2]) {
-            agenda.set(pool, Some(at(seconds)));
+            agenda.set(pool, None, Some(at(seconds)));
         }
         assert_eq!(agenda.first(), Some(at(1)));
-        agenda.set(&pools[1], Some(at(9)));
-        agenda.set(&pools[2], Some(at(2)));
-        assert_eq!(
-            agenda.due(at(3)).collect::<Vec<_>>(),
-            [&pools[2], &pools[0]]
-        );
-        agenda.set(&pools[2], None);
-        agenda.set(&pools[2], None);
+        agenda.set(&pools[1], Some(at(1)), Some(at(9)));
+        let due: Vec<_> = agenda.due(at(3)).collect();
+        assert_eq!(due, [&pools[2], &pools[0]]);
+        agenda.set(&pools[2], Some(at(2)), None);
         assert_eq!(agenda.first(), Some(at(3)));
-        agenda.set(&pools[0], None);
+        agenda.set(&pools[0], Some(at(3)), None);
         assert_eq!(agenda.due(at(8)).count(), 0);
         assert_eq!(agenda.first(), Some(at(9)));
     }

@@ -40,15 +40,16 @@ impl Pool {
 
     /// When [`Event::Timer`] must be delivered next; changes with every step.
     ///
-    /// It may be early: a heartbeat does not look for it anew, which would be to
-    /// look at all workers for every heartbeat. A timer does.
+    /// It may be early: a heartbeat looks for it anew only when it is near, or
+    /// every heartbeat would be a look at all workers. A timer does.
     #[must_use]
     pub const fn deadline(&self) -> Option<Moment> {
         self.due
     }
 
-    /// Takes a heartbeat, by which nothing can begin but later what is due then:
-    /// there is no limit that a worker could have reached.
+    /// Takes a heartbeat. Returns whether that is all: whether there is no limit
+    /// that the worker could have reached, so that nothing is due before the
+    /// deadline that was.
     fn only_moves_a_deadline(&mut self, event: &Event) -> bool {
         let Event::Beat {
             worker,
@@ -63,7 +64,14 @@ impl Pool {
         if let Some(worker) = self.crew.get_mut(worker) {
             worker.beat(self.now, at, served, (requests, memory));
         }
-        !can_wear_out(&self.settings)
+        if can_wear_out(&self.settings) {
+            return false;
+        }
+        let near = self.now + self.settings.hang_timeout / 2;
+        if self.due.is_some_and(|due| due < near) {
+            self.due = self.next_due();
+        }
+        true
     }
 
     fn take(&mut self, event: Event, turn: &mut Turn<'_>) {

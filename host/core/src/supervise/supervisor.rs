@@ -169,12 +169,15 @@ impl Supervisor {
         let Some(pool) = self.pools.get_mut(name) else {
             return;
         };
+        let before = pool.deadline();
         let actions = pool.step(self.now, event, &mut self.ids);
         let due = pool.deadline();
         if pool.is_over() {
             self.pools.remove(name);
         }
-        self.agenda.set(name, due);
+        if before != due {
+            self.agenda.set(name, before, due);
+        }
         for action in &actions {
             match action {
                 Action::Spawn { worker, pool, .. } => {
@@ -214,7 +217,7 @@ impl From<Written> for Supervisor {
         } = written;
         let (mut homes, mut agenda) = (BTreeMap::new(), Agenda::default());
         for (name, pool) in &pools {
-            agenda.set(name, pool.deadline());
+            agenda.set(name, None, pool.deadline());
             homes.extend(pool.workers().map(|worker| (worker.id, name.clone())));
         }
         Self {

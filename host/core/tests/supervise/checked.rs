@@ -336,6 +336,11 @@ impl Checked {
             let span = self.settings[pool].crash_window * 2;
             forks.retain(|(at, _)| self.now.since(*at) < span);
         }
+        // A generation with a longer window does not know what was forgotten.
+        for (pool, again) in &mut self.again {
+            let span = self.settings[pool].crash_window * 2;
+            again.retain(|at| self.now.since(*at) < span);
+        }
     }
 
     fn check_action(&mut self, action: &Action, event: &Event, before: &View) {

@@ -183,13 +183,6 @@ impl Fleet {
         }
     }
 
-    fn replan_all(&mut self, pace: Pace) {
-        let names: Vec<_> = self.pools.keys().cloned().collect();
-        for name in names {
-            self.replan(&name, pace);
-        }
-    }
-
     /// Listeners that a pool gets which did not have them, or gets in another
     /// way.
     fn elsewhere(

@@ -136,7 +136,7 @@ impl Fleet {
 
     /// Replaces one worker.
     pub(super) fn rotate(&mut self, worker: WorkerId, asker: Asker) {
-        let view = self.supervisor.workers().find(|view| view.id == worker);
+        let view = self.supervisor.worker(worker);
         let Some(view) = view.filter(|view| view.state.is_in_slot()) else {
             return asker.answer(ControlReply::Refused {
                 message: format!("there is no worker {worker} in a slot; `skep status` lists them"),
@@ -268,7 +268,7 @@ impl Fleet {
             }
             Some(Operation::Scale { pool, workers, .. }) => {
                 let (pool, workers) = (pool.clone(), *workers);
-                let Some(view) = self.supervisor.pools().find(|view| view.name == pool) else {
+                let Some(view) = self.supervisor.pool(&pool) else {
                     return;
                 };
                 if view.serving == workers && self.is_settled(&pool) {

@@ -65,10 +65,23 @@ impl Fleet {
     }
 
     /// Makes a pool's plan anew and brings its workers to it.
-    ///
+    pub(super) fn replan(&mut self, name: &PoolName, pace: Pace) {
+        self.replan_only(name, pace);
+        self.prune_catalog();
+    }
+
+    /// The same for all pools. What no plan names any more is looked for once.
+    pub(super) fn replan_all(&mut self, pace: Pace) {
+        let names: Vec<_> = self.pools.keys().cloned().collect();
+        for name in names {
+            self.replan_only(&name, pace);
+        }
+        self.prune_catalog();
+    }
+
     /// A pool that is not in the specification keeps the plan that it has until
     /// its workers have gone.
-    pub(super) fn replan(&mut self, name: &PoolName, pace: Pace) {
+    fn replan_only(&mut self, name: &PoolName, pace: Pace) {
         if !self.spec.pools.contains_key(name) {
             return;
         }
@@ -85,7 +98,6 @@ impl Fleet {
         let pace = if by_birth { Pace::AtBirth } else { pace };
         let steps = pool.come_to(plan, pace);
         self.take(name, steps);
-        self.prune_catalog();
     }
 
     /// Tells a worker's pool how far it is.
