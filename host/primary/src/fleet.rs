@@ -6,7 +6,9 @@
 //! | module | does |
 //! |---|---|
 //! | `workers` | spawns workers, hears them, tells the supervisor |
+//! | `filling` | the pools that a fleet begins with |
 //! | `dispatchers`, `outbound` | the dispatchers and the connector, and what they are told |
+//! | `introductions` | when they are told |
 //! | `plans` | makes plans and brings workers to them |
 //! | `lingering` | what pools answer until nobody sends it to them |
 //! | `mending` | artifacts that somebody has damaged |
@@ -27,6 +29,8 @@ mod attempts;
 mod deploy;
 mod dispatchers;
 mod figures;
+mod filling;
+mod introductions;
 mod lingering;
 mod mending;
 mod operation;
@@ -59,10 +63,12 @@ use skep_core::{
 use skep_sys::clock;
 use tokio::select;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use self::app::App;
 use self::dispatchers::Dispatcher;
+use self::introductions::Untold;
 use self::lingering::Lingering;
 use self::operation::{Roll, Scale};
 use self::outbound::Connector;
@@ -120,11 +126,15 @@ pub(crate) struct Fleet {
     supervisor: Supervisor,
     pools: BTreeMap<PoolName, Pool>,
     books: Books,
+    /// Pools that the supervisor does not know yet, at the start.
+    unfilled: VecDeque<PoolName>,
     workers: BTreeMap<WorkerId, Worker>,
     trials: BTreeMap<WorkerId, Trial>,
     listeners: Listeners,
     dispatchers: BTreeMap<ListenerName, Dispatcher>,
     connector: Connector,
+    /// What these may not know yet.
+    untold: Untold,
     /// What dispatchers go by; those of a generation that is in force.
     hosts: BTreeMap<ListenerName, Hosts>,
     /// What pools answer until nobody sends it to them any more.
@@ -237,11 +247,13 @@ impl Fleet {
             supervisor,
             pools: BTreeMap::new(),
             books: Books::default(),
+            unfilled: VecDeque::new(),
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
             listeners: parts.listeners,
             dispatchers: BTreeMap::new(),
             connector: Connector::new(parts.seed.wrapping_add(1)),
+            untold: Untold::default(),
             hosts: BTreeMap::new(),
             lingering: Lingering::default(),
             suspects: BTreeMap::new(),
@@ -301,39 +313,16 @@ impl Fleet {
             }
             select! {
                 Some(heard) = inbox.recv() => self.hear(heard),
-                Some(continuation) = continuations.recv() => continuation(&mut self),
+                Some(continuation) = continuations.recv() => self.carry_on(continuation),
                 wish = signals.next() => self.grant(wish),
                 Some(asked) = asked.recv() => self.answer(asked),
                 () = tick(&mut beats, self.workers.is_empty()) => self.read_beats(),
                 () = until(self.deadline()) => self.fire(),
+                () = yield_now(), if !self.unfilled.is_empty() => self.fill_next(),
             }
         }
         self.farewell();
         (self.scribe, self.alerts)
-    }
-
-    fn fill(&mut self) {
-        // Before the workers, who are to know them from the beginning.
-        self.switch_hosts();
-        self.want_dispatchers(false);
-        self.introduce_all();
-        let names: Vec<_> = self.pools.keys().cloned().collect();
-        for name in names {
-            self.add_to_supervisor(&name);
-        }
-        // A fleet without workers is complete as it is.
-        self.announce();
-    }
-
-    fn add_to_supervisor(&mut self, name: &PoolName) {
-        let spec = &self.pools[name].spec;
-        let event = Event::PoolAdded {
-            pool: name.clone(),
-            workers: spec.workers,
-            settings: spec.supervision.clone(),
-            generation: self.spec.generation,
-        };
-        self.step(event);
     }
 
     /// When something must be done though nothing happens.
@@ -363,17 +352,11 @@ impl Fleet {
         self.last_seed
     }
 
-    /// Tells dispatchers and the connector what they do not know yet.
-    fn introduce_all(&mut self) {
-        self.tell_dispatchers();
-        self.tell_connector();
-    }
-
     fn fire(&mut self) {
+        let now = now();
         // Heartbeats that are there go first, or a primary that was held up
         // would have its workers killed for it.
-        self.read_beats();
-        let now = now();
+        self.read_due_beats(now);
         if self.supervisor.deadline().is_some_and(|at| at <= now) {
             self.step(Event::Timer);
         }
@@ -392,10 +375,8 @@ impl Fleet {
             .map(|(name, _)| name.cloned())
             .collect();
         for name in late {
-            match name {
-                Some(name) => self.step_dispatcher(&name, solo::Event::Timer),
-                None => self.step_connector(solo::Event::Timer),
-            }
+            self.read_solo_beat(name.as_ref());
+            self.step_solo(name.as_ref(), solo::Event::Timer);
         }
         if self.lingering.deadline().is_some_and(|at| at <= now) {
             self.forget_all_lingering();

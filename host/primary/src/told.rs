@@ -107,6 +107,16 @@ impl Told {
         self.workers.insert(worker, pool);
     }
 
+    /// The pool of a worker that it knows.
+    pub(crate) fn pool_of(&self, worker: WorkerId) -> Option<&PoolName> {
+        self.workers.get(&worker)
+    }
+
+    /// It was told that a worker is gone.
+    pub(crate) fn forget_worker(&mut self, worker: WorkerId) {
+        self.workers.remove(&worker);
+    }
+
     /// The pools whose workers it knows.
     pub(crate) fn pools_of_workers(&self) -> impl Iterator<Item = &PoolName> {
         self.workers.values()
@@ -186,6 +196,16 @@ impl ToldGrants {
     /// It was told of a worker.
     pub(crate) fn add_worker(&mut self, worker: WorkerId) {
         self.workers.insert(worker);
+    }
+
+    /// Whether it knows a worker.
+    pub(crate) fn knows_worker(&self, worker: WorkerId) -> bool {
+        self.workers.contains(&worker)
+    }
+
+    /// It was told that a worker is gone. Returns whether it knew it.
+    pub(crate) fn forget_worker(&mut self, worker: WorkerId) -> bool {
+        self.workers.remove(&worker)
     }
 
     /// What to tell it, in this order; takes it for told.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::SupervisionSettings;
 
 /// Sebastiano Vigna's SplitMix64. Jitter needs to be spread, not secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -13,7 +15,8 @@ impl SplitMix64 {
         Self(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// Uniform over all values; also the seed of another one.
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +30,7 @@ impl SplitMix64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Uniform over all values.
+    /// Uniform over all values of this type.
     pub(super) fn share(&mut self) -> u16 {
         (self.next() >> 48) as u16
     }

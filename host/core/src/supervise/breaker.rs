@@ -7,6 +7,8 @@
 //!     └───────────────────────────────────────────── Probing{worker}
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
 use crate::name::WorkerId;
@@ -38,21 +40,21 @@ pub enum BreakerState {
 ///
 /// Windows are separate. Once the runtime breaker is tripped, the state of the
 /// startup breaker makes no difference, hence one state with a kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Breaker {
     startup: CrashWindow,
     runtime: CrashWindow,
     state: State,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum State {
     Admitting,
     Tripped { trip: Trip, probe_at: Moment },
     Probing { trip: Trip, worker: WorkerId },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Trip {
     kind: FailureKind,
     /// The first worker that did not exist yet.

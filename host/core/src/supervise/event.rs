@@ -266,6 +266,17 @@ pub enum Action {
     Finished,
 }
 
+impl Action {
+    /// Asks a worker to go, this strongly.
+    pub(super) const fn ask(worker: WorkerId, strength: Strength) -> Self {
+        match strength {
+            Strength::Drain => Self::Drain { worker },
+            Strength::Stop => Self::Stop { worker },
+            Strength::Kill => Self::Kill { worker },
+        }
+    }
+}
+
 /// Something that happened and that events, log and alerts tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
 use crate::name::SlotIndex;
@@ -32,7 +34,7 @@ fn span(settings: &SupervisionSettings) -> Duration {
 }
 
 /// Why a process is forked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fork {
     /// Somebody, or the configuration, asks for it.
     Asked,
@@ -42,7 +44,7 @@ pub(super) enum Fork {
 
 /// The newest forks of a pool, oldest first, without those that were asked for
 /// and led to a stable worker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Forks(VecDeque<(Moment, SlotIndex, Fork)>);
 
 impl Forks {

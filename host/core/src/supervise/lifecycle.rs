@@ -1,92 +1,88 @@
-//! What workers report and what is reported of them.
+//! What workers report, what is reported of them, and what time alone brings
+//! about.
 
 use crate::exit::ExitReason;
 use crate::moment::Moment;
-use crate::name::WorkerId;
+use crate::name::{SlotIndex, WorkerId};
 use crate::supervise::backoff;
-use crate::supervise::event::{Action, Record, Strength};
+use crate::supervise::event::{Action, Record, RollFailure, Strength};
 use crate::supervise::forks::Fork;
+use crate::supervise::pool::{Pool, Turn};
 use crate::supervise::retiree::Retiree;
 use crate::supervise::slot::{Loss, Slot};
-use crate::supervise::supervisor::{Supervisor, kept};
 use crate::supervise::view::LastExit;
-use crate::supervise::worker::{Stage, Standing};
+use crate::supervise::worker::{Due, Stage, Standing, Worker};
 
-impl Supervisor {
-    pub(super) fn spawned(&mut self, id: WorkerId, out: &mut Vec<Action>) {
-        if let Some(worker) = self.workers.get_mut(&id)
+/// What workers report.
+impl Pool {
+    pub(super) fn spawned(&mut self, id: WorkerId, turn: &mut Turn<'_>) {
+        if let Some(worker) = self.crew.get_mut(id)
             && worker.spawned_at.is_none()
         {
-            worker.spawned_at = Some(self.now);
-            out.push(Action::Record(worker.spawned(id)));
+            worker.spawned_at = Some(turn.now);
+            turn.record(Record::Spawned {
+                worker: id,
+                pool: self.name.clone(),
+                slot: worker.slot,
+                generation: worker.generation,
+            });
         }
     }
 
-    pub(super) fn ready(&mut self, id: WorkerId, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+    pub(super) fn ready(&mut self, id: WorkerId, turn: &mut Turn<'_>) {
+        let Some(worker) = self.crew.get_mut(id) else {
             return;
         };
         let Stage::Starting { ready_by } = worker.stage else {
             return;
         };
-        if ready_by <= self.now {
-            return self.fail(id, ExitReason::StartTimeout, Strength::Kill, self.now, out);
+        if ready_by <= turn.now {
+            return self.late(id, turn);
         }
-        worker.ready_at = Some(self.now);
-        worker.since = self.now;
+        worker.ready_at = Some(turn.now);
+        worker.since = turn.now;
         worker.stage = Stage::Serving {
-            beat: self.now,
+            beat: turn.now,
             standing: Standing::Unproven,
         };
-        out.push(Action::Record(worker.ready(id)));
-        let (name, index) = (worker.pool.clone(), worker.slot);
-        let Some(pool) = self.pools.get_mut(&name) else {
-            return;
-        };
-        let old = pool.slot(index).and_then(|slot| slot.succeed(id));
-        if let Some(roll) = &mut pool.roll {
-            roll.ready(index, old);
+        let slot = worker.slot;
+        turn.record(Record::Ready {
+            worker: id,
+            pool: self.name.clone(),
+            slot,
+        });
+        let old = self.crew.succeed(slot, id);
+        if let Some(roll) = &mut self.roll {
+            roll.ready(slot, old);
         } else if old.is_some() {
-            pool.recycling.succeeded();
+            self.recycling.succeeded();
         }
         if let Some(old) = old {
-            self.dismiss(old, Strength::Drain, out);
+            self.dismiss(old, Strength::Drain, turn);
         }
     }
 
-    pub(super) fn beat(
-        &mut self,
-        id: WorkerId,
-        at: Moment,
-        served: bool,
-        (requests, memory): (u64, u64),
-    ) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.served |= served;
-            worker.wear.beat(requests, memory);
-            if let Stage::Serving { beat, .. } = &mut worker.stage {
-                *beat = at.min(self.now).max(*beat);
-            }
-        }
-    }
-
-    pub(super) fn drained(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && let Some(pool) = self.pools.get(&worker.pool)
+    pub(super) fn drained(&mut self, id: WorkerId, turn: &Turn<'_>) {
+        if let Some(worker) = self.crew.get_mut(id)
             && let Stage::Retired(retiree) = &mut worker.stage
-            && retiree.escalate(Strength::Stop, self.now, &pool.settings)
+            && retiree.escalate(Strength::Stop, turn.now, &self.settings)
         {
             // No action: it goes by itself.
-            worker.since = self.now;
+            worker.since = turn.now;
         }
+    }
+
+    pub(super) fn unfit(&mut self, id: WorkerId, message: String, turn: &mut Turn<'_>) {
+        let cause = ExitReason::ValidationFailed { message };
+        self.fail(id, cause, Strength::Stop, turn.now, turn);
     }
 
     /// The process is gone, or never was.
-    pub(super) fn gone(&mut self, id: WorkerId, unasked: ExitReason, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get(&id) else {
+    pub(super) fn gone(&mut self, id: WorkerId, unasked: ExitReason, turn: &mut Turn<'_>) {
+        let Some(worker) = self.crew.get(id) else {
             return;
         };
-        let (name, slot) = (worker.pool.clone(), worker.slot);
+        let slot = worker.slot;
         let (reason, crashed) = match &worker.stage {
             // It would be wrong to say that it was asked for or was late when
             // there was no process to ask or to wait for.
@@ -101,149 +97,80 @@ impl Supervisor {
             slot,
             voluntary: reason.is_voluntary(),
             reason,
-            at: self.now,
+            at: turn.now,
         };
-        out.push(Action::Record(Record::Exited {
+        turn.record(Record::Exited {
             worker: id,
-            pool: name.clone(),
+            pool: self.name.clone(),
             slot,
             reason: exit.reason.clone(),
             voluntary: exit.voluntary,
-        }));
-        if let Some(pool) = self.pools.get_mut(&name) {
-            pool.last_exit = Some(exit);
-        }
+        });
+        self.last_exit = Some(exit);
         if let Some(reason) = crashed {
-            self.crashed(id, reason, self.now, out);
+            self.crashed(id, reason, turn.now, turn);
         }
-        self.workers.remove(&id);
-        self.forget_pool(&name);
+        self.crew.remove(id);
     }
+}
 
-    /// A worker in a slot is no good: it is made to go and counts as crashed.
-    /// `last_seen` is when it was last known to work.
-    pub(super) fn fail(
-        &mut self,
-        id: WorkerId,
-        cause: ExitReason,
-        strength: Strength,
-        last_seen: Moment,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get(&id) else {
-            return;
-        };
-        let Some(pool) = self.pools.get(&worker.pool) else {
-            return;
-        };
-        if matches!(worker.stage, Stage::Retired(_)) {
-            return;
-        }
-        let retiree = Retiree::new(cause.clone(), strength, self.now, &pool.settings);
-        if strength == Strength::Kill {
-            out.push(Action::Kill { worker: id });
-        }
-        self.crashed(id, cause, last_seen, out);
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.stage = Stage::Retired(retiree);
-            worker.since = self.now;
-        }
-    }
-
-    /// Counts a crash and decides what becomes of the slot.
-    pub(super) fn crashed(
-        &mut self,
-        id: WorkerId,
-        reason: ExitReason,
-        last_seen: Moment,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get(&id) else {
-            return;
-        };
-        let (name, index, attempt) = (worker.pool.clone(), worker.slot, worker.attempt);
-        let Some(pool) = self.pools.get(&name) else {
-            return;
-        };
-        let stable = worker.was_stable(last_seen, &pool.settings);
-        if stable {
-            // The timer may not have come yet.
-            self.settle(id, out);
-        }
-        self.count(id, stable, reason.clone(), out);
-        let Some(pool) = self.pools.get_mut(&name) else {
-            return;
-        };
-        let loss = pool
-            .slot(index)
-            .map_or(Loss::Stranger, |slot| slot.lose(id));
-        let next = match loss {
-            Loss::Stranger => return,
-            Loss::Old => None,
-            Loss::New { old } => {
-                out.push(kept(old, name.clone(), index));
-                None
+/// What time alone brings about.
+impl Pool {
+    pub(super) fn fire(&mut self, turn: &mut Turn<'_>) {
+        let due: Vec<(WorkerId, Due)> = self
+            .crew
+            .workers()
+            .filter_map(|(id, worker)| {
+                let (at, due) = worker.due(&self.settings);
+                (at <= turn.now).then_some((id, due))
+            })
+            .collect();
+        for (worker, due) in due {
+            match due {
+                Due::Late => self.late(worker, turn),
+                Due::Hung => self.hung(worker, turn),
+                Due::Stable => {
+                    self.settle(worker, turn);
+                    // A driver that slept may owe it a kill by now.
+                    if self.is_hung(worker, turn.now) {
+                        self.hung(worker, turn);
+                    }
+                }
+                Due::Lingering => self.press(worker, turn),
             }
-            Loss::Empty
-                if stable && pool.breaker.replaces_at_once() && pool.allowed_at() <= self.now =>
-            {
-                Some(Slot::Held {
-                    worker: self.start(&name, index, 1, Fork::Again, out),
-                })
-            }
-            Loss::Empty if stable => Some(Slot::Waiting {
-                attempt: 1,
-                until: self.now,
-                fork: Fork::Again,
-            }),
-            Loss::Empty => Some(Slot::Waiting {
-                attempt: attempt.saturating_add(1),
-                until: self.now + backoff::delay(&pool.settings, attempt, &mut self.random),
-                fork: Fork::Again,
-            }),
-        };
-        if let Some(next) = next {
-            self.put(&name, index, next);
         }
-        self.set_back((&name, index, id), loss, reason, out);
     }
 
-    /// Tells the breaker of its generation.
-    pub(super) fn count(
-        &mut self,
-        id: WorkerId,
-        stable: bool,
-        last: ExitReason,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get(&id) else {
-            return;
-        };
-        let Some(pool) = self.pools.get_mut(&worker.pool) else {
-            return;
-        };
-        pool.breaker
-            .probe_ended(id, self.now + pool.settings.probe_interval);
-        if worker.generation != pool.generation {
-            return;
+    fn late(&mut self, id: WorkerId, turn: &mut Turn<'_>) {
+        self.fail(id, ExitReason::StartTimeout, Strength::Kill, turn.now, turn);
+    }
+
+    fn is_hung(&self, id: WorkerId, now: Moment) -> bool {
+        let due = self.crew.get(id).map(|worker| worker.due(&self.settings));
+        due.is_some_and(|(at, due)| due == Due::Hung && at <= now)
+    }
+
+    fn hung(&mut self, id: WorkerId, turn: &mut Turn<'_>) {
+        if let Some(Stage::Serving { beat, .. }) = self.crew.get(id).map(|worker| &worker.stage) {
+            let last_seen = *beat;
+            self.fail(id, ExitReason::Hung, Strength::Kill, last_seen, turn);
         }
-        let kind = worker.failure(stable);
-        let tripped = pool
-            .breaker
-            .record(self.now, kind, self.next, &pool.settings);
-        if let Some(crashes) = tripped {
-            out.push(Action::Record(Record::Tripped {
-                pool: worker.pool.clone(),
-                kind,
-                crashes,
-                last,
-            }));
+    }
+
+    /// A retiree did not go in time.
+    fn press(&mut self, id: WorkerId, turn: &mut Turn<'_>) {
+        if let Some(worker) = self.crew.get_mut(id)
+            && let Stage::Retired(retiree) = &mut worker.stage
+        {
+            worker.since = turn.now;
+            let strength = retiree.late(turn.now, &self.settings);
+            turn.out.push(Action::ask(id, strength));
         }
     }
 
     /// A worker is stable.
-    pub(super) fn settle(&mut self, id: WorkerId, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+    fn settle(&mut self, id: WorkerId, turn: &mut Turn<'_>) {
+        let Some(worker) = self.crew.get_mut(id) else {
             return;
         };
         let Stage::Serving { standing, .. } = &mut worker.stage else {
@@ -254,13 +181,145 @@ impl Supervisor {
         }
         *standing = Standing::Stable;
         worker.attempt = 1;
-        let (name, slot) = (worker.pool.clone(), worker.slot);
-        let Some(pool) = self.pools.get_mut(&name) else {
+        let stable_at = worker.stable_at(&self.settings);
+        self.forks.settle(worker.slot, stable_at);
+        if self.breaker.is_proved_by(id) {
+            self.recover(turn);
+        }
+    }
+}
+
+/// Failures.
+impl Pool {
+    /// A worker in a slot is no good: it is made to go and counts as crashed.
+    /// `last_seen` is when it was last known to work.
+    fn fail(
+        &mut self,
+        id: WorkerId,
+        cause: ExitReason,
+        strength: Strength,
+        last_seen: Moment,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.crew.get(id).is_none_or(Worker::is_retired) {
+            return;
+        }
+        let retiree = Retiree::new(cause.clone(), strength, turn.now, &self.settings);
+        if strength == Strength::Kill {
+            turn.out.push(Action::Kill { worker: id });
+        }
+        self.crashed(id, cause, last_seen, turn);
+        if let Some(worker) = self.crew.get_mut(id) {
+            worker.stage = Stage::Retired(retiree);
+            worker.since = turn.now;
+        }
+    }
+
+    /// Counts a crash and decides what becomes of the slot.
+    fn crashed(
+        &mut self,
+        id: WorkerId,
+        reason: ExitReason,
+        last_seen: Moment,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(worker) = self.crew.get(id) else {
             return;
         };
-        pool.forks.settle(slot, worker.stable_at(&pool.settings));
-        if pool.breaker.is_proved_by(id) {
-            self.recover(&name, out);
+        let (slot, attempt) = (worker.slot, worker.attempt);
+        let stable = worker.was_stable(last_seen, &self.settings);
+        if stable {
+            // The timer may not have come yet.
+            self.settle(id, turn);
+        }
+        self.count(id, stable, reason.clone(), turn);
+        let loss = self.crew.lose(slot, id);
+        match loss {
+            Loss::Stranger => return,
+            Loss::Old => {}
+            Loss::New { old } => self.keep(old, slot, turn),
+            Loss::Empty => self.refill(slot, attempt, stable, turn),
+        }
+        self.set_back((slot, id, loss), reason, turn);
+    }
+
+    /// A slot has lost its worker, at this attempt: another one
+    /// follows at once, or later.
+    fn refill(&mut self, slot: SlotIndex, attempt: u32, stable: bool, turn: &mut Turn<'_>) {
+        let fork = Fork::Again;
+        let at_once = self.breaker.replaces_at_once() && self.allowed_at() <= turn.now;
+        let next = if stable && at_once {
+            Slot::Held {
+                worker: self.start(slot, 1, fork, turn),
+            }
+        } else if stable {
+            Slot::Waiting {
+                attempt: 1,
+                until: turn.now,
+                fork,
+            }
+        } else {
+            let delay = backoff::delay(&self.settings, attempt, &mut self.random);
+            Slot::Waiting {
+                attempt: attempt.saturating_add(1),
+                until: turn.now + delay,
+                fork,
+            }
+        };
+        self.crew.put(slot, next);
+    }
+
+    /// Tells the breaker of its generation.
+    fn count(&mut self, id: WorkerId, stable: bool, last: ExitReason, turn: &mut Turn<'_>) {
+        let Some(worker) = self.crew.get(id) else {
+            return;
+        };
+        self.breaker
+            .probe_ended(id, turn.now + self.settings.probe_interval);
+        if worker.generation != self.generation {
+            return;
+        }
+        let kind = worker.failure(stable);
+        let tripped = self
+            .breaker
+            .record(turn.now, kind, turn.ids.next(), &self.settings);
+        if let Some(crashes) = tripped {
+            turn.record(Record::Tripped {
+                pool: self.name.clone(),
+                kind,
+                crashes,
+                last,
+            });
+        }
+    }
+
+    /// A worker in a slot has crashed, and the slot is already what it becomes:
+    /// what that means to what replaces workers.
+    fn set_back(
+        &mut self,
+        (slot, worker, loss): (SlotIndex, WorkerId, Loss),
+        reason: ExitReason,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(roll) = &mut self.roll else {
+            if matches!(loss, Loss::New { .. }) {
+                self.recycling
+                    .failed(turn.now, &self.settings, &mut self.random);
+            }
+            return;
+        };
+        let crash = (slot, worker, loss);
+        let given_up = roll.set_back(turn.now, crash, &self.settings, &mut self.random);
+        let (replaced, left) = (roll.replaced(), roll.left());
+        if given_up || !self.is_admitting() {
+            self.roll = None;
+            self.call_off(turn);
+            turn.record(Record::RollFailed {
+                pool: self.name.clone(),
+                reason: RollFailure::Worker { worker, reason },
+                replaced,
+                left,
+            });
         }
     }
 }

@@ -21,11 +21,28 @@
 //!               └─tripped─────┴──no patience left──▶ RollFailed
 //! ```
 //!
-//! How this is laid out: a `slot` says who holds a place (`Held` is Starting
-//! or Serving, whichever the worker's own stage is, so that there is one truth);
-//! a worker's stage owns its timers; a worker that left its slot is a
-//! `retiree`; `Tripped` belongs to the whole pool and lives in its
-//! `breaker`, while its vacant slots wait.
+//! How this is laid out: a [`Pool`] steps alone and owns its slots, its workers,
+//! its breaker and all else that decides about them; the [`Supervisor`] leads
+//! each event to the pool that it is about and keeps the pools' deadlines in
+//! order, so that an event costs the same however many pools there are. A `slot`
+//! says who holds a place (`Held` is Starting or Serving, whichever the worker's
+//! own stage is, so that there is one truth); a worker's stage owns its timers;
+//! a worker that left its slot is a `retiree`; `Tripped` belongs to the whole
+//! pool and lives in its `breaker`, while its vacant slots wait.
+//!
+//! No module needs one that needs it. Each needs only some of those below it:
+//!
+//! ```text
+//! supervisor                 routes by worker and by pool ──▶ agenda
+//! step                       event ──▶ deed; fills slots; the deadline
+//! lifecycle   operator       what workers and time bring; what people ask for
+//! pool                       one pool, and the deeds that all comes down to
+//! roll  recycle  vacancy     who is replaced next; which slot is filled next
+//! crew           view        who holds which slot
+//! worker   slot   breaker
+//! wear  retiree  forks  window  backoff
+//! event
+//! ```
 //!
 //! Rules, beside those of the diagram:
 //!
@@ -70,8 +87,10 @@
 //! - Neither starts a successor in a slot to which three live workers belong.
 //! - After [`Event::Shutdown`] nothing is spawned.
 
+mod agenda;
 mod backoff;
 mod breaker;
+mod crew;
 mod event;
 mod forks;
 mod lifecycle;
@@ -81,9 +100,15 @@ mod recycle;
 mod retiree;
 mod roll;
 mod slot;
+mod step;
 mod supervisor;
-mod timers;
+#[cfg(test)]
+mod tests;
+mod vacancy;
 mod view;
+#[cfg(test)]
+mod visits;
+mod wear;
 mod window;
 mod worker;
 
@@ -93,5 +118,6 @@ pub use event::{
     Action, EndStatus, Event, FailureKind, Patience, Record, RecycleCause, RollFailure, Strength,
 };
 pub use forks::fork_budget;
+pub use pool::{Pool, WorkerIds};
 pub use supervisor::Supervisor;
 pub use view::{LastExit, PoolView, WorkerState, WorkerView};

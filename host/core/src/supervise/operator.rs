@@ -1,146 +1,124 @@
-//! What operators ask for: pools, sizes, resets and the end.
+//! What operators ask of a pool: to be there, its size, rolls, resets and the
+//! end.
 
-use crate::exit::ExitReason;
 use crate::limits::SupervisionSettings;
-use crate::name::{Generation, PoolName, WorkerId};
-use crate::supervise::event::{Action, Record, Strength};
-use crate::supervise::pool::{Pool, Presence};
-use crate::supervise::retiree::Retiree;
-use crate::supervise::slot::Slot;
-use crate::supervise::supervisor::{Phase, Supervisor, ask};
-use crate::supervise::worker::Stage;
+use crate::moment::Moment;
+use crate::name::{Generation, WorkerId};
+use crate::supervise::breaker::Breaker;
+use crate::supervise::crew::counted;
+use crate::supervise::event::{Patience, Record, RollFailure, Strength};
+use crate::supervise::forks::{Fork, Forks};
+use crate::supervise::pool::{Pool, Presence, Turn, bounded};
+use crate::supervise::recycle::Recycling;
+use crate::supervise::roll::Roll;
 
-impl Supervisor {
-    pub(super) fn add_pool(
+impl Pool {
+    pub(super) fn add(
         &mut self,
-        name: &PoolName,
         workers: u16,
         settings: &SupervisionSettings,
         generation: Generation,
-        out: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
-        match self.pools.get_mut(name) {
+        match self.presence {
             // What is left of the old one are retirees.
-            Some(pool) if pool.presence == Presence::Leaving => {
-                *pool = Pool::new(settings, generation);
+            Presence::Leaving => {
+                self.forget();
+                self.presence = Presence::Staying;
+                (self.spawns, self.restarts, self.last_exit) = (0, 0, None);
             }
-            Some(pool) if generation <= pool.generation => return,
-            Some(pool) => pool.renew(settings, generation),
-            None => {
-                self.pools
-                    .insert(name.clone(), Pool::new(settings, generation));
+            Presence::Staying if generation <= self.generation => return,
+            // What is known of the old generation's crashes says nothing about
+            // this one. It is asked for, and due at once.
+            Presence::Staying => {
+                self.breaker = Breaker::new();
+                self.crew.wait_no_longer(Moment::ORIGIN, Some(Fork::Asked));
             }
+            Presence::Ending => return,
         }
-        self.scale(name, workers, out);
+        self.settings = bounded(settings);
+        self.generation = generation;
+        self.scale(workers, turn);
     }
 
-    pub(super) fn scale(&mut self, name: &PoolName, workers: u16, out: &mut Vec<Action>) {
-        let Some(pool) = self.staying(name) else {
+    pub(super) fn scale(&mut self, workers: u16, turn: &mut Turn<'_>) {
+        if self.presence != Presence::Staying {
             return;
-        };
-        for worker in pool.resize(workers).into_iter().flat_map(Slot::workers) {
-            self.dismiss(worker, Strength::Drain, out);
+        }
+        self.workers = workers;
+        self.forks.forget_from(workers);
+        if let Some(roll) = &mut self.roll {
+            roll.resize(workers);
+        }
+        for worker in self.crew.resize(workers) {
+            self.dismiss(worker, Strength::Drain, turn);
         }
     }
 
-    pub(super) fn remove_pool(&mut self, name: &PoolName, out: &mut Vec<Action>) {
-        self.scale(name, 0, out);
-        if let Some(pool) = self.staying(name) {
-            let (settings, generation) = (pool.settings.clone(), pool.generation);
-            *pool = Pool {
-                presence: Presence::Leaving,
-                spawns: pool.spawns,
-                restarts: pool.restarts,
-                last_exit: pool.last_exit.take(),
-                ..Pool::new(&settings, generation)
-            };
+    pub(super) fn remove(&mut self, turn: &mut Turn<'_>) {
+        if self.presence != Presence::Staying {
+            return;
         }
-        self.forget_pool(name);
+        self.scale(0, turn);
+        self.forget();
+        self.presence = Presence::Leaving;
     }
 
-    /// A pool that is leaving and has no worker is gone.
-    pub(super) fn forget_pool(&mut self, name: &PoolName) {
-        if self.of(name).next().is_none() {
-            self.pools
-                .retain(|of, pool| of != name || pool.presence == Presence::Staying);
-        }
+    /// What it knew of its workers says nothing about those to come.
+    fn forget(&mut self) {
+        self.breaker = Breaker::new();
+        self.forks = Forks::default();
+        self.roll = None;
+        self.recycling = Recycling::new();
     }
 
-    pub(super) fn reset(&mut self, name: &PoolName, out: &mut Vec<Action>) {
-        let now = self.now;
-        if let Some(pool) = self.staying(name) {
-            pool.reset(now);
-            out.push(Action::Record(Record::Reset { pool: name.clone() }));
+    /// Forgets crashes, forks and backoff; empty slots are due at once.
+    pub(super) fn reset(&mut self, turn: &mut Turn<'_>) {
+        if self.presence == Presence::Staying {
+            self.breaker = Breaker::new();
+            self.forks.clear();
+            self.recover(turn);
         }
     }
 
-    /// The pool of a tripped breaker works again, as far as can be seen.
-    pub(super) fn recover(&mut self, name: &PoolName, out: &mut Vec<Action>) {
-        let now = self.now;
-        if let Some(pool) = self.staying(name) {
-            pool.recover(now);
-            out.push(Action::Record(Record::Reset { pool: name.clone() }));
+    pub(super) fn roll(&mut self, workers: &[WorkerId], patience: Patience, turn: &mut Turn<'_>) {
+        if self.presence != Presence::Staying {
+            return;
+        }
+        let wanted = |worker: &WorkerId| workers.is_empty() || workers.contains(worker);
+        if !self.is_admitting() {
+            let left = self.crew.holders().filter(wanted).count();
+            return turn.record(Record::RollFailed {
+                pool: self.name.clone(),
+                reason: RollFailure::Tripped,
+                replaced: 0,
+                left: counted(left),
+            });
+        }
+        if self.roll.is_none() {
+            // What a recycling has begun belongs to the old state.
+            self.call_off(turn);
+        }
+        let old: Vec<WorkerId> = self.crew.holders().filter(wanted).collect();
+        let roll = self.roll.get_or_insert_with(|| Roll::new(patience));
+        roll.add(old, patience);
+    }
+
+    pub(super) fn cancel_roll(&mut self, turn: &mut Turn<'_>) {
+        if self.roll.take().is_some() {
+            self.call_off(turn);
         }
     }
 
-    pub(super) fn shut_down(&mut self, strength: Strength, out: &mut Vec<Action>) {
-        match self.phase {
-            Phase::Finished => return,
-            Phase::ShuttingDown { strength: so_far } if strength <= so_far => return,
-            Phase::Running | Phase::ShuttingDown { .. } => {}
+    pub(super) fn shut_down(&mut self, strength: Strength, turn: &mut Turn<'_>) {
+        if self.presence == Presence::Staying {
+            self.presence = Presence::Ending;
         }
-        self.phase = Phase::ShuttingDown { strength };
-        for pool in self.pools.values_mut() {
-            pool.slots.clear();
-            pool.roll = None;
-        }
-        let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+        self.crew.resize(0);
+        self.roll = None;
+        let workers: Vec<WorkerId> = self.crew.workers().map(|(id, _)| id).collect();
         for worker in workers {
-            self.dismiss(worker, strength, out);
+            self.dismiss(worker, strength, turn);
         }
-    }
-
-    /// Makes a worker a retiree because we want so, or presses one that is.
-    /// Whoever calls has taken it out of its slot.
-    pub(super) fn dismiss(&mut self, id: WorkerId, strength: Strength, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        let Some(pool) = self.pools.get_mut(&worker.pool) else {
-            return;
-        };
-        pool.breaker.probe_ended(id, self.now);
-        if let Some(roll) = &mut pool.roll {
-            roll.forget(id);
-        }
-        let asked = strength;
-        let strength = match &mut worker.stage {
-            Stage::Retired(retiree) => {
-                if !retiree.escalate(strength, self.now, &pool.settings) {
-                    return;
-                }
-                strength
-            }
-            // Nothing is in flight yet, so it has no more time than one that
-            // stops. But it may have become ready this very moment: it is asked
-            // as gently as any.
-            Stage::Starting { .. } => strength.max(Strength::Stop),
-            Stage::Serving { .. } => strength,
-        };
-        if !matches!(worker.stage, Stage::Retired(_)) {
-            let cause = ExitReason::Requested;
-            let retiree = Retiree::new(cause, strength, self.now, &pool.settings);
-            worker.stage = Stage::Retired(retiree);
-        }
-        worker.since = self.now;
-        out.push(ask(id, asked));
-        if strength == Strength::Drain {
-            out.push(Action::Record(worker.draining(id)));
-        }
-    }
-
-    fn staying(&mut self, name: &PoolName) -> Option<&mut Pool> {
-        let pool = self.pools.get_mut(name)?;
-        (pool.presence == Presence::Staying).then_some(pool)
     }
 }

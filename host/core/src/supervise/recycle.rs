@@ -2,23 +2,20 @@
 //! replaced, one at a time in a pool, the new one ready before the old drains.
 //!
 //! Only a stable worker is recycled: a limit that workers reach as soon as they
-//! serve must not make the pool fork without end. [`Supervisor::next_recycling`]
-//! is asked by the deadline and by the deed.
+//! serve must not make the pool fork without end. [`Recycling::next`] is asked by
+//! the deadline and by the deed.
+
+use serde::{Deserialize, Serialize};
 
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
-use crate::name::{PoolName, SlotIndex, WorkerId};
+use crate::name::{SlotIndex, WorkerId};
 use crate::supervise::backoff::{self, SplitMix64};
-use crate::supervise::breaker::BreakerState;
-use crate::supervise::event::{Action, Record, RecycleCause};
-use crate::supervise::forks::Fork;
-use crate::supervise::pool::Starts;
-use crate::supervise::slot::Slot;
-use crate::supervise::supervisor::Supervisor;
-use crate::supervise::worker::{Stage, Standing, Worker};
+use crate::supervise::crew::{Crew, Starts};
+use crate::supervise::event::RecycleCause;
 
 /// What a pool remembers of its recyclings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Recycling {
     /// Replacements that failed in a row.
     failures: u32,
@@ -26,20 +23,15 @@ pub(super) struct Recycling {
     until: Moment,
 }
 
-/// What a worker has used up.
+/// Whom a pool recycles next.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wear {
-    /// Requests that it has ever read.
-    requests: u64,
-    /// Bytes of its resident memory when it last beat; 0 is unknown.
-    memory: u64,
-    /// How much less than the limits it gets, in parts of `FULL_JITTER`.
-    jitter: u16,
+pub(super) struct Candidate {
+    /// When: a moment that may have passed.
+    pub(super) at: Moment,
+    pub(super) slot: SlotIndex,
+    pub(super) worker: WorkerId,
+    pub(super) cause: RecycleCause,
 }
-
-/// The parts of a whole limit in which jitter is measured: ten times what fits
-/// into its type, so that it is less than 10 %.
-const FULL_JITTER: u32 = 10 << 16;
 
 impl Recycling {
     pub(super) const fn new() -> Self {
@@ -64,108 +56,44 @@ impl Recycling {
         let delay = backoff::delay(settings, self.failures, random);
         self.until = now + delay.max(settings.probe_interval);
     }
-}
 
-impl Wear {
-    pub(super) fn new(random: &mut SplitMix64) -> Self {
-        Self {
-            requests: 0,
-            memory: 0,
-            jitter: random.share(),
-        }
+    /// The attempt that the next replacement is.
+    pub(super) const fn attempt(&self) -> u32 {
+        self.failures.saturating_add(1)
     }
 
-    pub(super) fn beat(&mut self, requests: u64, memory: u64) {
-        self.requests = self.requests.max(requests);
-        self.memory = memory;
-    }
-
-    /// Which limit is reached first, and when: a moment that may have passed.
-    fn out(&self, ready: Moment, settings: &SupervisionSettings) -> Option<(Moment, RecycleCause)> {
-        let age = settings.max_age;
-        let age = age.saturating_sub(age / FULL_JITTER * u32::from(self.jitter));
-        let requests = settings.max_requests;
-        let less = u128::from(requests) * u128::from(self.jitter) / u128::from(FULL_JITTER);
-        let requests = requests.saturating_sub(u64::try_from(less).unwrap_or(u64::MAX));
-        let many = settings.max_requests > 0 && self.requests >= requests;
-        let old = !settings.max_age.is_zero();
-        let big = settings
-            .soft_memory()
-            .is_some_and(|soft| self.memory > 0 && self.memory >= soft);
-        [
-            many.then_some((Moment::ORIGIN, RecycleCause::Requests)),
-            big.then_some((Moment::ORIGIN, RecycleCause::Memory)),
-            old.then_some((ready + age, RecycleCause::Age)),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-}
-
-impl Worker {
-    fn worn_out(&self, settings: &SupervisionSettings) -> Option<(Moment, RecycleCause)> {
-        match self.stage {
-            Stage::Serving {
-                standing: Standing::Stable,
-                ..
-            } => self.wear.out(self.ready_at?, settings),
-            Stage::Serving { .. } | Stage::Starting { .. } | Stage::Retired(_) => None,
-        }
-    }
-}
-
-impl Supervisor {
-    /// Begins a recycling if one is due. Returns whether it did.
-    pub(super) fn recycle(&mut self, name: &PoolName, out: &mut Vec<Action>) -> bool {
-        let next = self.next_recycling(name).filter(|(at, ..)| *at <= self.now);
-        let Some((_, slot, old, cause)) = next else {
-            return false;
-        };
-        let Some(pool) = self.pools.get(name) else {
-            return false;
-        };
-        let attempt = pool.recycling.failures.saturating_add(1);
-        out.push(Action::Record(Record::Recycling {
-            worker: old,
-            pool: name.clone(),
-            slot,
-            cause,
-        }));
-        let new = self.start(name, slot, attempt, Fork::Asked, out);
-        self.put(name, slot, Slot::Replacing { old, new });
-        true
-    }
-
-    /// When a pool recycles next, if nothing happens before.
-    pub(super) fn recycling_deadline(&self, name: &PoolName) -> Option<Moment> {
-        self.next_recycling(name).map(|(at, ..)| at)
-    }
-
-    /// Whom a pool recycles next, and when: a moment that may have passed.
-    /// `None` while none is worn out or something else than time is waited for.
-    fn next_recycling(
+    /// Whom the pool recycles next, while it neither rolls nor is tripped.
+    /// `None` while none is worn out or something else than time is waited for;
+    /// `allowed_at` is when one more fork is within the budget.
+    pub(super) fn next(
         &self,
-        name: &PoolName,
-    ) -> Option<(Moment, SlotIndex, WorkerId, RecycleCause)> {
-        let pool = self.pools.get(name)?;
-        if pool.roll.is_some()
-            || pool.replacing() > 0
-            || pool.breaker.view() != BreakerState::Admitting
-        {
+        crew: &Crew,
+        settings: &SupervisionSettings,
+        allowed_at: Moment,
+    ) -> Option<Candidate> {
+        if !can_wear_out(settings) || crew.replacing() > 0 {
             return None;
         }
-        let (at, slot, worker, cause) = pool
+        let (at, slot, worker, cause) = crew
             .held()
             .filter_map(|(slot, id)| {
-                let (at, cause) = self.workers.get(&id)?.worn_out(&pool.settings)?;
-                self.has_room(name, slot).then_some((at, slot, id, cause))
+                let (at, cause) = crew.get(id)?.worn_out(settings)?;
+                crew.has_room(slot).then_some((at, slot, id, cause))
             })
             .min()?;
-        if self.starts(name) == Starts::Busy {
+        if crew.starts() == Starts::Busy {
             return None;
         }
-        let at = at.max(pool.recycling.until).max(pool.allowed_at());
-        Some((at, slot, worker, cause))
+        Some(Candidate {
+            at: at.max(self.until).max(allowed_at),
+            slot,
+            worker,
+            cause,
+        })
     }
+}
+
+/// Whether there is any limit that workers could reach.
+pub(super) fn can_wear_out(settings: &SupervisionSettings) -> bool {
+    settings.max_requests > 0 || !settings.max_age.is_zero() || settings.soft_memory().is_some()
 }

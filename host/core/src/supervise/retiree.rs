@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::exit::ExitReason;
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
@@ -15,14 +17,14 @@ use crate::supervise::event::Strength;
 /// not lost, but a driver may have had nothing to send it to yet.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Retiree {
     /// The reason that its exit will have, whatever its code.
     cause: ExitReason,
     step: Step,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Step {
     Draining { by: Moment },
     Stopping { kill_at: Moment },

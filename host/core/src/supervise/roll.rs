@@ -10,28 +10,23 @@
 //! ```
 //!
 //! A slot is *open* between the end of its old worker and the first worker
-//! after it that serves. [`Supervisor::next_move`] is the one place that says
-//! what a roll does next and when; the deadline and the deed both ask it.
+//! after it that serves. [`Roll::next`] is the one place that says what a roll
+//! does next and when; the deadline and the deed both ask it.
 
 use std::collections::BTreeSet;
 
-use crate::exit::ExitReason;
-use crate::moment::Moment;
-use crate::name::{PoolName, SlotIndex, WorkerId};
-use crate::supervise::backoff;
-use crate::supervise::breaker::BreakerState;
-use crate::supervise::event::{Action, Patience, Record, RollFailure, Strength};
-use crate::supervise::forks::Fork;
-use crate::supervise::pool::{Presence, Starts};
-use crate::supervise::slot::{Loss, Slot};
-use crate::supervise::supervisor::{Supervisor, kept};
+use serde::{Deserialize, Serialize};
 
-/// Workers that live at a time and belong to one slot, retirees included, when
-/// a replacement has been started: DESIGN's "live generations at most".
-pub(super) const MAX_LIVE: usize = 3;
+use crate::limits::SupervisionSettings;
+use crate::moment::Moment;
+use crate::name::{SlotIndex, WorkerId};
+use crate::supervise::backoff::{self, SplitMix64};
+use crate::supervise::crew::{Crew, Starts, counted};
+use crate::supervise::event::Patience;
+use crate::supervise::slot::Loss;
 
 /// The roll of one pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Roll {
     patience: Patience,
     /// Those to be replaced that still hold their slots.
@@ -51,7 +46,7 @@ pub(super) struct Roll {
 
 /// What a roll does next.
 #[derive(Clone, Copy, Debug)]
-enum Move {
+pub(super) enum Move {
     /// Start a successor beside the old worker.
     Replace { slot: SlotIndex, old: WorkerId },
     /// Drain the old worker; the slot is filled like any other.
@@ -59,7 +54,7 @@ enum Move {
 }
 
 impl Roll {
-    const fn new(patience: Patience) -> Self {
+    pub(super) const fn new(patience: Patience) -> Self {
         Self {
             patience,
             old: BTreeSet::new(),
@@ -71,13 +66,29 @@ impl Roll {
         }
     }
 
+    /// These workers are to be replaced as well; the lesser patience counts.
+    pub(super) fn add(&mut self, workers: Vec<WorkerId>, patience: Patience) {
+        self.patience = self.patience.min(patience);
+        self.old.extend(workers);
+    }
+
     /// Workers that are left to replace.
     pub(super) fn left(&self) -> u16 {
         counted(self.old.len() + self.open.len())
     }
 
-    fn is_complete(&self) -> bool {
+    /// Workers that were replaced.
+    pub(super) const fn replaced(&self) -> u16 {
+        self.replaced
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
         self.old.is_empty() && self.open.is_empty()
+    }
+
+    /// The attempt that the next replacement is.
+    pub(super) const fn attempt(&self) -> u32 {
+        self.failures.saturating_add(1)
     }
 
     /// A worker is ready: the successor of `old`, or the next one in its slot.
@@ -94,6 +105,12 @@ impl Roll {
         self.old.remove(&worker);
     }
 
+    /// The old worker of a slot drains, and the slot is to be filled.
+    pub(super) fn vacated(&mut self, slot: SlotIndex, old: WorkerId) {
+        self.old.remove(&old);
+        self.open.insert(slot);
+    }
+
     /// The pool has another size.
     pub(super) fn resize(&mut self, workers: u16) {
         self.open.retain(|slot| slot.0 < workers);
@@ -103,188 +120,54 @@ impl Roll {
     pub(super) const fn reset(&mut self) {
         (self.failures, self.setbacks) = (0, 0);
     }
-}
 
-impl Supervisor {
-    pub(super) fn roll(
-        &mut self,
-        name: &PoolName,
-        workers: &[WorkerId],
-        patience: Patience,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(pool) = self.pools.get(name) else {
-            return;
-        };
-        if pool.presence == Presence::Leaving {
-            return;
-        }
-        let wanted = |worker: &WorkerId| workers.is_empty() || workers.contains(worker);
-        if pool.breaker.view() != BreakerState::Admitting {
-            let left = pool.holders().filter(wanted).count();
-            return out.push(Action::Record(Record::RollFailed {
-                pool: name.clone(),
-                reason: RollFailure::Tripped,
-                replaced: 0,
-                left: counted(left),
-            }));
-        }
-        if pool.roll.is_none() {
-            // What a recycling has begun belongs to the old state.
-            self.call_off(name, out);
-        }
-        let Some(pool) = self.pools.get_mut(name) else {
-            return;
-        };
-        let old: Vec<WorkerId> = pool.holders().filter(wanted).collect();
-        let roll = pool.roll.get_or_insert_with(|| Roll::new(patience));
-        roll.patience = roll.patience.min(patience);
-        roll.old.extend(old);
-    }
-
-    pub(super) fn cancel_roll(&mut self, name: &PoolName, out: &mut Vec<Action>) {
-        if let Some(pool) = self.pools.get_mut(name)
-            && pool.roll.take().is_some()
-        {
-            self.call_off(name, out);
-        }
-    }
-
-    /// A worker in a slot has crashed, and the slot is already what it becomes.
+    /// A worker in a slot has crashed. Returns whether that ends the roll, even
+    /// if the breaker still admits.
     pub(super) fn set_back(
         &mut self,
-        (name, slot, worker): (&PoolName, SlotIndex, WorkerId),
-        loss: Loss,
-        reason: ExitReason,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(pool) = self.pools.get_mut(name) else {
-            return;
-        };
+        now: Moment,
+        (slot, worker, loss): (SlotIndex, WorkerId, Loss),
+        settings: &SupervisionSettings,
+        random: &mut SplitMix64,
+    ) -> bool {
         let successor = matches!(loss, Loss::New { .. });
-        let Some(roll) = &mut pool.roll else {
-            if successor {
-                pool.recycling
-                    .failed(self.now, &pool.settings, &mut self.random);
-            }
-            return;
-        };
-        let replacement = successor || roll.open.contains(&slot);
-        if roll.old.remove(&worker) && !successor {
-            roll.open.insert(slot);
+        let replacement = successor || self.open.contains(&slot);
+        if self.old.remove(&worker) && !successor {
+            self.open.insert(slot);
         }
-        roll.setbacks = roll.setbacks.saturating_add(1);
+        self.setbacks = self.setbacks.saturating_add(1);
         if replacement {
-            roll.failures = roll.failures.saturating_add(1);
-            let delay = backoff::delay(&pool.settings, roll.failures, &mut self.random);
-            roll.until = self.now + delay;
+            self.failures = self.failures.saturating_add(1);
+            self.until = now + backoff::delay(settings, self.failures, random);
         }
-        let over = replacement && roll.patience == Patience::OneTry
-            || roll.setbacks >= pool.settings.max_crashes
-            || pool.breaker.view() != BreakerState::Admitting;
-        if over {
-            let (replaced, left) = (roll.replaced, roll.left());
-            pool.roll = None;
-            self.call_off(name, out);
-            out.push(Action::Record(Record::RollFailed {
-                pool: name.clone(),
-                reason: RollFailure::Worker { worker, reason },
-                replaced,
-                left,
-            }));
-        }
+        replacement && self.patience == Patience::OneTry || self.setbacks >= settings.max_crashes
     }
 
-    /// Does one thing for the roll of a pool. Returns whether there was one.
-    pub(super) fn advance_roll(&mut self, name: &PoolName, out: &mut Vec<Action>) -> bool {
-        let next = self.next_move(name).filter(|(at, _)| *at <= self.now);
-        let Some(pool) = self.pools.get_mut(name) else {
-            return false;
-        };
-        let Some(roll) = &mut pool.roll else {
-            return false;
-        };
-        if roll.is_complete() {
-            let replaced = roll.replaced;
-            pool.roll = None;
-            out.push(Action::Record(Record::Rolled {
-                pool: name.clone(),
-                replaced,
-            }));
-            return true;
-        }
-        let attempt = roll.failures.saturating_add(1);
-        match next {
-            Some((_, Move::Replace { slot, old })) => {
-                let new = self.start(name, slot, attempt, Fork::Asked, out);
-                self.put(name, slot, Slot::Replacing { old, new });
-            }
-            Some((_, Move::Vacate { slot, old })) => {
-                roll.old.remove(&old);
-                roll.open.insert(slot);
-                let until = self.now;
-                self.put(
-                    name,
-                    slot,
-                    Slot::Waiting {
-                        attempt,
-                        until,
-                        fork: Fork::Asked,
-                    },
-                );
-                self.dismiss(old, Strength::Drain, out);
-            }
-            None => return false,
-        }
-        true
-    }
-
-    /// When the roll of a pool goes on, if only time keeps it from that.
-    pub(super) fn roll_deadline(&self, name: &PoolName) -> Option<Moment> {
-        self.next_move(name).map(|(at, _)| at)
-    }
-
-    /// What the roll of a pool does next, and when: a moment that may have
-    /// passed. `None` while it waits for something else than time.
-    fn next_move(&self, name: &PoolName) -> Option<(Moment, Move)> {
-        let pool = self.pools.get(name)?;
-        let roll = pool.roll.as_ref()?;
-        let settings = &pool.settings;
-        let at = match (roll.failures, self.starts(name)) {
+    /// What the roll does next, and when: a moment that may have passed. `None`
+    /// while it waits for something else than time; `allowed_at` is when one
+    /// more fork is within the budget.
+    pub(super) fn next(
+        &self,
+        crew: &Crew,
+        settings: &SupervisionSettings,
+        workers: u16,
+        allowed_at: Moment,
+    ) -> Option<(Moment, Move)> {
+        let at = match (self.failures, crew.starts()) {
             (0, _) => Moment::ORIGIN,
-            (_, Starts::Idle) => roll.until.max(pool.allowed_at()),
+            (_, Starts::Idle) => self.until.max(allowed_at),
             // The one that starts has a deadline of its own.
             (_, Starts::Busy) => return None,
         };
-        let (slot, old) = pool.held().find(|(slot, worker)| {
-            roll.old.contains(worker) && self.serves(*worker) && self.has_room(name, *slot)
+        let (slot, old) = crew.held().find(|(slot, worker)| {
+            self.old.contains(worker) && crew.serves(*worker) && crew.has_room(*slot)
         })?;
-        if pool.replacing() < usize::from(settings.surge) {
+        if crew.replacing() < usize::from(settings.surge) {
             return Some((at, Move::Replace { slot, old }));
         }
         // While a slot that was given up does not come back, no other is.
-        let failing = roll.failures > 0 && !roll.open.is_empty();
-        let least = pool.workers.saturating_sub(settings.max_unavailable);
-        (!failing && self.serving(name) > least).then_some((at, Move::Vacate { slot, old }))
+        let failing = self.failures > 0 && !self.open.is_empty();
+        let least = workers.saturating_sub(settings.max_unavailable);
+        (!failing && crew.serving() > least).then_some((at, Move::Vacate { slot, old }))
     }
-
-    /// Ends what replaces workers in this pool; the old ones stay.
-    pub(super) fn call_off(&mut self, name: &PoolName, out: &mut Vec<Action>) {
-        let Some(pool) = self.pools.get_mut(name) else {
-            return;
-        };
-        for (index, old, new) in pool.keep_old() {
-            self.dismiss(new, Strength::Stop, out);
-            out.push(kept(old, name.clone(), index));
-        }
-    }
-
-    /// Whether one more worker may belong to a slot.
-    pub(super) fn has_room(&self, name: &PoolName, slot: SlotIndex) -> bool {
-        self.of(name).filter(|worker| worker.slot == slot).count() < MAX_LIVE
-    }
-}
-
-fn counted(workers: usize) -> u16 {
-    u16::try_from(workers).unwrap_or(u16::MAX)
 }

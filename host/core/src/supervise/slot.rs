@@ -1,11 +1,13 @@
 //! The numbered places of a pool.
 
+use serde::{Deserialize, Serialize};
+
 use crate::moment::Moment;
 use crate::name::WorkerId;
 use crate::supervise::forks::Fork;
 
 /// Who holds a place. Whether a holder is starting or serving is its own stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Slot {
     /// Nobody yet.
     Vacant,

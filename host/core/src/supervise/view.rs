@@ -1,5 +1,7 @@
 //! The supervisor's state as `status` shows it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::exit::ExitReason;
 use crate::moment::Moment;
 use crate::name::{Generation, PoolName, SlotIndex, WorkerId};
@@ -33,7 +35,7 @@ pub struct PoolView {
 }
 
 /// How a worker ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
     /// The worker.
     pub worker: WorkerId,
@@ -106,10 +108,10 @@ impl WorkerState {
 }
 
 impl WorkerView {
-    pub(super) fn of(id: WorkerId, worker: &Worker) -> Self {
+    pub(super) fn of(pool: &PoolName, id: WorkerId, worker: &Worker) -> Self {
         Self {
             id,
-            pool: worker.pool.clone(),
+            pool: pool.clone(),
             slot: worker.slot,
             generation: worker.generation,
             attempt: worker.attempt,

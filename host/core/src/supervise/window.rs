@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::moment::Moment;
 
 /// When they happened, oldest first. Each counts for the length of the window,
 /// whoever serves since: a loop that is slower than `min_uptime` is one, too.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct CrashWindow(VecDeque<Moment>);
 
 impl CrashWindow {

@@ -1,15 +1,16 @@
 //! One worker, from the decision to create it until its exit.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::SupervisionSettings;
 use crate::moment::Moment;
-use crate::name::{Generation, PoolName, SlotIndex, WorkerId};
-use crate::supervise::event::{FailureKind, Record};
-use crate::supervise::recycle::Wear;
+use crate::name::{Generation, SlotIndex};
+use crate::supervise::event::{FailureKind, RecycleCause};
 use crate::supervise::retiree::Retiree;
+use crate::supervise::wear::Wear;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Worker {
-    pub(super) pool: PoolName,
     pub(super) slot: SlotIndex,
     pub(super) generation: Generation,
     pub(super) attempt: u32,
@@ -24,7 +25,7 @@ pub(super) struct Worker {
     pub(super) since: Moment,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Stage {
     Starting { ready_by: Moment },
     Serving { beat: Moment, standing: Standing },
@@ -32,7 +33,7 @@ pub(super) enum Stage {
 }
 
 /// Whether a serving worker has served for `min_uptime`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Standing {
     Unproven,
     Stable,
@@ -69,6 +70,33 @@ impl Worker {
         }
     }
 
+    /// Takes note of a heartbeat.
+    pub(super) fn beat(
+        &mut self,
+        now: Moment,
+        at: Moment,
+        served: bool,
+        (requests, memory): (u64, u64),
+    ) {
+        self.served |= served;
+        self.wear.beat(requests, memory);
+        if let Stage::Serving { beat, .. } = &mut self.stage {
+            *beat = at.min(now).max(*beat);
+        }
+    }
+
+    pub(super) const fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
+    }
+
+    pub(super) const fn is_serving(&self) -> bool {
+        matches!(self.stage, Stage::Serving { .. })
+    }
+
+    pub(super) const fn is_retired(&self) -> bool {
+        matches!(self.stage, Stage::Retired(_))
+    }
+
     /// When it is stable, if it goes on serving.
     pub(super) fn stable_at(&self, settings: &SupervisionSettings) -> Moment {
         self.ready_at.unwrap_or(self.asked_at) + settings.min_uptime
@@ -89,28 +117,17 @@ impl Worker {
         }
     }
 
-    pub(super) fn spawned(&self, worker: WorkerId) -> Record {
-        Record::Spawned {
-            worker,
-            pool: self.pool.clone(),
-            slot: self.slot,
-            generation: self.generation,
-        }
-    }
-
-    pub(super) fn ready(&self, worker: WorkerId) -> Record {
-        Record::Ready {
-            worker,
-            pool: self.pool.clone(),
-            slot: self.slot,
-        }
-    }
-
-    pub(super) fn draining(&self, worker: WorkerId) -> Record {
-        Record::Draining {
-            worker,
-            pool: self.pool.clone(),
-            slot: self.slot,
+    /// Which of its limits it reaches first, and when, if it is stable.
+    pub(super) fn worn_out(
+        &self,
+        settings: &SupervisionSettings,
+    ) -> Option<(Moment, RecycleCause)> {
+        match self.stage {
+            Stage::Serving {
+                standing: Standing::Stable,
+                ..
+            } => self.wear.out(self.ready_at?, settings),
+            Stage::Serving { .. } | Stage::Starting { .. } | Stage::Retired(_) => None,
         }
     }
 }

@@ -22,6 +22,8 @@
 //! - Where the world is fair ([`Checked::set_fair`]), a roll ends in bounded time.
 //! - A removed pool spawns nothing and is there until its last worker is gone.
 //! - After a shutdown nothing is spawned, and its end is the last exit.
+//! - It can be written down and read back after any step: one that is, now and
+//!   then, does what its twin does, which never is.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// Longer than any setting.
 const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 
+/// Steps between one writing and the next, on average.
+const EVERY: u64 = 50;
+
 thread_local! {
     static STEPS: Cell<u64> = const { Cell::new(0) };
 }
@@ -53,7 +58,11 @@ pub(crate) fn steps() -> u64 {
 
 /// A supervisor whose every step is checked and recorded.
 pub(crate) struct Checked {
+    /// Written down and read back at random steps.
     supervisor: Supervisor,
+    /// Told the same.
+    twin: Supervisor,
+    dice: u64,
     view: View,
     pub(crate) now: Moment,
     pub(crate) log: Vec<(Moment, Action)>,
@@ -88,7 +97,7 @@ struct Roll {
 }
 
 /// What is there between two steps.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 struct View {
     pools: BTreeMap<PoolName, PoolView>,
     workers: BTreeMap<WorkerId, WorkerView>,
@@ -113,6 +122,8 @@ impl Checked {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             supervisor: Supervisor::new(seed),
+            twin: Supervisor::new(seed),
+            dice: seed,
             view: View::default(),
             now: Moment::ORIGIN,
             log: Vec::new(),
@@ -168,6 +179,7 @@ impl Checked {
 
     pub(crate) fn claim(&mut self) -> WorkerId {
         let id = self.supervisor.claim_worker_id();
+        assert_eq!(self.twin.claim_worker_id(), id);
         assert!(self.known.insert(id), "{id} was used before");
         id
     }
@@ -185,6 +197,7 @@ impl Checked {
         self.expect(&event);
         self.prune();
         let actions = self.supervisor.step(self.now, event.clone());
+        self.check_twin(&event, &actions);
         let before = std::mem::replace(&mut self.view, View::of(&self.supervisor));
         assert!(
             !self.finished || actions.is_empty(),
@@ -208,6 +221,23 @@ impl Checked {
         self.check_rolls(&event, &actions, &before);
         self.check_timers(&event, &actions);
         actions
+    }
+
+    /// Steps the one that is never written down.
+    fn check_twin(&mut self, event: &Event, actions: &[Action]) {
+        assert_eq!(self.twin.step(self.now, event.clone()), actions);
+        assert_eq!(self.twin.deadline(), self.supervisor.deadline());
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        if (self.dice >> 33).is_multiple_of(EVERY) {
+            let written = serde_json::to_string(&self.supervisor).unwrap();
+            self.supervisor = serde_json::from_str(&written).unwrap();
+            assert_eq!(self.supervisor.deadline(), self.twin.deadline());
+            let (view, twin) = (View::of(&self.supervisor), View::of(&self.twin));
+            assert_eq!(view, twin, "not what was written down: {written}");
+        }
     }
 
     /// Takes note of what an event asks for.
@@ -305,6 +335,11 @@ impl Checked {
         for (pool, forks) in &mut self.forks {
             let span = self.settings[pool].crash_window * 2;
             forks.retain(|(at, _)| self.now.since(*at) < span);
+        }
+        // A generation with a longer window does not know what was forgotten.
+        for (pool, again) in &mut self.again {
+            let span = self.settings[pool].crash_window * 2;
+            again.retain(|at| self.now.since(*at) < span);
         }
     }
 

@@ -184,15 +184,6 @@ impl Fleet {
         }
     }
 
-    /// Makes the plans anew of pools that the reload has to do with.
-    fn replan_touched(&mut self, pace: Pace) {
-        let claim = self.reloading.as_ref().map(|it| it.claim.clone());
-        let claim = claim.unwrap_or_default();
-        for name in claim.plans.union(&claim.workers) {
-            self.replan(name, pace);
-        }
-    }
-
     /// Listeners that a pool gets which did not have them, or gets in another
     /// way.
     fn elsewhere(

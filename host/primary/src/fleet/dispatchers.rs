@@ -38,7 +38,9 @@ pub(super) struct Dispatcher {
     /// in force; `None` once the fleet ends.
     socket: Option<Arc<OwnedFd>>,
     role: ListenerRole,
-    told: Told,
+    pub(super) told: Told,
+    /// The pools that it hands out to, as they were when it was last told all.
+    pub(super) serving: BTreeSet<PoolName>,
     /// What those before it counted.
     before: DispatchCounts,
     counts: DispatchCounts,
@@ -62,6 +64,7 @@ impl Dispatcher {
             socket,
             told: Told::begun(role.limits.clone()),
             role,
+            serving: BTreeSet::new(),
             before: DispatchCounts::default(),
             counts: DispatchCounts::default(),
         }
@@ -78,6 +81,7 @@ impl Fleet {
     /// that do not any more, or that have another address, stay as they are
     /// while a reload may go back to them.
     pub(super) fn want_dispatchers(&mut self, going_back_is_possible: bool) {
+        self.untold.all();
         let wanted: BTreeMap<ListenerName, (ListenerRole, Option<Arc<OwnedFd>>)> = self
             .listeners
             .dispatched()
@@ -145,6 +149,7 @@ impl Fleet {
             }
         }
         self.hosts = hosts;
+        self.untold.all();
     }
 
     /// Whether a listener has the dispatcher that it needs, and that serves.
@@ -220,6 +225,7 @@ impl Fleet {
             role,
             ..
         } = dispatcher;
+        let heard = single.hears();
         let start = |board| {
             let socket = socket.clone().ok_or_else(closed)?;
             let begin = ToDispatcher::Begin {
@@ -240,7 +246,11 @@ impl Fleet {
             };
             Link::<DispatcherRole>::start(birth, self.news.clone())
         };
-        if single.step(now(), event, &self.journal, start) {
+        let other = single.step(now(), event, &self.journal, start);
+        if other || single.hears() != heard {
+            self.untold.all();
+        }
+        if other {
             dispatcher.told = Told::begun(dispatcher.role.limits.clone());
             let counts = std::mem::take(&mut dispatcher.counts);
             dispatcher.before = sum(dispatcher.before, counts);
@@ -248,8 +258,10 @@ impl Fleet {
         }
     }
 
-    /// Tells every dispatcher what it does not know yet.
-    pub(super) fn tell_dispatchers(&mut self) {
+    /// Tells every dispatcher what it does not know yet. Returns whether that was
+    /// anything.
+    pub(super) fn tell_dispatchers(&mut self) -> bool {
+        let mut any = false;
         let names: Vec<_> = self
             .dispatchers
             .iter()
@@ -257,14 +269,18 @@ impl Fleet {
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {
-            let wanted = self.wanted_of(&name);
+            let (wanted, serving) = self.wanted_of(&name);
             let Some(dispatcher) = self.dispatchers.get_mut(&name) else {
                 continue;
             };
-            for word in dispatcher.told.catch_up(wanted) {
+            dispatcher.serving = serving;
+            let words = dispatcher.told.catch_up(wanted);
+            any |= !words.is_empty();
+            for word in words {
                 self.tell_dispatcher(&name, word);
             }
         }
+        any
     }
 
     /// Whether a dispatcher was told of this worker.
@@ -273,17 +289,16 @@ impl Fleet {
         dispatcher.is_some_and(|dispatcher| dispatcher.told.knows_worker(worker))
     }
 
-    fn wanted_of(&self, name: &ListenerName) -> Wanted {
+    /// What a dispatcher is to know, and to which pools it hands out.
+    fn wanted_of(&self, name: &ListenerName) -> (Wanted, BTreeSet<PoolName>) {
         let dispatcher = &self.dispatchers[name];
         let bound = self.listeners.get(name).filter(|b| b.is_dispatched());
         let hosts = self.hosts.get(name);
-        // A pool that is served no more is known until its workers are gone:
-        // they may have connections to give back.
-        let leaving = dispatcher.told.pools_of_workers();
-        let serving: BTreeSet<&PoolName> = bound
+        let serving: BTreeSet<PoolName> = bound
             .iter()
             .flat_map(|bound| bound.pools())
             .chain(hosts.iter().flat_map(|hosts| hosts.pools()))
+            .cloned()
             .collect();
         let mut workers = BTreeMap::new();
         for (id, worker) in &self.workers {
@@ -294,11 +309,13 @@ impl Fleet {
                 workers.insert(*id, (worker.pool.clone(), cell));
             }
         }
+        // A pool that is served no more is known until its workers are gone:
+        // they may have connections to give back.
         let pools = serving
-            .into_iter()
-            .chain(leaving)
+            .iter()
+            .chain(dispatcher.told.pools_of_workers())
             .filter_map(|name| Some((name.clone(), self.pools.get(name)?.spec.dispatch)));
-        Wanted {
+        let wanted = Wanted {
             limits: bound.map_or_else(
                 || dispatcher.role.limits.clone(),
                 |bound| bound.role().limits.clone(),
@@ -306,7 +323,8 @@ impl Fleet {
             pools: pools.collect(),
             workers,
             hosts: hosts.cloned(),
-        }
+        };
+        (wanted, serving)
     }
 
     fn tell_dispatcher(&self, name: &ListenerName, word: Word) {

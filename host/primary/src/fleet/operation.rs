@@ -153,7 +153,7 @@ impl Fleet {
 
     /// Replaces one worker.
     pub(super) fn rotate(&mut self, worker: WorkerId, asker: Asker) {
-        let view = self.supervisor.workers().find(|view| view.id == worker);
+        let view = self.supervisor.worker(worker);
         let Some(view) = view.filter(|view| view.state.is_in_slot()) else {
             return asker.answer(ControlReply::Refused {
                 message: format!("there is no worker {worker} in a slot; `skep status` lists them"),
@@ -290,7 +290,7 @@ impl Fleet {
     /// What became of another size, once that is known.
     fn scaled(&self, scale: &Scale) -> Option<ControlReply> {
         let Scale { pool, workers, .. } = scale;
-        let view = self.supervisor.pools().find(|view| view.name == *pool)?;
+        let view = self.supervisor.pool(pool)?;
         if view.serving == *workers && self.is_settled(pool) {
             let message = Some(format!("pool {pool} has {workers} workers"));
             return Some(ControlReply::Done { message });

@@ -26,6 +26,7 @@ const HAND_OUT: Duration = Duration::from_secs(5);
 impl Fleet {
     /// Does what a signal asks for.
     pub(super) fn grant(&mut self, wish: Wish) {
+        self.untold.all();
         match wish {
             Wish::Finish => {
                 let strength = match self.phase {
@@ -36,7 +37,10 @@ impl Fleet {
                 self.shut_down(strength);
             }
             Wish::EndNow => self.shut_down(self.strength_of_now()),
-            Wish::Reload => self.reload(None),
+            Wish::Reload => {
+                self.fill_rest();
+                self.reload(None);
+            }
         }
     }
 
@@ -50,6 +54,7 @@ impl Fleet {
 
     fn shut_down(&mut self, strength: Strength) {
         self.phase = Phase::Ending(strength);
+        self.unfilled.clear();
         self.reload_wanted = false;
         self.journal
             .event(LogLevel::Info, "primary.stopping", |line| {
@@ -109,6 +114,12 @@ impl Fleet {
     /// Does what a client asks for, and answers now or in the end.
     pub(super) fn answer(&mut self, asked: Asked) {
         let Asked { request, asker } = asked;
+        if !is_question(&request) {
+            self.untold.all();
+            if !matches!(request, ControlRequest::Stop { .. }) {
+                self.fill_rest();
+            }
+        }
         match request {
             ControlRequest::Status => {
                 asker.answer(ControlReply::Status(Box::new(self.status())));
@@ -211,4 +222,12 @@ impl Fleet {
             asker.answer(ControlReply::Done { message: None });
         }
     }
+}
+
+/// Whether a request changes nothing.
+const fn is_question(request: &ControlRequest) -> bool {
+    matches!(
+        request,
+        ControlRequest::Status | ControlRequest::History { .. } | ControlRequest::Events { .. }
+    )
 }

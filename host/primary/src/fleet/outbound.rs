@@ -23,7 +23,7 @@ use crate::walls::Walls;
 #[derive(Debug)]
 pub(super) struct Connector {
     pub(super) single: Single<ConnectorRole>,
-    told: ToldGrants,
+    pub(super) told: ToldGrants,
 }
 
 impl Connector {
@@ -37,8 +37,8 @@ impl Connector {
 
 impl Fleet {
     /// Has a connector where some app has grants, and tells it what it does not
-    /// know yet.
-    pub(super) fn tell_connector(&mut self) {
+    /// know yet. Returns whether that was anything.
+    pub(super) fn tell_connector(&mut self) -> bool {
         let wanted = self.wanted_grants();
         if self.phase == Phase::Running {
             self.step_connector(if wanted.pools.is_empty() {
@@ -49,9 +49,11 @@ impl Fleet {
             });
         }
         if !self.connector.single.hears() {
-            return;
+            return false;
         }
-        for word in self.connector.told.catch_up(&wanted) {
+        let words = self.connector.told.catch_up(&wanted);
+        let any = !words.is_empty();
+        for word in words {
             let words = match word {
                 GrantWord::Grants(pool, apps) => (ToConnector::Grants { pool, apps }, Vec::new()),
                 GrantWord::Worker(worker, pool) => {
@@ -65,6 +67,7 @@ impl Fleet {
             };
             self.connector.single.say(words);
         }
+        any
     }
 
     /// Whether the connector can be told of workers of this pool.
@@ -120,8 +123,13 @@ impl Fleet {
             Link::<ConnectorRole>::start(birth, self.news.clone())
         };
         let single = &mut self.connector.single;
-        if single.step(now(), event, &self.journal, start) {
+        let heard = single.hears();
+        let other = single.step(now(), event, &self.journal, start);
+        if other {
             self.connector.told = ToldGrants::default();
+        }
+        if other || single.hears() != heard {
+            self.untold.all();
         }
     }
 

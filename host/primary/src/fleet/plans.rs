@@ -65,10 +65,27 @@ impl Fleet {
     }
 
     /// Makes a pool's plan anew and brings its workers to it.
-    ///
+    pub(super) fn replan(&mut self, name: &PoolName, pace: Pace) {
+        self.replan_only(name, pace);
+        self.prune_catalog();
+        self.prune_books();
+    }
+
+    /// The same for the pools that a reload has to do with. What no plan names any
+    /// more is looked for once.
+    pub(super) fn replan_touched(&mut self, pace: Pace) {
+        let claim = self.reloading.as_ref().map(|it| it.claim.clone());
+        let claim = claim.unwrap_or_default();
+        for name in claim.plans.union(&claim.workers) {
+            self.replan_only(name, pace);
+        }
+        self.prune_catalog();
+        self.prune_books();
+    }
+
     /// A pool that is not in the specification keeps the plan that it has until
     /// its workers have gone.
-    pub(super) fn replan(&mut self, name: &PoolName, pace: Pace) {
+    fn replan_only(&mut self, name: &PoolName, pace: Pace) {
         if !self.spec.pools.contains_key(name) {
             return;
         }
@@ -87,8 +104,6 @@ impl Fleet {
         pool.convergence.excuse(excused);
         let steps = pool.come_to(plan, pace, (&mut self.books, now()));
         self.take(name, steps);
-        self.prune_catalog();
-        self.prune_books();
     }
 
     /// Tells a worker's pool how far it is.

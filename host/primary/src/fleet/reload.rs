@@ -369,10 +369,7 @@ impl Fleet {
         let touched = self.touched_pools();
         let mut ill = None;
         let mut full = true;
-        for pool in self.supervisor.pools() {
-            if !touched.contains(&pool.name) {
-                continue;
-            }
+        for pool in touched.iter().filter_map(|pool| self.supervisor.pool(pool)) {
             full &= pool.serving >= pool.workers;
             if pool.breaker != BreakerState::Admitting {
                 ill = Some(format!("pool {} has tripped", pool.name));

@@ -152,6 +152,7 @@ impl Fleet {
         };
         self.trials.insert(worker, trial);
         self.introduce(worker, name, introduction);
+        self.untold.worker(worker);
         Ok(worker)
     }
 
@@ -247,6 +248,7 @@ impl Fleet {
         if let Some(pool) = self.pools.get_mut(&trial.pool) {
             pool.release_cell(id, &mut self.books, now());
         }
+        self.untold.worker(id);
         // What we asked for is what happened, whatever the code says.
         let reason = if trial.asked_to_go {
             ExitReason::Requested

@@ -5,8 +5,9 @@ use std::io;
 
 use skep_core::converge::Convergence;
 use skep_core::rollout::Input;
+use skep_core::solo;
 use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
-use skep_core::{Generation, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
+use skep_core::{Generation, ListenerName, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
@@ -81,6 +82,7 @@ impl Fleet {
                 };
                 self.workers.insert(worker, born);
                 self.introduce(worker, name, introduction);
+                self.untold.worker(worker);
                 Ok(())
             }
             Err(error) => {
@@ -220,7 +222,11 @@ impl Fleet {
             pool.release_cell(id, &mut self.books, now());
             pool.remember_gone(id, worker.link.pid());
         }
-        self.drop_ended_pools();
+        self.untold.worker(id);
+        if !self.spec.pools.contains_key(&worker.pool) {
+            self.untold.all();
+            self.drop_ended_pools();
+        }
     }
 
     pub(super) fn read_beats(&mut self) {
@@ -228,15 +234,39 @@ impl Fleet {
         for worker in workers {
             self.read_beat(worker);
         }
-        let dispatchers = self.dispatchers.iter();
-        let beats: Vec<_> = dispatchers
-            .filter_map(|(name, dispatcher)| Some((name.clone(), dispatcher.single.beat()?)))
-            .collect();
-        for (name, beat) in beats {
-            self.step_dispatcher(&name, beat);
+        let solos: Vec<_> = self.solos().map(|(name, _)| name.cloned()).collect();
+        for name in solos {
+            self.read_solo_beat(name.as_ref());
         }
-        if let Some(beat) = self.connector.single.beat() {
-            self.step_connector(beat);
+    }
+
+    /// Reads the heartbeats of the workers about whom something is due.
+    pub(super) fn read_due_beats(&mut self, now: Moment) {
+        let due = self.supervisor.due(now);
+        let workers: Vec<WorkerId> = due
+            .flat_map(|pool| self.supervisor.workers_of(pool))
+            .map(|worker| worker.id)
+            .collect();
+        for worker in workers {
+            self.read_beat(worker);
+        }
+    }
+
+    /// Reads the heartbeat of a listener's dispatcher, or of the connector.
+    pub(super) fn read_solo_beat(&mut self, listener: Option<&ListenerName>) {
+        let beat = match listener {
+            Some(name) => self.dispatchers.get(name).and_then(|is| is.single.beat()),
+            None => self.connector.single.beat(),
+        };
+        if let Some(beat) = beat {
+            self.step_solo(listener, beat);
+        }
+    }
+
+    pub(super) fn step_solo(&mut self, listener: Option<&ListenerName>, event: solo::Event) {
+        match listener {
+            Some(name) => self.step_dispatcher(name, event),
+            None => self.step_connector(event),
         }
     }
 
@@ -278,9 +308,10 @@ impl Fleet {
             }
         }
         match record {
-            Record::Ready { worker, .. } => {
+            Record::Ready { worker, pool, .. } => {
                 self.ready(*worker);
-                self.announce();
+                self.complete(pool);
+                self.announce_served();
             }
             // One that drains still answers, so it comes along.
             Record::Exited { worker, .. } => {
@@ -317,7 +348,7 @@ impl Fleet {
         let Some(worker) = self.workers.get(&id) else {
             return Known::default();
         };
-        let view = self.supervisor.workers().find(|view| view.id == id);
+        let view = self.supervisor.worker(id);
         let ready_after = |view: WorkerView| Some(view.ready_at?.since(view.spawned_at));
         let cell = self
             .pools
@@ -336,30 +367,44 @@ impl Fleet {
     /// complete for the first time: one that never is does not keep others from
     /// saying so.
     pub(super) fn announce(&mut self) {
-        let complete: Vec<_> = self
-            .supervisor
-            .pools()
-            .filter(|pool| pool.serving >= pool.workers && !self.completed.contains(&pool.name))
-            .map(|pool| pool.name)
-            .collect();
-        self.completed.extend(complete.iter().cloned());
-        for pool in &complete {
+        let pools: Vec<PoolName> = self.pools.keys().cloned().collect();
+        for pool in &pools {
+            self.complete(pool);
+        }
+        self.announce_served();
+    }
+
+    /// Takes note of a pool that is complete for the first time.
+    fn complete(&mut self, pool: &PoolName) {
+        if self.completed.contains(pool) {
+            return;
+        }
+        let view = self.supervisor.pool(pool);
+        if view.is_some_and(|view| view.serving >= view.workers) {
+            self.completed.insert(pool.clone());
             self.first_served(pool);
         }
+    }
+
+    fn announce_served(&mut self) {
         // What a reload adds is told of when it is in force.
         if self.reloading.is_some() {
             return;
         }
         for listener in self.listeners.statuses() {
             let name = &listener.name;
+            if self.announced.contains(name) {
+                continue;
+            }
             let is_served = listener
                 .pools
                 .iter()
                 .all(|pool| self.completed.contains(pool))
                 && self.is_handed_out(name);
-            if !is_served || !self.announced.insert(name.clone()) {
+            if !is_served {
                 continue;
             }
+            self.announced.insert(name.clone());
             let pools = listener
                 .pools
                 .iter()

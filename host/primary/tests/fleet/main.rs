@@ -11,6 +11,7 @@
 )]
 
 mod companions;
+mod crowd;
 mod pretend;
 mod primary;
 mod run;

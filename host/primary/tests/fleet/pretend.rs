@@ -29,6 +29,9 @@ macro_rules! note {
 /// How often a pretended worker gives a sign of life.
 const BEAT: Duration = Duration::from_millis(100);
 
+/// The same for one of very many.
+const SELDOM: Duration = Duration::from_secs(1);
+
 /// When a worker meets somebody.
 const FIRST: &str = "before its first plan";
 const LATER: &str = "later";
@@ -101,7 +104,7 @@ pub(crate) fn worker() -> ExitCode {
     for role in roles {
         note!("{me} accepts from {}", role.name);
     }
-    let mut left = loads;
+    let (mut left, mut pause) = (loads, BEAT);
     while left > 0 {
         let (app, fds) = match talk.next(|| ()) {
             Some((ToWorker::Load(app), fds)) => (app, fds),
@@ -123,6 +126,7 @@ pub(crate) fn worker() -> ExitCode {
             .1
             .clone();
         match mode.as_str() {
+            "quiet" => pause = SELDOM,
             "serve" => assert!(artifact.starts_with("compiled "), "{artifact}"),
             "exit" => return ExitCode::from(3),
             "unfit" => {
@@ -162,7 +166,7 @@ pub(crate) fn worker() -> ExitCode {
     cell.set_ready(true);
     cell.beat(clock::monotonic());
     talk.say(&FromWorker::Ready { late: Vec::new() });
-    talk.socket.set_read_timeout(Some(BEAT)).unwrap();
+    talk.socket.set_read_timeout(Some(pause)).unwrap();
     loop {
         match talk.next(|| cell.beat(clock::monotonic())) {
             Some((ToWorker::Load(app), _)) => talk.say(&FromWorker::Loaded {

@@ -16,7 +16,7 @@ use skep_sys::process;
 use skep_wire::BreakerStatus;
 use tempfile::TempDir;
 
-use crate::companions;
+use crate::{companions, crowd};
 
 /// Far more than anything takes here, on whatever machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,6 +70,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "the_kernel_limits_a_worker_and_its_group_goes_with_it",
         companions::the_kernel_limits_a_worker_and_its_group_goes_with_it,
+    ),
+    (
+        "many_pools_cost_an_idle_primary_little",
+        crowd::many_pools_cost_an_idle_primary_little,
     ),
     (
         "every_address_in_use_is_named",
@@ -176,6 +180,17 @@ impl Primary {
     pub(crate) fn saw(&mut self, text: &str) {
         if !self.seen.iter().any(|line| line.contains(text)) {
             self.wait_for(text);
+        }
+    }
+
+    /// Hears it for so long.
+    pub(crate) fn listen(&mut self, length: Duration) {
+        let by = Instant::now() + length;
+        while let Ok(line) = self
+            .lines
+            .recv_timeout(by.saturating_duration_since(Instant::now()))
+        {
+            self.seen.push(line);
         }
     }
 
