@@ -5,7 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use skep_tests::{Skep, process, wait_for};
+use skep_tests::options::Options;
+use skep_tests::{Skep, Stop, guest, process, wait_for};
 
 use crate::deploys::{done, operate, tcp};
 use crate::{app, pool};
@@ -180,4 +181,79 @@ fn an_app_whose_database_comes_back_serves_by_itself() {
     // Nothing was restarted for it.
     assert_eq!(skep.logged("worker.exited"), 0);
     assert_eq!(skep.logged("worker.spawned"), 2);
+}
+
+#[test]
+fn a_component_that_cannot_be_built_keeps_nobody_else_from_starting() {
+    let dir = skep_tests::options::directory();
+    let put = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).expect("ours");
+    let hello = fs::read(guest("hello")).expect("it was built");
+    put("kept.wasm", &hello);
+    let text = pool(1)
+        + &app("good", "hello", "routes = [\"/good\"]")
+        + "[app.kept]\ncomponent = \"kept.wasm\"\nroutes = [\"/kept\"]\n"
+        + "[app.gone]\ncomponent = \"gone.wasm\"\nroutes = [\"/gone\"]\n";
+    // One was live before, and its file is nonsense now; one never was there.
+    put("gone.wasm", &hello);
+    let first = text.replace("gone", "first");
+    fs::copy(dir.path().join("gone.wasm"), dir.path().join("first.wasm")).expect("ours");
+    let skep = Options::config(&first).in_dir(&dir).start();
+    let written = dir.path().join(".skep/revisions/kept.json");
+    wait_for(PATIENCE, "the record", || written.exists(), |is| *is);
+    skep.stop(Stop::Drain);
+    put("kept.wasm", b"nonsense");
+    fs::remove_file(dir.path().join("gone.wasm")).expect("ours");
+
+    let skep = Options::config(&text).in_dir(&dir).start();
+    let status = |path: &str| skep.client().get(path).expect("it answers").status();
+    assert_eq!(
+        (status("/good"), status("/kept"), status("/gone")),
+        (200, 200, 503)
+    );
+    assert!(skep.wait_for_log("app.rejected").contains("step=build"));
+    assert!(skep.wait_for_log("app.quarantined").contains("app=gone"));
+    let shown = skep.status();
+    let gone = shown.apps.iter().find(|app| app.name.as_str() == "gone");
+    let gone = gone.expect("it is shown");
+    assert_eq!(gone.state.name(), "quarantined");
+    assert!(
+        gone.reason
+            .as_ref()
+            .is_some_and(|why| why.contains("gone.wasm")),
+        "{gone:?}"
+    );
+    let said = operate(
+        &skep,
+        &["deploy", "gone", &guest("hello").display().to_string()],
+    );
+    assert!(said.stderr.contains("in quarantine"), "{said:#?}");
+    // Others are reloaded all the same.
+    put("kept.wasm", &hello);
+    done(&operate(&skep, &["reload"]));
+    assert_eq!(
+        (status("/good"), status("/kept"), status("/gone")),
+        (200, 200, 503)
+    );
+    // It comes by itself.
+    put("gone.wasm", &hello);
+    wait_for(
+        PATIENCE,
+        "it to serve",
+        || status("/gone"),
+        |status| *status == 200,
+    );
+    skep.wait_for_log("app.released pool=default app=gone");
+    assert_eq!(status("/good"), 200);
+    done(&operate(&skep, &["reload"]));
+    assert_eq!(status("/gone"), 200);
+
+    // Where nothing at all can be served, the start fails.
+    skep.stop(Stop::Drain);
+    let alone = pool(1) + "[app.gone]\ncomponent = \"nowhere.wasm\"\n";
+    let said = skep_tests::command::run(dir.path(), ["serve", "-c", "alone.toml"]);
+    assert_eq!(said.code, Some(3), "{said:#?}");
+    put("alone.toml", alone.as_bytes());
+    let said = skep_tests::command::run(dir.path(), ["serve", "-c", "alone.toml"]);
+    assert_eq!(said.code, Some(3), "{said:#?}");
+    assert!(said.stderr.contains("nowhere.wasm"), "{said:#?}");
 }

@@ -49,8 +49,9 @@ pub struct PlannedApp {
     pub routes: Vec<RoutePattern>,
     /// Whether its requests are refused for now.
     pub paused: bool,
-    /// What answers all requests that `canary` does not.
-    pub stable: HandlerId,
+    /// What answers all requests that `canary` does not; `None` if there is
+    /// nothing that could be loaded (*quarantine*).
+    pub stable: Option<HandlerId>,
     /// What answers a part of the requests.
     pub canary: Option<(HandlerId, Portion)>,
     /// Kept loaded without requests, so that going back takes no time.
@@ -63,9 +64,7 @@ impl PlannedApp {
     /// The handlers that it needs.
     pub fn handlers(&self) -> impl Iterator<Item = HandlerId> {
         let canary = self.canary.map(|(handler, _)| handler);
-        [Some(self.stable), canary, self.standby]
-            .into_iter()
-            .flatten()
+        [self.stable, canary, self.standby].into_iter().flatten()
     }
 }
 

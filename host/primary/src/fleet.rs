@@ -12,7 +12,7 @@
 //! | `plans` | makes plans and brings workers to them |
 //! | `lingering` | what pools answer until nobody sends it to them |
 //! | `mending` | artifacts that somebody has damaged |
-//! | `quarantine` | apps whose handler cannot be loaded or validated |
+//! | `quarantine`, `unbuilt` | apps whose handler cannot be loaded or validated, or whose component cannot be built |
 //! | `passage` | what an app's rollout needs done |
 //! | `deploy` | an operator's deploys, promotions and returns |
 //! | `trial` | canary workers, which validate and take no traffic |
@@ -45,6 +45,7 @@ mod reload;
 mod report;
 mod sweeping;
 mod trial;
+mod unbuilt;
 mod words;
 mod workers;
 
@@ -74,6 +75,7 @@ use self::operation::{Roll, Scale};
 use self::outbound::Connector;
 use self::reload::Reloading;
 use self::trial::Trial;
+use self::unbuilt::Unbuilt;
 use crate::alert::Alerts;
 use crate::artifacts::Workshop;
 use crate::catalog::Catalog;
@@ -90,6 +92,7 @@ use crate::walls::Walls;
 
 pub(crate) use self::app::FirstApp;
 pub(crate) use self::sweeping::tell as tell_swept;
+pub(crate) use self::words::worded;
 
 /// How often heartbeats are read: a tenth of the default `hang_timeout`.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,6 +109,8 @@ pub(crate) struct Parts {
     pub(crate) spec: FleetSpec,
     pub(crate) reread: Reread,
     pub(crate) apps: BTreeMap<AppName, FirstApp>,
+    /// Apps whose component cannot be built, and why.
+    pub(crate) unbuilt: BTreeMap<AppName, String>,
     pub(crate) workshop: Arc<Workshop>,
     pub(crate) walls: Walls,
     pub(crate) scribe: Scribe,
@@ -120,6 +125,7 @@ pub(crate) struct Fleet {
     spec: FleetSpec,
     reread: Reread,
     apps: BTreeMap<AppName, App>,
+    unbuilt: BTreeMap<AppName, Unbuilt>,
     catalog: Catalog,
     workshop: Arc<Workshop>,
     scribe: Scribe,
@@ -241,6 +247,7 @@ impl Fleet {
             .collect();
         let mut fleet = Self {
             apps,
+            unbuilt: unbuilt::first(parts.unbuilt),
             catalog,
             workshop: parts.workshop,
             scribe: parts.scribe,
@@ -336,6 +343,7 @@ impl Fleet {
             .chain(operation)
             .chain(self.solos().filter_map(|(_, solo)| solo.deadline()))
             .chain(self.lingering.deadline())
+            .chain(self.unbuilt_deadline())
             .min()
     }
 
@@ -382,6 +390,9 @@ impl Fleet {
             self.forget_all_lingering();
         }
         self.press_operations(now);
+        if self.unbuilt_deadline().is_some_and(|at| at <= now) {
+            self.build_unbuilt();
+        }
     }
 
     fn step(&mut self, event: Event) {

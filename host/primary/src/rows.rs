@@ -129,7 +129,7 @@ mod tests {
                     row: 0,
                     routes: Vec::new(),
                     paused: false,
-                    stable: HandlerId(1),
+                    stable: Some(HandlerId(1)),
                     canary: None,
                     standby: None,
                     observed: false,

@@ -21,10 +21,10 @@ use tokio::select;
 use tokio::time::timeout;
 
 use crate::alert::Alerts;
-use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Workshop, components_of};
+use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Made, Workshop, components_of};
 use crate::aside::{Reading, aside};
 use crate::control::{Control, ControlError};
-use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept};
+use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept, worded};
 use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
 use crate::log::{Log, Writer};
@@ -278,12 +278,14 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         workshop,
         scribe,
         apps,
+        unbuilt,
     } = prepared;
     let fleet = Fleet::new(Parts {
         walls,
         spec,
         reread,
         apps,
+        unbuilt,
         workshop,
         scribe,
         listeners,
@@ -304,11 +306,16 @@ struct Prepared {
     workshop: Arc<Workshop>,
     scribe: Scribe,
     apps: BTreeMap<AppName, FirstApp>,
+    /// Those whose component cannot be built, and why.
+    unbuilt: BTreeMap<AppName, String>,
 }
 
 async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepared, StartError> {
     let workshop = open_workshop(spec, log).await?;
-    let artifacts = compile(&workshop, spec).await?;
+    let Made { artifacts, refused } = workshop.make_all(&components_of(spec)).await;
+    if artifacts.is_empty() && !refused.is_empty() {
+        return Err(StartError::Components(refused));
+    }
     let store = Store::open(&spec.server.state_dir).map_err(|error| {
         let step = format!("use the state directory: {error}");
         StartError::system(step)(io::Error::other(error))
@@ -329,6 +336,22 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
         }
         apps.insert(name, app);
     }
+    let mut unbuilt = BTreeMap::new();
+    for (name, refusal) in refused {
+        match last_app(&workshop, &scribe, &name).await {
+            Some(app) => {
+                let (revision, reason) = (app.revision, worded(refusal));
+                journal.event(LogLevel::Error, "app.rejected", |line| {
+                    line.text("app", name.as_str())
+                        .text("step", "build")
+                        .text("reason", &reason)
+                        .text("serving", &format!("revision {revision}"))
+                });
+                apps.insert(name, app);
+            }
+            None => drop(unbuilt.insert(name, worded(refusal))),
+        }
+    }
     // Before there are workers; all that they will have is in use by now.
     let swept = scribe.sweep(&workshop, Extent::START);
     if let Ok(Some(swept)) = timeout(SWEEP_PATIENCE, swept).await {
@@ -339,6 +362,23 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
         workshop,
         scribe,
         apps,
+        unbuilt,
+    })
+}
+
+/// An app whose component cannot be built, as it was when skep ended last, if it
+/// was live then and its component was kept.
+async fn last_app(workshop: &Workshop, scribe: &Scribe, name: &AppName) -> Option<FirstApp> {
+    let history = scribe.read(name.clone()).await;
+    let revision = history.active()?;
+    let digest = history.get(revision)?.digest.clone();
+    let artifact = workshop.make(scribe.component_path(&digest)?).await.ok()?;
+    (artifact.component.to_string() == digest).then(|| FirstApp {
+        recorded: history.clone(),
+        history,
+        revision,
+        artifact,
+        unrecorded: false,
     })
 }
 
@@ -439,10 +479,8 @@ async fn open_workshop(spec: &FleetSpec, log: &Log) -> Result<Arc<Workshop>, Sta
 }
 
 async fn compile(workshop: &Arc<Workshop>, spec: &FleetSpec) -> Result<Artifacts, StartError> {
-    workshop
-        .make_all(&components_of(spec))
-        .await
-        .map_err(unusable)
+    let made = workshop.make_all(&components_of(spec)).await;
+    made.all().map_err(unusable)
 }
 
 fn unusable(error: ArtifactsError) -> StartError {

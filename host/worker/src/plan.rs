@@ -131,7 +131,10 @@ impl<H: Clone> Serving<H> {
             serving.apps.push(Serves {
                 budget: Arc::new(Budget::new(planned.row, tenant)),
                 paused: planned.paused,
-                stable: known(planned.stable)?,
+                stable: match planned.stable {
+                    Some(handler) => known(handler)?,
+                    None => None,
+                },
                 canary: match planned.canary {
                     Some((handler, portion)) => {
                         let canary = before.canary(handler, portion);
@@ -251,7 +254,7 @@ mod tests {
             row: 40 + u32::try_from(stable).unwrap(),
             routes: vec![route.parse().unwrap()],
             paused: false,
-            stable: HandlerId(stable),
+            stable: Some(HandlerId(stable)),
             canary: None,
             standby: None,
             observed: false,

@@ -18,7 +18,7 @@ use skep_core::{
     ListenerName, LogFormat, LogLevel, LogSpec, Plan, PlannedApp, PoolName, Portion, Revision,
     Sandbox, SlotIndex, TenantName, WorkerId,
 };
-use skep_sys::{Board, Channel, Child, Ended, Sheet, Spawn};
+use skep_sys::{Board, Channel, Child, Ended, Register, Sheet, Spawn};
 use skep_wire::{
     Decoder, Flavor, FromWorker, HandlerTally, ListenerRole, LoadApp, Message as _, ToWorker,
     encode,
@@ -138,7 +138,7 @@ fn plan(number: u64, stable: u64) -> Plan {
         row: 0,
         routes: vec!["/*".parse().unwrap()],
         paused: false,
-        stable: HandlerId(stable),
+        stable: Some(HandlerId(stable)),
         canary: None,
         standby: None,
         observed: false,
@@ -216,9 +216,11 @@ impl Worker {
         };
         // Where `artifact` puts them.
         let folder = File::open(std::env::temp_dir()).unwrap();
+        let register = Register::create().unwrap();
         let fds = [
             worker.board.as_fd(),
             worker.sheet.as_fd(),
+            register.as_fd(),
             folder.as_fd(),
             worker.listener.as_fd(),
         ];
@@ -501,7 +503,7 @@ fn handlers_that_are_not_valid_are_refused() {
     worker.serves(all.clone());
     let slow = worker.ask();
     worker.in_flight(1);
-    all.apps[0].stable = HandlerId(1);
+    all.apps[0].stable = Some(HandlerId(1));
     worker.serves(all);
     worker.load(load(9), &good);
     assert_eq!(worker.retired(), (6, 1));
@@ -561,7 +563,7 @@ fn what_is_not_valid_at_the_start_is_in_quarantine() {
     let handler = HandlerId(4);
     assert_eq!(worker.answer(), FromWorker::Loaded { handler });
     let mut mended = three(3);
-    mended.apps[1].stable = handler;
+    mended.apps[1].stable = Some(handler);
     worker.serves(mended);
     assert!(worker.get("/2").starts_with("HTTP/1.1 500 "));
     worker.tell(&ToWorker::Stop, &[]);

@@ -183,15 +183,8 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
     }
 
     /// Finds or builds the artifacts of the components of these apps, each
-    /// distinct component once.
-    ///
-    /// # Errors
-    ///
-    /// [`ArtifactsError::Refused`]. Nothing is left running.
-    pub(crate) async fn make_all(
-        self: &Arc<Self>,
-        wanted: &BTreeMap<AppName, PathBuf>,
-    ) -> Result<Artifacts, ArtifactsError> {
+    /// distinct component once. Nothing is left running.
+    pub(crate) async fn make_all(self: &Arc<Self>, wanted: &BTreeMap<AppName, PathBuf>) -> Made {
         let sources = open_all(wanted.values()).await;
         let mut jobs = JoinSet::new();
         let mut components = BTreeMap::new();
@@ -211,22 +204,41 @@ impl<B: Build + Send + Sync + 'static> Works<B> {
             artifacts.insert(digest, artifact.map(Arc::new));
         }
 
-        let mut found = Artifacts::new();
-        let mut refused = BTreeMap::new();
+        let mut made = Made::default();
         for (name, component) in wanted {
             let artifact = match &sources.by_path[component] {
                 Ok(digest) => artifacts[digest].clone(),
                 Err(refusal) => Err(refusal.clone()),
             };
             match artifact {
-                Ok(artifact) => drop(found.insert(name.clone(), artifact)),
-                Err(refusal) => drop(refused.insert(name.clone(), refusal)),
+                Ok(artifact) => drop(made.artifacts.insert(name.clone(), artifact)),
+                Err(refusal) => drop(made.refused.insert(name.clone(), refusal)),
             }
         }
-        if refused.is_empty() {
-            Ok(found)
+        made
+    }
+}
+
+/// What came of the components of several apps.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    /// Those that can be served.
+    pub(crate) artifacts: Artifacts,
+    /// Those that cannot, and why.
+    pub(crate) refused: BTreeMap<AppName, Refusal>,
+}
+
+impl Made {
+    /// The artifacts, if all can be served.
+    ///
+    /// # Errors
+    ///
+    /// [`ArtifactsError::Refused`].
+    pub(crate) fn all(self) -> Result<Artifacts, ArtifactsError> {
+        if self.refused.is_empty() {
+            Ok(self.artifacts)
         } else {
-            Err(ArtifactsError::Refused(refused))
+            Err(ArtifactsError::Refused(self.refused))
         }
     }
 }

@@ -78,7 +78,7 @@ async fn prepare(scribe: Scribe, spec: &FleetSpec) -> Result<Artifacts, Artifact
         &Log::discard(),
     )
     .await?;
-    works.make_all(&components_of(spec)).await
+    works.make_all(&components_of(spec)).await.all()
 }
 
 impl House {

@@ -357,6 +357,7 @@ impl Fleet {
             self.alerts.reconfigure(self.spec.server.alert.clone());
         }
         drop(before);
+        self.forget_unbuilt();
         let summary = difference.summary();
         let renewed_words: Vec<_> = renewed
             .keys()

@@ -17,6 +17,7 @@ impl Fleet {
         self.want_dispatchers(false);
         self.introduce_all();
         self.unfilled = self.pools.keys().cloned().collect();
+        self.tell_unbuilt();
         if self.unfilled.is_empty() {
             self.announce();
         }

@@ -62,7 +62,7 @@ impl Lingering {
                 row: 0,
                 routes,
                 paused: false,
-                stable,
+                stable: Some(stable),
                 canary: None,
                 standby: None,
                 observed: false,

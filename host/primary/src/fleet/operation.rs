@@ -123,6 +123,9 @@ impl Fleet {
     pub(super) fn find_app(&self, name: &str) -> Result<AppName, ControlReply> {
         let found = self.apps.keys().find(|app| app.as_str() == name);
         found.cloned().ok_or_else(|| {
+            if let Some(reply) = self.is_unbuilt(name) {
+                return reply;
+            }
             let known: Vec<_> = self.apps.keys().map(AppName::as_str).collect();
             no_such("app", name, &known)
         })

@@ -28,7 +28,9 @@ impl Fleet {
             .iter()
             .filter(|(_, spec)| spec.pool == *name)
             .filter_map(|(name, spec)| {
-                let app = self.apps.get(name)?;
+                let Some(app) = self.apps.get(name) else {
+                    return self.planned_unbuilt(name, spec);
+                };
                 Some(PlannedApp {
                     app: name.clone(),
                     tenant: spec.tenant.clone(),
@@ -36,7 +38,7 @@ impl Fleet {
                     row: 0,
                     routes: spec.routes.clone(),
                     paused: app.history.paused(),
-                    stable: app.stable,
+                    stable: Some(app.stable),
                     canary: app.canary,
                     standby: app.standby,
                     observed: app.observed,

@@ -16,7 +16,7 @@ use super::operation::{FAILED, REFUSED};
 use super::reload::{Built, Next, NextApp, PROBLEMS, Stage, UNAVAILABLE};
 use super::words::worded;
 use super::{Fleet, now};
-use crate::artifacts::{Artifacts, ArtifactsError, components_of};
+use crate::artifacts::{Artifacts, Made, components_of};
 use crate::listeners::needs_dispatcher;
 use crate::scribe::{Scribe, unix_millis};
 use crate::told::Hosts;
@@ -45,13 +45,21 @@ impl Fleet {
         }
         let workshop = Arc::clone(&self.workshop);
         let wanted = components_of(&spec);
-        let added: Vec<AppName> = difference.apps.added.clone();
+        let unbuilt: BTreeSet<AppName> = self.unbuilt.keys().cloned().collect();
+        let mut added: BTreeSet<AppName> = difference.apps.added.iter().cloned().collect();
+        added.extend(unbuilt.iter().cloned());
         let scribe = self.scribe.clone();
         let work = async move {
-            let artifacts = match workshop.make_all(&wanted).await {
-                Ok(artifacts) => keep(&scribe, &wanted, artifacts).await,
-                Err(ArtifactsError::Refused(refused)) => Err(unservable(refused, &wanted)),
-                Err(error) => Err((error.to_string(), FAILED)),
+            let Made {
+                artifacts,
+                mut refused,
+            } = workshop.make_all(&wanted).await;
+            // What could not be built before keeps nobody else from being reloaded.
+            refused.retain(|app, _| !unbuilt.contains(app));
+            let artifacts = if refused.is_empty() {
+                keep(&scribe, &wanted, artifacts).await
+            } else {
+                Err(unservable(refused, &wanted))
             };
             let mut histories = BTreeMap::new();
             for app in added {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skep_core::rollout::{Rollout, Stage};
 use skep_core::solo::State;
-use skep_core::{Moment, TenantName, timestamp};
+use skep_core::{Moment, Revision, TenantName, timestamp};
 use skep_wire::{
     AppHistory, AppState, AppStatus, ControlReply, DispatcherStatus, FleetStatus, RevisionStatus,
     TenantStatus,
@@ -93,6 +93,28 @@ impl Fleet {
     fn app_statuses(&self, figures: &Figures, now: Moment) -> Vec<AppStatus> {
         let pools = self.supervisor.pools();
         let serving: BTreeMap<_, _> = pools.map(|pool| (pool.name, pool.serving)).collect();
+        let unbuilt = self.unbuilt.iter().filter_map(|(name, unbuilt)| {
+            let spec = self.spec.apps.get(name)?;
+            Some(AppStatus {
+                name: name.clone(),
+                tenant: spec.tenant.clone(),
+                pool: spec.pool.clone(),
+                state: AppState::Quarantined,
+                reason: Some(unbuilt.reason.clone()),
+                // None yet.
+                revision: Revision(0),
+                canary: None,
+                paused: false,
+                rollout: None,
+                digest: String::new(),
+                source: spec.component.display().to_string(),
+                wasi: String::new(),
+                routes: spec.routes.iter().map(ToString::to_string).collect(),
+                figures: figures.of_app(name, now),
+                limits: app_limits(&spec.limits, &spec.instance),
+                grants: grants(spec),
+            })
+        });
         self.apps
             .iter()
             .filter_map(|(name, app)| {
@@ -129,6 +151,7 @@ impl Fleet {
                     grants: grants(spec),
                 })
             })
+            .chain(unbuilt)
             .collect()
     }
 

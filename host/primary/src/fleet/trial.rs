@@ -77,7 +77,7 @@ impl Fleet {
                     row: u32::MAX,
                     routes: Vec::new(),
                     paused: false,
-                    stable: *handler,
+                    stable: Some(*handler),
                     canary: None,
                     standby: None,
                     observed: false,

@@ -56,7 +56,7 @@ pub(super) fn called_off(name: &AppName, to: Revision, ending: &Ending) -> Contr
     }
 }
 
-pub(super) fn worded(refusal: Refusal) -> String {
+pub(crate) fn worded(refusal: Refusal) -> String {
     match refusal.hint {
         Some(hint) => format!("{} ({hint})", refusal.problem),
         None => refusal.problem,

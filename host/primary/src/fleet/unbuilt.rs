@@ -1,0 +1,191 @@
+//! Apps of the specification that have no handler at all: their component could not
+//! be built when skep started, and no earlier revision is there to serve. They are
+//! in quarantine: their routes answer 503, and the build is tried again by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_core::converge::Pace;
+use skep_core::history::{AtStart, History};
+use skep_core::{AppName, AppSpec, LogLevel, Moment, PlannedApp};
+use skep_wire::{ControlReply, Refusal};
+
+use super::app::App;
+use super::operation::REFUSED;
+use super::words::worded;
+use super::{FirstApp, Fleet, now};
+use crate::artifacts::Artifact;
+use crate::scribe::unix_millis;
+
+/// The delay before a component is built again that could not be, which doubles
+/// with every failure.
+const FIRST_DELAY: Duration = Duration::from_secs(2);
+
+/// The longest delay.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+
+/// Why an app has no handler.
+#[derive(Debug)]
+pub(super) struct Unbuilt {
+    pub(super) reason: String,
+    failures: u32,
+    /// When it is built again; `None` while that is under way.
+    retry: Option<Moment>,
+}
+
+/// What there is of such apps at the start.
+pub(super) fn first(reasons: BTreeMap<AppName, String>) -> BTreeMap<AppName, Unbuilt> {
+    let unbuilt = |reason| Unbuilt {
+        reason,
+        failures: 1,
+        retry: Some(now() + FIRST_DELAY),
+    };
+    let each = reasons.into_iter();
+    each.map(|(name, reason)| (name, unbuilt(reason))).collect()
+}
+
+impl Fleet {
+    /// Says which apps have no handler.
+    pub(super) fn tell_unbuilt(&self) {
+        for (name, unbuilt) in &self.unbuilt {
+            self.journal
+                .event(LogLevel::Error, "app.quarantined", |line| {
+                    line.text("app", name.as_str())
+                        .text("step", "build")
+                        .text("reason", &unbuilt.reason)
+                });
+        }
+    }
+
+    /// What the workers of its pool know of such an app: its routes.
+    pub(super) fn planned_unbuilt(&self, name: &AppName, spec: &AppSpec) -> Option<PlannedApp> {
+        self.unbuilt.get(name)?;
+        Some(PlannedApp {
+            app: name.clone(),
+            tenant: spec.tenant.clone(),
+            row: 0,
+            routes: spec.routes.clone(),
+            paused: false,
+            stable: None,
+            canary: None,
+            standby: None,
+            observed: false,
+        })
+    }
+
+    /// Why nothing can be done with an app, if it is one of these.
+    pub(super) fn is_unbuilt(&self, name: &str) -> Option<ControlReply> {
+        let found = self.unbuilt.iter().find(|(app, _)| app.as_str() == name);
+        let (name, unbuilt) = found?;
+        Some(ControlReply::Refused {
+            message: format!(
+                "{name} is in quarantine: its component cannot be built: {}; it is tried again by \
+                 itself, and at `skep reload`",
+                unbuilt.reason
+            ),
+            code: REFUSED,
+        })
+    }
+
+    /// When one of them is built again.
+    pub(super) fn unbuilt_deadline(&self) -> Option<Moment> {
+        self.unbuilt
+            .values()
+            .filter_map(|unbuilt| unbuilt.retry)
+            .min()
+    }
+
+    /// Builds those again whose delay is over.
+    pub(super) fn build_unbuilt(&mut self) {
+        let now = now();
+        for (name, unbuilt) in &mut self.unbuilt {
+            let Some(spec) = self.spec.apps.get(name) else {
+                continue;
+            };
+            if unbuilt.retry.is_none_or(|at| at > now) {
+                continue;
+            }
+            unbuilt.retry = None;
+            let (name, source) = (name.clone(), spec.component.clone());
+            let (workshop, scribe) = (Arc::clone(&self.workshop), self.scribe.clone());
+            let later = self.later.clone();
+            tokio::spawn(async move {
+                let made = match workshop.make(source.clone()).await {
+                    Ok(artifact) => match scribe.keep(source, artifact.component).await {
+                        Ok(()) => Ok(artifact),
+                        Err(problem) => Err(Refusal {
+                            problem,
+                            hint: None,
+                        }),
+                    },
+                    Err(refusal) => Err(refusal),
+                };
+                let history = scribe.read(name.clone()).await;
+                // Fails only when the fleet has ended.
+                let _ = later.send(Box::new(move |fleet: &mut Self| match made {
+                    Ok(artifact) => fleet.built_at_last(&name, artifact, history),
+                    Err(refusal) => fleet.unbuilt_still(&name, worded(refusal)),
+                }));
+            });
+        }
+    }
+
+    fn unbuilt_still(&mut self, name: &AppName, reason: String) {
+        if let Some(unbuilt) = self.unbuilt.get_mut(name) {
+            let doublings = unbuilt.failures.min(16);
+            let delay = (FIRST_DELAY * (1 << doublings)).min(LONGEST_DELAY);
+            unbuilt.failures = unbuilt.failures.saturating_add(1);
+            unbuilt.retry = Some(now() + delay);
+            unbuilt.reason = reason;
+        }
+    }
+
+    /// The component of such an app could be built. The workers validate it like
+    /// any other, and it is in quarantine until one of them has.
+    fn built_at_last(&mut self, name: &AppName, artifact: Arc<Artifact>, history: History) {
+        if self.reloading.is_some() {
+            // That builds it as well.
+            let reason = match self.unbuilt.get(name) {
+                Some(unbuilt) => unbuilt.reason.clone(),
+                None => return,
+            };
+            return self.unbuilt_still(name, reason);
+        }
+        let Some(spec) = self.spec.apps.get(name) else {
+            return;
+        };
+        if self.unbuilt.remove(name).is_none() {
+            return;
+        }
+        let recorded = history.clone();
+        let mut history = history;
+        let (digest, source) = (artifact.component.to_string(), spec.component.clone());
+        let revision = match history.at_start(&digest, source.clone(), unix_millis()) {
+            AtStart::New(revision) => revision,
+            AtStart::Active(_) | AtStart::Refused { .. } => {
+                history.begin(digest, source, unix_millis())
+            }
+        };
+        let first = FirstApp {
+            history,
+            recorded,
+            revision,
+            artifact,
+            unrecorded: true,
+        };
+        let pool = spec.pool.clone();
+        let mut app = App::first(&mut self.catalog, &self.spec, name, first);
+        app.quarantine = Some("it is validated".to_owned());
+        self.apps.insert(name.clone(), app);
+        self.quarantined.insert(name.clone());
+        self.replan(&pool, Pace::AllAtOnce);
+    }
+
+    /// Forgets those that have a handler by now, or are not wanted any more.
+    pub(super) fn forget_unbuilt(&mut self) {
+        let (spec, apps) = (&self.spec, &self.apps);
+        self.unbuilt
+            .retain(|name, _| spec.apps.contains_key(name) && !apps.contains_key(name));
+    }
+}
