@@ -216,7 +216,10 @@ fn bad_deploys_are_rejected_and_traffic_sees_nothing() {
         (&guest("hostile-starts-trap"), &["validate", "trap"]),
         (&guest("hostile-validate-traps"), &["validate", "trap"]),
         (&guest("hostile-validate-fails"), &["validate"]),
-        (&guest("hostile-validate-hangs"), &["validate", "validation"]),
+        (
+            &guest("hostile-validate-hangs"),
+            &["validate", "validation"],
+        ),
         (&guest("hostile-validate-exits"), &["validate", "exit"]),
         (
             &guest("hostile-validate-needs-variable"),

@@ -25,7 +25,7 @@ pub(crate) fn run(
     printer: Printer,
 ) -> Result<(), Failure> {
     let loaded =
-        Loaded::read(source, overrides.clone()).map_err(|unusable| unusable.told(printer))?;
+        Loaded::to_serve(source, overrides.clone()).map_err(|unusable| unusable.told(printer))?;
     let control = loaded
         .control(control)
         .map_err(|unusable| unusable.told(printer))?;
@@ -36,7 +36,7 @@ pub(crate) fn run(
     let options = Options {
         spec: spec(&loaded, leash),
         reread: Arc::new(move || {
-            Loaded::read(&again, overrides.clone())
+            Loaded::to_serve(&again, overrides.clone())
                 .map(|loaded| spec(&loaded, leash))
                 .map_err(reason)
         }),

@@ -102,6 +102,33 @@ impl Loaded {
         })
     }
 
+    /// Reads a source for somebody who serves it. Components that are missing are
+    /// the business of those who build them, as long as another is there: one app
+    /// keeps the others from nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Loaded::read`].
+    pub(crate) fn to_serve(source: &Source, overrides: Overrides) -> Result<Self, Unusable> {
+        let strictly = Self::read(source, overrides.clone());
+        let path = match source {
+            Source::Component(_) => return strictly,
+            Source::DefaultFile => Path::new(DEFAULT_FILE),
+            Source::File(path) => path,
+        };
+        if !matches!(strictly, Err(Unusable::Problems(_))) || overrides.built.is_some() {
+            return strictly;
+        }
+        let is_there = |loaded: &Self| {
+            let mut apps = loaded.spec().apps.values();
+            apps.any(|app| app.component.is_file())
+        };
+        match Self::before_build(path, overrides) {
+            Ok(loaded) if is_there(&loaded) => Ok(loaded),
+            Ok(_) | Err(_) => strictly,
+        }
+    }
+
     /// Reads a configuration whose components may be missing.
     pub(super) fn before_build(path: &Path, overrides: Overrides) -> Result<Self, Unusable> {
         let mut checked = skep_config::load(path, &BeforeTheBuild)?;
