@@ -30,9 +30,7 @@ impl Stress {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn();
-        if let Err(error) = &stress {
-            println!("without stress-ng ({error}): as busy as the machine is");
-        }
+        // Without it the machine is as busy as it is.
         Self(stress.ok())
     }
 }

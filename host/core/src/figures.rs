@@ -31,7 +31,9 @@ pub const STATUS_CLASSES: usize = 5;
 
 /// How long the latencies of one window are gathered. What is shown is those of
 /// the window that is open and of the one before: the last 30 to 60 seconds.
-pub const WINDOW: Duration = Duration::from_secs(30);
+pub const WINDOW: Duration = Duration::from_secs(WINDOW_SECONDS);
+
+const WINDOW_SECONDS: u64 = 30;
 
 /// Requests that a worker can count in a second. Ten times what the fastest
 /// machine serves with one thread.
@@ -41,7 +43,7 @@ const MOST_A_SECOND: u64 = 1_000_000;
 /// machine agree on it.
 #[must_use]
 pub fn window_at(now: Moment) -> u64 {
-    now.millis() / (WINDOW.as_millis() as u64)
+    now.millis() / (WINDOW_SECONDS * 1000)
 }
 
 /// The class of a status, as an index: 0 is `1xx`.
@@ -178,7 +180,7 @@ impl AppGauges {
     }
 }
 
-/// Latencies of the last windows: those that [`Recent::tally`] may still show.
+/// Latencies of the last windows: those that `Recent` may still show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recent {
     /// Their numbers and counts, the newest last; two at most.
@@ -368,7 +370,7 @@ mod tests {
             let mut base = AppCounts::default();
             let (mut counted, mut begun, mut shown) = (0, 0, AppCounts::default());
             for _ in 0..400 {
-                let index = draw(3) as usize;
+                let index = usize::try_from(draw(3)).unwrap();
                 match draw(8) {
                     0..4 => {
                         workers[index].0.requests += 1;
@@ -377,7 +379,7 @@ mod tests {
                     4..6 => {
                         let row = &mut workers[index].0;
                         if row.in_flight() > 0 {
-                            row.outcomes[draw(3) as usize] += 1;
+                            row.outcomes[usize::try_from(draw(3)).unwrap()] += 1;
                             counted += 1;
                         }
                     }

@@ -46,6 +46,7 @@ mod report;
 mod sweeping;
 mod trial;
 mod unbuilt;
+mod watching;
 mod words;
 mod workers;
 

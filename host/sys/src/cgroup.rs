@@ -7,7 +7,7 @@
 //!
 //! Version 2 wants processes in the leaves only. Where it is used, this process
 //! therefore moves into a leaf of its own before it makes the first group
-//! ([`nest`]).
+//! (`nest`).
 
 use std::fmt;
 use std::fs;

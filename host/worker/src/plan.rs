@@ -165,7 +165,7 @@ impl<H: Clone> Serving<H> {
         }
         let handler = match &app.canary {
             Some((handler, canary)) if canary.next() => handler,
-            _ => app.stable.as_ref().ok_or(Unserved {
+            _ => app.stable.as_ref().ok_or_else(|| Unserved {
                 outcome: Outcome::Quarantined,
                 row: Some(app.budget.row()),
             })?,

@@ -5,6 +5,12 @@
 //! that stop everything for up to a second, a worker on a core that is busier
 //! than the others, and a machine that becomes busy, or quiet, in the very moment
 //! in which the revision changes.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    reason = "a simulation, which tells what it found"
+)]
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

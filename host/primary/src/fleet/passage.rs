@@ -7,8 +7,8 @@ use std::sync::Arc;
 use skep_core::converge::Pace;
 use skep_core::rollout::{By, Ending, FailedStep, Input, Output, Stage, Wanted};
 use skep_core::supervise::{Event, Patience};
-use skep_core::{AppName, LogLevel, PoolName, Portion, WorkerId};
-use skep_wire::{ControlReply, HandlerTally, Refusal};
+use skep_core::{AppName, LogLevel, PoolName, Portion};
+use skep_wire::{ControlReply, Refusal};
 
 use super::app::{Passage, Purpose};
 use super::trial::Whose;
@@ -486,32 +486,5 @@ impl Fleet {
         for asker in called {
             asker.answer(called_off(name, to, ending));
         }
-    }
-
-    /// What workers counted of handlers that are watched.
-    pub(super) fn tally(&mut self, worker: WorkerId, tallies: &[HandlerTally]) {
-        let mut judged = Vec::new();
-        for (name, app) in &mut self.apps {
-            let Some(passage) = &mut app.passage else {
-                continue;
-            };
-            let new = passage.new.as_ref().map(|(handler, _)| *handler);
-            let ours = tallies
-                .iter()
-                .filter(|tally| tally.handler == passage.old || Some(tally.handler) == new);
-            let mut any = false;
-            for tally in ours {
-                passage.watch.note(worker, tally);
-                any = true;
-            }
-            if let Some(new) = new.filter(|_| any) {
-                let input = Input::Tallies {
-                    old: passage.watch.with_past(passage.old),
-                    new: passage.watch.all(new),
-                };
-                judged.push(Consequence::Feed(name.clone(), input));
-            }
-        }
-        self.consequences.extend(judged);
     }
 }

@@ -93,7 +93,7 @@ impl Operator<'_> {
         let same = before
             .revisions
             .iter()
-            .filter(|known| known.digest == variant.digest)
+            .filter(|known| known.digest.as_ref() == Some(&variant.digest))
             .map(number);
         let expected: BTreeSet<u64> = same.chain([newest.unwrap_or(0) + 1]).collect();
         for revision in &expected {
