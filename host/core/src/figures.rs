@@ -41,7 +41,7 @@ const MOST_A_SECOND: u64 = 1_000_000;
 /// machine agree on it.
 #[must_use]
 pub fn window_at(now: Moment) -> u64 {
-    now.millis() / (WINDOW.as_millis() as u64)
+    now.millis() / 1000 / WINDOW.as_secs()
 }
 
 /// The class of a status, as an index: 0 is `1xx`.
@@ -353,11 +353,11 @@ mod tests {
     #[test]
     fn whoever_dies_sums_only_grow_and_lose_nothing() {
         let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut draw = |below: u64| {
+        let mut draw = |below: u64| -> usize {
             seed ^= seed << 13;
             seed ^= seed >> 7;
             seed ^= seed << 17;
-            seed % below
+            usize::try_from(seed % below).unwrap()
         };
         let plausible = Plausible {
             age: Duration::from_secs(1000),
@@ -368,7 +368,7 @@ mod tests {
             let mut base = AppCounts::default();
             let (mut counted, mut begun, mut shown) = (0, 0, AppCounts::default());
             for _ in 0..400 {
-                let index = draw(3) as usize;
+                let index = draw(3);
                 match draw(8) {
                     0..4 => {
                         workers[index].0.requests += 1;
@@ -377,7 +377,7 @@ mod tests {
                     4..6 => {
                         let row = &mut workers[index].0;
                         if row.in_flight() > 0 {
-                            row.outcomes[draw(3) as usize] += 1;
+                            row.outcomes[draw(3)] += 1;
                             counted += 1;
                         }
                     }

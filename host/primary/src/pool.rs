@@ -268,7 +268,7 @@ impl Pool {
     /// `meets` others before it could be ready.
     pub(crate) fn first_words(
         &self,
-        newborn: Newborn<'_>,
+        newborn: &Newborn<'_>,
         plan: &Plan,
         catalog: &Catalog,
         listeners: &[(ListenerRole, Arc<OwnedFd>)],

@@ -103,7 +103,7 @@ impl Fleet {
         let birth = Birth {
             id: worker,
             title: format!("skep: canary worker {name}"),
-            messages: pool.first_words(newborn, &plan, &self.catalog, &[], words),
+            messages: pool.first_words(&newborn, &plan, &self.catalog, &[], words),
             grace: pool.spec.supervision.kill_timeout,
             wall: self
                 .walls

@@ -53,7 +53,7 @@ impl Fleet {
         let birth = Birth {
             id: worker,
             title: format!("skep: worker {name}/{slot}"),
-            messages: pool.first_words(newborn, &pool.plan, &self.catalog, &listeners, words),
+            messages: pool.first_words(&newborn, &pool.plan, &self.catalog, &listeners, words),
             grace: pool.spec.supervision.kill_timeout,
             wall: self
                 .walls
