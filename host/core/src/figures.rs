@@ -355,11 +355,11 @@ mod tests {
     #[test]
     fn whoever_dies_sums_only_grow_and_lose_nothing() {
         let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut draw = |below: u64| {
+        let mut draw = |below: u64| -> usize {
             seed ^= seed << 13;
             seed ^= seed >> 7;
             seed ^= seed << 17;
-            seed % below
+            usize::try_from(seed % below).unwrap()
         };
         let plausible = Plausible {
             age: Duration::from_secs(1000),
