@@ -33,6 +33,7 @@ mod logs;
 mod messages;
 mod operations;
 mod operator;
+mod pictures;
 mod quarantine;
 mod reloads;
 mod segments;

@@ -53,6 +53,7 @@ mod workers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +104,10 @@ const NEWS: usize = 256;
 
 /// Reads what to run again, for a reload. The error is for people: all problems
 /// of the configuration. Called on a thread of its own.
-pub type Reread = Arc<dyn Fn() -> Result<FleetSpec, String> + Send + Sync>;
+///
+/// The components of the argument may be missing: their apps are in quarantine for
+/// that already.
+pub type Reread = Arc<dyn Fn(&BTreeSet<PathBuf>) -> Result<FleetSpec, String> + Send + Sync>;
 
 /// What a fleet is made of.
 pub(crate) struct Parts {

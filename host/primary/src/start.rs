@@ -337,7 +337,12 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
         apps.insert(name, app);
     }
     let mut unbuilt = BTreeMap::new();
+    let mut never_live = BTreeMap::new();
     for (name, refusal) in refused {
+        if scribe.read(name.clone()).await.active().is_none() {
+            never_live.insert(name, refusal);
+            continue;
+        }
         match last_app(&workshop, &scribe, &name).await {
             Some(app) => {
                 let (revision, reason) = (app.revision, worded(refusal));
@@ -351,6 +356,11 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
             }
             None => drop(unbuilt.insert(name, worded(refusal))),
         }
+    }
+    // An app that served before keeps nobody else from serving; one that never did
+    // is a mistake in the configuration.
+    if !never_live.is_empty() {
+        return Err(StartError::Components(never_live));
     }
     // Before there are workers; all that they will have is in use by now.
     let swept = scribe.sweep(&workshop, Extent::START);

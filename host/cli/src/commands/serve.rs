@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::FleetSpec;
-use skep_primary::{Client, Options};
+use skep_primary::{Client, Options, StartError};
 
 use super::source::{Loaded, Unusable, started};
 use crate::args::{Leash, Overrides, Source};
@@ -24,7 +24,7 @@ pub(crate) fn run(
     control: Option<PathBuf>,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let loaded =
+    let (loaded, missing) =
         Loaded::to_serve(source, overrides.clone()).map_err(|unusable| unusable.told(printer))?;
     let control = loaded
         .control(control)
@@ -35,15 +35,19 @@ pub(crate) fn run(
     let again = source.clone();
     let options = Options {
         spec: spec(&loaded, leash),
-        reread: Arc::new(move || {
-            Loaded::to_serve(&again, overrides.clone())
+        reread: Arc::new(move |missing| {
+            Loaded::again(&again, overrides.clone(), missing)
                 .map(|loaded| spec(&loaded, leash))
                 .map_err(reason)
         }),
         control,
         config: loaded.config().map(Path::to_owned),
     };
-    skep_primary::run(options).map_err(|error| started(&loaded, error).told(printer))
+    skep_primary::run(options).map_err(|error| match (error, missing) {
+        // None of them was ever served.
+        (StartError::Components(_), Some(problems)) => problems.told(printer),
+        (error, _) => started(&loaded, error).told(printer),
+    })
 }
 
 /// What is to be served. Who holds us deploys with every change and looks at

@@ -2,6 +2,7 @@
 //! one, turned into a specification, and the words for what is wrong with it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -102,31 +103,64 @@ impl Loaded {
         })
     }
 
-    /// Reads a source for somebody who serves it. Components that are missing are
-    /// the business of those who build them, as long as another is there: one app
-    /// keeps the others from nothing.
+    /// Reads a source for somebody who starts to serve it. Components that are missing
+    /// are left to the primary, which may have kept them, as long as another is there;
+    /// what is to be said of them is returned as well.
     ///
     /// # Errors
     ///
     /// As [`Loaded::read`].
-    pub(crate) fn to_serve(source: &Source, overrides: Overrides) -> Result<Self, Unusable> {
-        let strictly = Self::read(source, overrides.clone());
+    pub(crate) fn to_serve(
+        source: &Source,
+        overrides: Overrides,
+    ) -> Result<(Self, Option<Unusable>), Unusable> {
+        let problems = match Self::read(source, overrides.clone()) {
+            Ok(loaded) => return Ok((loaded, None)),
+            Err(unusable) => unusable,
+        };
         let path = match source {
-            Source::Component(_) => return strictly,
+            Source::Component(_) => return Err(problems),
             Source::DefaultFile => Path::new(DEFAULT_FILE),
             Source::File(path) => path,
         };
-        if !matches!(strictly, Err(Unusable::Problems(_))) || overrides.built.is_some() {
-            return strictly;
+        if !matches!(problems, Unusable::Problems(_)) || overrides.built.is_some() {
+            return Err(problems);
         }
         let is_there = |loaded: &Self| {
             let mut apps = loaded.spec().apps.values();
             apps.any(|app| app.component.is_file())
         };
         match Self::before_build(path, overrides) {
-            Ok(loaded) if is_there(&loaded) => Ok(loaded),
-            Ok(_) | Err(_) => strictly,
+            Ok(loaded) if is_there(&loaded) => Ok((loaded, Some(problems))),
+            Ok(_) | Err(_) => Err(problems),
         }
+    }
+
+    /// Reads a source again for somebody who serves it. These components may be missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Loaded::read`].
+    pub(crate) fn again(
+        source: &Source,
+        overrides: Overrides,
+        missing: &BTreeSet<PathBuf>,
+    ) -> Result<Self, Unusable> {
+        let problems = match Self::read(source, overrides.clone()) {
+            Err(problems @ Unusable::Problems(_)) if !missing.is_empty() => problems,
+            other => return other,
+        };
+        let path = match source {
+            Source::Component(_) => return Err(problems),
+            Source::DefaultFile => Path::new(DEFAULT_FILE),
+            Source::File(path) => path,
+        };
+        let Ok(loaded) = Self::before_build(path, overrides) else {
+            return Err(problems);
+        };
+        let mut apps = loaded.spec().apps.values();
+        let known = apps.all(|app| app.component.is_file() || missing.contains(&app.component));
+        if known { Ok(loaded) } else { Err(problems) }
     }
 
     /// Reads a configuration whose components may be missing.

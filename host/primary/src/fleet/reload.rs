@@ -191,9 +191,10 @@ impl Fleet {
             stage: Stage::Preparing,
         }));
         let (reread, users) = (Arc::clone(&self.reread), self.walls.users());
+        let missing = self.unbuilt_components();
         let work = async move {
             let read = aside(Reading::Configuration, move || {
-                let spec = reread()?;
+                let spec = reread(&missing)?;
                 users.look_up(&spec);
                 Ok(spec)
             })

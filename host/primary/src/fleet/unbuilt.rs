@@ -1,8 +1,9 @@
-//! Apps of the specification that have no handler at all: their component could not
-//! be built when skep started, and no earlier revision is there to serve. They are
-//! in quarantine: their routes answer 503, and the build is tried again by itself.
+//! Apps of the specification that have no handler at all: they served before, but
+//! their component could not be built when skep started, nor what was kept of an
+//! earlier revision. They are in quarantine: their routes answer 503, and the build is tried again by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +87,15 @@ impl Fleet {
             ),
             code: REFUSED,
         })
+    }
+
+    /// Where their components are to be found.
+    pub(super) fn unbuilt_components(&self) -> BTreeSet<PathBuf> {
+        let specs = self
+            .unbuilt
+            .keys()
+            .filter_map(|name| self.spec.apps.get(name));
+        specs.map(|spec| spec.component.clone()).collect()
     }
 
     /// When one of them is built again.

@@ -33,7 +33,7 @@ pub(crate) fn play() -> ExitCode {
     let options = Options {
         reread: Arc::new({
             let spec = spec.clone();
-            move || Ok(spec.clone())
+            move |_| Ok(spec.clone())
         }),
         spec,
         control: dir.join("control.sock"),
@@ -59,7 +59,7 @@ pub(crate) fn play_file() -> ExitCode {
     };
     let options = Options {
         spec: read().unwrap(),
-        reread: Arc::new(read),
+        reread: Arc::new(move |_| read()),
         control: dir.join("control.sock"),
         config: None,
     };
