@@ -135,7 +135,13 @@ fn a_component_that_was_replaced_by_a_bad_one_before_a_start_is_not_served() {
     let rejected = skep.wait_for_log("app.rejected");
     println!("said after {:.1?}: {rejected}", began.elapsed());
     skep.wait_for_log("skep: serving");
-    assert_eq!(revision_of(&skep), "1");
+    // Until it is there the app is in quarantine.
+    skep_tests::wait_for(
+        Duration::from_secs(10),
+        "the revision before",
+        || revision_of(&skep),
+        |revision| revision == "1",
+    );
     let history = operate(&skep, &["history", "a"]);
     assert!(history.stdout.contains("rejected"), "{history:#?}");
 }
