@@ -26,18 +26,19 @@ pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result
 }
 
 fn render(status: &FleetStatus, room: usize) -> String {
-    let state = if status.stopping { ", stopping" } else { "" };
-    let mut text = format!(
-        "skep {}, pid {}, up {}, generation {}{state}\n",
-        status.version,
-        status.pid,
-        duration(status.uptime_seconds),
-        status.generation,
-    );
+    let mut text = String::new();
     let mut line = |parts: Vec<String>| {
         text.push_str(&folded(&parts, ", ", 4, room));
         text.push('\n');
     };
+    let mut head = vec![
+        format!("skep {}", status.version),
+        format!("pid {}", status.pid),
+        format!("up {}", duration(status.uptime_seconds)),
+        format!("generation {}", status.generation),
+    ];
+    head.extend(status.stopping.then(|| "stopping".to_owned()));
+    line(head);
     if let Some(operation) = &status.operation {
         line(vec![format!("  under way: {operation}")]);
     }
