@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use skep_primary::{Client, ClientError, Found, Running};
 use tokio::sync::oneshot;
+use toml::Spanned;
 use toml::de::DeTable;
 
 use crate::args::Reach;
@@ -220,9 +221,29 @@ fn state_dir(text: &str) -> Option<PathBuf> {
 
 fn named_in(text: &str) -> Option<PathBuf> {
     let (table, _) = DeTable::parse_recoverable(text);
-    let server = table.get_ref().get("server")?.get_ref();
-    let dir = server.get("state_dir")?.get_ref().as_str()?;
-    (!dir.is_empty()).then(|| PathBuf::from(dir))
+    let server = table.get_ref().get("server").map(Spanned::get_ref);
+    let named = server
+        .and_then(|server| server.get("state_dir")?.get_ref().as_str())
+        .map(str::to_owned)
+        .or_else(|| state_dir_by_line(text));
+    named.filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// The same of a file in which a bracket that was not closed has swallowed the section.
+fn state_dir_by_line(text: &str) -> Option<String> {
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| line.starts_with("[server]"))?;
+    let mut section = lines.take_while(|line| !line.starts_with('['));
+    let line = section.find(|line| line.starts_with("state_dir"))?;
+    let (table, _) = DeTable::parse_recoverable(line);
+    Some(
+        table
+            .get_ref()
+            .get("state_dir")?
+            .get_ref()
+            .as_str()?
+            .to_owned(),
+    )
 }
 
 #[cfg(test)]

@@ -20,8 +20,9 @@ pub(crate) enum Align {
 /// Columns of text where nobody says how many there are.
 pub(crate) const USUAL_WIDTH: usize = 80;
 
-/// What is left of a column at least, when it is cut.
-const LEAST_CUT: usize = 20;
+/// What is left of a column at least, while there are others that may go: the longest
+/// reason of an exit, and some more.
+const LEAST_CUT: usize = 18;
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -130,9 +131,12 @@ impl<const N: usize> Table<N> {
         };
         let index_of = |title| self.columns.iter().position(|column| column.title == title);
         let may_go: Vec<_> = self.dropping.iter().copied().filter_map(index_of).collect();
-        let (silent, telling): (Vec<_>, Vec<_>) =
-            may_go.into_iter().partition(|index| self.is_silent(*index));
-        for index in silent.into_iter().chain(telling) {
+        for &index in may_go.iter().filter(|index| self.is_silent(**index)) {
+            if total(widths.iter().flatten().copied()) > room {
+                widths[index] = None;
+            }
+        }
+        for index in may_go {
             if needed(&widths) > room {
                 widths[index] = None;
             }
@@ -324,9 +328,9 @@ mod tests {
             ),
             (
                 50,
-                "APP    ROLLING    PID  GEN  SOURCE\n\
-                 hello  -        12345    2  …lo/release/hello.wasm\n\
-                 a      -        12345    2  b.wasm\n",
+                "APP      PID  GEN  SOURCE\n\
+                 hello  12345    2  …/apps/hello/release/hello.wasm\n\
+                 a      12345    2  b.wasm\n",
             ),
             (
                 35,

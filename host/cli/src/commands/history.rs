@@ -47,7 +47,7 @@ pub(super) fn render(history: &AppHistory, room: usize) -> String {
         ("SOURCE", Left),
         ("REASON", Left),
     ])
-    .dropping(&["DIGEST", "SOURCE"])
+    .dropping(&["DIGEST", "SOURCE", "REASON"])
     .cutting(&["SOURCE", "REASON"]);
     for revision in &history.revisions {
         table.row([

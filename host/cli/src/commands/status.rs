@@ -29,18 +29,19 @@ pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result
 }
 
 fn render(status: &FleetStatus, room: usize) -> String {
-    let state = if status.stopping { ", stopping" } else { "" };
     let mut text = String::new();
     let mut line = |parts: Vec<String>| {
         text.push_str(&folded(&parts, ", ", 4, room));
         text.push('\n');
     };
-    line(vec![
+    let mut head = vec![
         format!("skep {}", status.version),
         format!("pid {}", status.pid),
         format!("up {}", duration(status.uptime_seconds)),
-        format!("generation {}{state}", status.generation),
-    ]);
+        format!("generation {}", status.generation),
+    ];
+    head.extend(status.stopping.then(|| "stopping".to_owned()));
+    line(head);
     for operation in &status.operations {
         line(vec![format!("  under way: {operation}")]);
     }

@@ -159,6 +159,10 @@ impl Fleet {
                 None => line,
             }
         });
+        if event == "app.live" && self.tripped(&self.pool_of(name)) {
+            // It is the one to serve, and nobody serves: the answer says so.
+            return;
+        }
         let message = match failure {
             None => format!(
                 "revision {revision} of {name}: {}",
