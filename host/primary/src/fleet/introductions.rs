@@ -6,11 +6,14 @@
 //! or went they are told alone.
 
 use std::collections::BTreeSet;
+use std::mem::{Discriminant, discriminant};
 
 use skep_core::{Generation, WorkerId};
 use skep_wire::{ToConnector, ToDispatcher};
 
-use super::{Continuation, Fleet};
+use super::Fleet;
+use super::operation::Operation;
+use super::reload::Stage;
 
 /// What dispatchers and the connector may not know.
 #[derive(Debug, Default)]
@@ -19,9 +22,9 @@ pub(super) struct Untold {
     all: bool,
     /// Workers and canary workers that came or went.
     workers: BTreeSet<WorkerId>,
-    /// What they were told last belongs to this generation, and to an operation
-    /// that was under way or to none.
-    of: Option<(Generation, bool)>,
+    /// What they were told last belongs to this generation, and to this stage of
+    /// a reload if one was under way.
+    of: Option<(Generation, Option<Discriminant<Stage>>)>,
 }
 
 impl Untold {
@@ -37,16 +40,13 @@ impl Untold {
 }
 
 impl Fleet {
-    /// Goes on with the result of work that was done elsewhere.
-    pub(super) fn carry_on(&mut self, continuation: Continuation) {
-        // Whatever it does.
-        self.untold.all();
-        continuation(self);
-    }
-
     /// Tells dispatchers and the connector what they do not know yet.
     pub(super) fn introduce_all(&mut self) {
-        let of = Some((self.spec.generation, self.operation.is_some()));
+        let stage = match &self.operation {
+            Some(Operation::Reload(reloading)) => Some(discriminant(&reloading.stage)),
+            _ => None,
+        };
+        let of = Some((self.spec.generation, stage));
         if self.untold.of != of {
             self.untold.of = of;
             self.untold.all();
