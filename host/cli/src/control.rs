@@ -215,11 +215,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// reach the primary also while the file has problems.
 fn state_dir(text: &str) -> Option<PathBuf> {
     // What is not TOML is passed over, as far as the rest can be told from it.
-    // A list that does not end swallows what follows: its table is then read alone.
-    named_in(text).or_else(|| named_in(&text[text.find("\n[server]")?..]))
-}
-
-fn named_in(text: &str) -> Option<PathBuf> {
     let (table, _) = DeTable::parse_recoverable(text);
     let server = table.get_ref().get("server").map(Spanned::get_ref);
     let named = server

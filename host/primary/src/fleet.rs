@@ -325,7 +325,7 @@ impl Fleet {
             }
             select! {
                 Some(heard) = inbox.recv() => self.hear(heard),
-                Some(continuation) = continuations.recv() => self.carry_on(continuation),
+                Some(continuation) = continuations.recv() => continuation(&mut self),
                 wish = signals.next() => self.grant(wish),
                 Some(asked) = asked.recv() => self.answer(asked),
                 () = tick(&mut beats, self.workers.is_empty()) => self.read_beats(),

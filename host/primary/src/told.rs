@@ -117,6 +117,11 @@ impl Told {
         self.workers.remove(&worker);
     }
 
+    /// The workers that it knows.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.keys().copied()
+    }
+
     /// The pools whose workers it knows.
     pub(crate) fn pools_of_workers(&self) -> impl Iterator<Item = &PoolName> {
         self.workers.values()

@@ -301,12 +301,16 @@ impl Fleet {
             .cloned()
             .collect();
         let mut workers = BTreeMap::new();
-        for (id, worker) in &self.workers {
-            let known = dispatcher.told.knows_worker(*id);
-            let pool = self.pools.get(&worker.pool);
-            let cell = pool.and_then(|pool| pool.cell_index(*id));
-            if let Some(cell) = cell.filter(|_| known || serving.contains(&worker.pool)) {
-                workers.insert(*id, (worker.pool.clone(), cell));
+        let of_pools = serving.iter().flat_map(|pool| {
+            let workers = self.supervisor.workers_of(pool);
+            workers.map(|worker| worker.id)
+        });
+        for id in of_pools.chain(dispatcher.told.workers()) {
+            let worker = self.workers.get(&id);
+            let pool = worker.and_then(|worker| self.pools.get(&worker.pool));
+            let cell = pool.and_then(|pool| pool.cell_index(id));
+            if let Some((worker, cell)) = worker.zip(cell) {
+                workers.insert(id, (worker.pool.clone(), cell));
             }
         }
         // A pool that is served no more is known until its workers are gone:

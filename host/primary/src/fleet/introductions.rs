@@ -6,11 +6,13 @@
 //! or went they are told alone.
 
 use std::collections::BTreeSet;
+use std::mem::{Discriminant, discriminant};
 
 use skep_core::{Generation, WorkerId};
 use skep_wire::{ToConnector, ToDispatcher};
 
-use super::{Continuation, Fleet};
+use super::Fleet;
+use super::reload::Stage;
 
 /// What dispatchers and the connector may not know.
 #[derive(Debug, Default)]
@@ -19,9 +21,9 @@ pub(super) struct Untold {
     all: bool,
     /// Workers and canary workers that came or went.
     workers: BTreeSet<WorkerId>,
-    /// What they were told last belongs to this generation, and to an operation
-    /// that was under way or to none.
-    of: Option<(Generation, bool)>,
+    /// What they were told last belongs to this generation, and to this stage of
+    /// a reload if one was under way.
+    of: Option<(Generation, Option<Discriminant<Stage>>)>,
 }
 
 impl Untold {
@@ -37,16 +39,10 @@ impl Untold {
 }
 
 impl Fleet {
-    /// Goes on with the result of work that was done elsewhere.
-    pub(super) fn carry_on(&mut self, continuation: Continuation) {
-        // Whatever it does.
-        self.untold.all();
-        continuation(self);
-    }
-
     /// Tells dispatchers and the connector what they do not know yet.
     pub(super) fn introduce_all(&mut self) {
-        let of = Some((self.spec.generation, self.reloading.is_some()));
+        let stage = self.reloading.as_ref().map(|it| discriminant(&it.stage));
+        let of = Some((self.spec.generation, stage));
         if self.untold.of != of {
             self.untold.of = of;
             self.untold.all();

@@ -167,7 +167,9 @@ pub(crate) fn pools_come_and_go_on_a_listener() {
     primary.wait_for("config.reloaded");
     // It hands out what the one pool has, until both are ready.
     primary.saw("pretend worker 1 of a accepts no more from l0");
-    let first = place(&primary, "pretend dispatcher of l0 has hosts [/*=a] else a");
+    let before = "pretend dispatcher of l0 has hosts [/*=a] else a";
+    primary.saw(before);
+    let first = place(&primary, before);
     let both = "pretend dispatcher of l0 has hosts [/*=a b.example/*=b] else a";
     primary.saw(both);
     let ready = place(&primary, "worker.ready pool=b");
