@@ -1,22 +1,20 @@
 //! `skep describe`: one thing with all that is known about it. A name may be an
 //! app's, a tenant's, a pool's and a listener's at once; all of them are shown.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use skep_wire::{
-    AppHistory, AppLimitsStatus, AppStatus, FiguresStatus, FleetStatus, ListenerStatus, PoolStatus,
-    TenantStatus, WorkerStatus,
+    AppHistory, AppStatus, FleetStatus, ListenerStatus, PoolStatus, TenantStatus, WorkerStatus,
 };
 
-use super::status::{breaker, canary, last_exit, quantile, state};
+use super::figures::{counted, figures, limits, listed, quantile};
+use super::status::{breaker, canary, last_exit, state};
 use super::{history, json, status};
 use crate::alike::closest;
 use crate::args::Format;
 use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, one_line};
-use crate::table::{NOTHING, bytes, count, duration, joined, milliseconds};
+use crate::table::{NOTHING, bytes, duration, joined, milliseconds};
 
 /// What has the name.
 #[derive(Debug, Default, Serialize)]
@@ -207,93 +205,6 @@ fn tenant(tenant: &Tenant<'_>) -> String {
     ]);
     let apps = status::apps(tenant.apps.iter().copied());
     format!("{}\n{apps}", block("tenant", &status.name, rows))
-}
-
-/// What requests came to, a line for each kind of figure.
-fn figures(figures: &FiguresStatus) -> Vec<(&'static str, String)> {
-    let latency = figures.latency.as_ref().map_or_else(
-        || "no request in the last minute".to_owned(),
-        |latency| {
-            let (p50, p99) = (milliseconds(latency.p50_ms), milliseconds(latency.p99_ms));
-            format!("p50 {p50}, p99 {p99} in the last minute")
-        },
-    );
-    let cpu = duration(figures.guest_cpu_seconds);
-    vec![
-        (
-            "requests",
-            format!(
-                "{}, {} in flight, {} queued",
-                figures.requests, figures.in_flight, figures.queued
-            ),
-        ),
-        ("outcomes", counted(&figures.outcomes)),
-        ("statuses", counted(&figures.status)),
-        ("latency", latency),
-        (
-            "instances",
-            format!(
-                "{}, {} held, {cpu} of CPU used",
-                figures.instances,
-                bytes(figures.guest_memory_bytes)
-            ),
-        ),
-    ]
-}
-
-/// What an app may not exceed, a line for each kind of limit.
-fn limits(limits: &AppLimitsStatus) -> Vec<(&'static str, String)> {
-    let (reuse, concurrent) = (limits.instance_reuse, limits.instance_concurrent);
-    vec![
-        (
-            "time",
-            format!(
-                "{}s, {}s of CPU",
-                limits.timeout_seconds, limits.cpu_seconds
-            ),
-        ),
-        (
-            "memory",
-            format!("{} an instance", bytes(limits.memory_bytes)),
-        ),
-        (
-            "concurrency",
-            format!("{}, and {} may wait", limits.concurrency, limits.queue),
-        ),
-        (
-            "rate",
-            limits.rate.clone().unwrap_or_else(|| "no limit".to_owned()),
-        ),
-        ("body", bytes(limits.max_body_bytes)),
-        (
-            "log",
-            format!("{}/s a worker", bytes(limits.log_rate_bytes)),
-        ),
-        (
-            "connections",
-            format!("{} outbound", limits.outbound_connections),
-        ),
-        (
-            "instance",
-            format!(
-                "{}, {concurrent} at a time",
-                count(reuse as usize, "request")
-            ),
-        ),
-    ]
-}
-
-/// Names with their counts.
-fn counted(counts: &BTreeMap<String, u64>) -> String {
-    let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
-    listed(&counts.collect::<Vec<_>>())
-}
-
-fn listed(names: &[String]) -> String {
-    if names.is_empty() {
-        return NOTHING.to_owned();
-    }
-    names.join(", ")
 }
 
 fn pool(pool: &Pool<'_>) -> String {

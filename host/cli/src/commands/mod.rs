@@ -7,6 +7,7 @@ mod deploy;
 mod describe;
 mod dev;
 mod events;
+mod figures;
 mod history;
 mod new;
 mod operate;

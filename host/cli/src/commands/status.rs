@@ -2,16 +2,17 @@
 
 use skep_core::{Isolation, Portion};
 use skep_wire::{
-    AppState, AppStatus, BreakerStatus, FiguresStatus, FleetStatus, LastExit, LatencyStatus,
-    PoolStatus, SoloStatus, TenantStatus, WorkerStatus,
+    AppState, AppStatus, BreakerStatus, FleetStatus, LastExit, PoolStatus, SoloStatus,
+    TenantStatus, WorkerStatus,
 };
 
+use super::figures::{failing, quantile};
 use super::json;
 use crate::args::Format;
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::print::{Printer, one_line};
-use crate::table::{Align, NOTHING, Table, bytes, duration, joined, milliseconds};
+use crate::table::{Align, NOTHING, Table, bytes, duration, joined};
 
 /// Asks the primary and prints what it says.
 pub(crate) fn run(control: &Control, format: Format, printer: Printer) -> Result<(), Failure> {
@@ -274,26 +275,6 @@ pub(super) fn apps<'a>(apps: impl IntoIterator<Item = &'a AppStatus>) -> String 
     table.render()
 }
 
-/// The share of responses whose status was 500 or more.
-pub(super) fn failing(figures: &FiguresStatus) -> String {
-    let all: u64 = figures.status.values().sum();
-    let failed = figures.status.get("5xx").copied().unwrap_or(0);
-    if failed == 0 {
-        return if all == 0 { NOTHING } else { "0%" }.to_owned();
-    }
-    // In tenths of a percent, rounded up: what failed once is not shown as nothing.
-    let tenths = (u128::from(failed) * 1000).div_ceil(u128::from(all));
-    format!("{}.{}%", tenths / 10, tenths % 10)
-}
-
-/// One of the quantiles, where there are some.
-pub(super) fn quantile(
-    latency: Option<&LatencyStatus>,
-    pick: impl Fn(&LatencyStatus) -> f64,
-) -> String {
-    latency.map_or_else(|| NOTHING.to_owned(), |latency| milliseconds(pick(latency)))
-}
-
 /// A canary and its share, if there is one.
 pub(super) fn canary(app: &AppStatus) -> Option<String> {
     let (revision, share) = app.canary?;
@@ -320,8 +301,8 @@ pub(super) mod tests {
     use skep_core::{AppName, ExitReason, Generation, ListenerName, PoolName, Revision, SlotIndex};
     use skep_core::{TenantName, WorkerId};
     use skep_wire::{
-        AppLimitsStatus, DispatchCounts, DispatcherStatus, GrantsStatus, ListenerStatus,
-        TenantLimitsStatus,
+        AppLimitsStatus, DispatchCounts, DispatcherStatus, FiguresStatus, GrantsStatus,
+        LatencyStatus, ListenerStatus, TenantLimitsStatus,
     };
 
     use super::*;
