@@ -15,6 +15,7 @@ mod catalog;
 mod client;
 mod control;
 mod figures;
+mod first;
 mod fleet;
 mod journal;
 mod line;

@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_core::history::{AtStart, History};
 use skep_core::{AppName, FleetSpec, LogFormat, LogLevel, LogSpec};
 use skep_sys::{BindError, process};
 use skep_wire::Refusal;
@@ -21,15 +20,16 @@ use tokio::select;
 use tokio::time::timeout;
 
 use crate::alert::Alerts;
-use crate::artifacts::{Artifact, Artifacts, ArtifactsError, Made, Workshop, components_of};
+use crate::artifacts::{Artifacts, ArtifactsError, Made, Workshop, components_of};
 use crate::aside::{Reading, aside};
 use crate::control::{Control, ControlError};
+use crate::first::{first_app, last_app};
 use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept, worded};
 use crate::journal::Journal;
 use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
 use crate::log::{Log, Writer};
 use crate::running::Running;
-use crate::scribe::{Scribe, unix_millis};
+use crate::scribe::Scribe;
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
@@ -374,86 +374,6 @@ async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepa
         apps,
         unbuilt,
     })
-}
-
-/// An app whose component cannot be built, as it was when skep ended last, if it
-/// was live then and its component was kept.
-async fn last_app(workshop: &Workshop, scribe: &Scribe, name: &AppName) -> Option<FirstApp> {
-    let history = scribe.read(name.clone()).await;
-    let revision = history.active()?;
-    let digest = history.get(revision)?.digest.clone();
-    let artifact = workshop.make(scribe.component_path(&digest)?).await.ok()?;
-    (artifact.component.to_string() == digest).then(|| FirstApp {
-        recorded: history.clone(),
-        history,
-        revision,
-        artifact,
-        unrecorded: false,
-    })
-}
-
-/// What an app begins with (DESIGN §7): a source that has changed since it was
-/// read last is a new revision, otherwise the one that was active last goes on.
-async fn first_app(
-    workshop: &Workshop,
-    scribe: &Scribe,
-    journal: &Journal,
-    name: &AppName,
-    source: &Path,
-    artifact: Arc<Artifact>,
-) -> FirstApp {
-    let recorded = scribe.read(name.clone()).await;
-    let mut history = recorded.clone();
-    let digest = artifact.component.to_string();
-    let at = history.at_start(&digest, source.to_owned(), unix_millis());
-    let first = |history: History, revision, artifact: Arc<Artifact>, unrecorded| FirstApp {
-        recorded: recorded.clone(),
-        history,
-        revision,
-        artifact,
-        unrecorded,
-    };
-    let active = match at {
-        AtStart::New(revision) => return first(history, revision, artifact, true),
-        AtStart::Active(active) | AtStart::Refused { active, .. } => active,
-    };
-    let unrecorded = history != recorded;
-    let active_digest = history.get(active).map(|record| record.digest.clone());
-    if active_digest.as_ref() == Some(&digest) {
-        return first(history, active, artifact, unrecorded);
-    }
-    let kept = active_digest.and_then(|digest| scribe.component_path(&digest));
-    let made = match kept {
-        Some(path) => workshop.make(path).await,
-        None => Err(Refusal {
-            problem: "its digest is none".to_owned(),
-            hint: None,
-        }),
-    };
-    let recorded_digest = history.get(active).map(|record| record.digest.clone());
-    let made = made.and_then(|artifact| {
-        if recorded_digest == Some(artifact.component.to_string()) {
-            return Ok(artifact);
-        }
-        Err(Refusal {
-            problem: "the component that was kept of it is not what it was".to_owned(),
-            hint: None,
-        })
-    });
-    match made {
-        Ok(artifact) => first(history, active, artifact, unrecorded),
-        Err(refusal) => {
-            // Its source is at hand, and answering with it is better than not
-            // to answer.
-            journal.event(LogLevel::Error, "app.revision_lost", |line| {
-                line.text("app", name.as_str())
-                    .number("revision", active)
-                    .text("reason", &refusal.problem)
-            });
-            let revision = history.begin(digest, source.to_owned(), unix_millis());
-            first(history, revision, artifact, true)
-        }
-    }
 }
 
 /// Walls, with users that were looked up where a name service that does not answer
