@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use skep_core::route::RoutePattern;
 
-use crate::document::{Entry, Spanned, quotable};
+use crate::document::{Entry, Spanned};
 use crate::report::Reported;
 
 const EXAMPLE: &str = "[\"/api/*\", \"example.com/*\"]";
@@ -59,33 +59,10 @@ fn read_one(element: &Entry<'_>) -> Result<Spanned<RoutePattern>, Reported> {
             None => draft.report(),
         }
     })?;
-    if let Some(host) = lone_word(text) {
-        return Err(element
-            .problem(format!(
-                "`{}` would be a host here: a path begins with `/`",
-                quotable(host)
-            ))
-            .hint(format!(
-                "did you mean \"/{shown}\"? A host without a dot is written with one at its end: \
-                 \"{}.{}\"",
-                quotable(host),
-                quotable(&text[host.len()..]),
-                shown = quotable(text),
-            ))
-            .report());
-    }
     Ok(Spanned {
         value,
         span: element.span.clone(),
     })
-}
-
-/// The host of a route if it is one word, as that of `api/*`: a path whose slash was
-/// forgotten, which nobody would ever be answered for.
-fn lone_word(text: &str) -> Option<&str> {
-    let (host, _) = text.split_once('/')?;
-    let is_word = !host.is_empty() && !host.contains(['.', '[']);
-    (is_word && !host.eq_ignore_ascii_case("localhost")).then_some(host)
 }
 
 /// Equal for routes that match the same requests, however they are written.
