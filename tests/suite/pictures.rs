@@ -42,7 +42,7 @@ fn picture(name: &str, drawn: &str) -> String {
 }
 
 /// What the processes are for, by how their titles begin.
-const FOR: [(&str, &str); 5] = [
+const FOR: [(&str, &str); 4] = [
     (
         "skep: dispatcher",
         "hands connections to the pool of their host",
@@ -51,7 +51,6 @@ const FOR: [(&str, &str); 5] = [
         "skep: connector",
         "opens the outbound connections that are granted",
     ),
-    ("skep: alerter", "speaks with the webhook"),
     (
         "skep: worker acme/",
         "runs one tenant's handlers, in a jail of its own",
@@ -61,13 +60,9 @@ const FOR: [(&str, &str); 5] = [
 
 #[test]
 fn the_processes() {
-    let alert = "[server]\nalert = { webhook = \"http://127.0.0.1:9/\" }\n";
     let text = format!(
-        "{alert}[tenant.acme]\nisolation = \"dedicated\"\n{}{}{}",
-        pool(2).replace(
-            "[pool.default]",
-            "pool = [\"default\", \"acme\"]\n[pool.default]"
-        ),
+        "[tenant.acme]\nisolation = \"dedicated\"\n[pool.acme]\nworkers = 1\n{}{}{}",
+        pool(2),
         app(
             "a",
             "fetch",
@@ -76,22 +71,14 @@ fn the_processes() {
         app("b", "hello", "tenant = \"acme\"\nroutes = [\"b.test/*\"]"),
     );
     let skep = Skep::config(&text);
-    // The alerter is there from the first alert on.
-    for worker in skep.workers() {
-        if worker.pool.as_str() == "acme" {
-            process::signal(worker.pid, "KILL");
-        }
-    }
     let titles = || -> BTreeSet<String> {
         let children = process::children(skep.pid()).into_iter();
         let titles = children.map(|child| process::title(child.pid));
         titles.filter(|title| title.starts_with("skep: ")).collect()
     };
-    let found = wait_for(PATIENCE, "every kind of process", titles, |titles| {
+    let found = wait_for(PATIENCE, "every process", titles, |titles| {
         let is_there = |kind: &str| titles.iter().any(|title| title.starts_with(kind));
-        FOR.iter()
-            .filter(|(kind, _)| *kind != "skep: alerter")
-            .all(|(kind, _)| is_there(kind))
+        titles.len() == 5 && FOR.iter().all(|(kind, _)| is_there(kind))
     });
     let mut drawn = String::from(
         "skep serve                        binds the addresses, supervises, serves nothing\n",

@@ -222,7 +222,7 @@ fn a_component_that_is_gone_keeps_nobody_else_from_starting() {
     assert!(
         gone.reason
             .as_ref()
-            .is_some_and(|why| why.contains("no such file")),
+            .is_some_and(|why| why.contains("does not exist")),
         "{gone:?}"
     );
     let said = operate(
