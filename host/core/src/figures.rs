@@ -178,7 +178,7 @@ impl AppGauges {
     }
 }
 
-/// Latencies of the last windows: those that [`Recent::tally`] may still show.
+/// Latencies of the last windows: those that [`Recent::quantile`] may still show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recent {
     /// Their numbers and counts, the newest last; two at most.
