@@ -1,6 +1,7 @@
 //! What the design says never happens, read from manifests and sources
 //! (DESIGN §3). A test here fails with the file and the line.
 
+mod documents;
 mod manifests;
 mod sources;
 
