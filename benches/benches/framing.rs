@@ -37,6 +37,7 @@ fn load(variables: usize) -> ToWorker {
         validate_timeout: Duration::from_secs(10),
         outbound: Vec::new(),
         quarantined: false,
+        vital: false,
     }))
 }
 

@@ -53,6 +53,7 @@ impl Catalog {
             validate_timeout: patience,
             outbound: spec.outbound.clone(),
             quarantined: false,
+            vital: false,
         };
         let load = Box::new(load);
         self.entries.insert(self.last, Entry { load, artifact });

@@ -87,6 +87,8 @@ pub(crate) struct Newborn<'a> {
     pub(crate) grace: Duration,
     /// Those of them that it does not wait for.
     pub(crate) quarantined: &'a BTreeSet<HandlerId>,
+    /// Those without which it does not serve.
+    pub(crate) vital: &'a BTreeSet<HandlerId>,
 }
 
 /// What workers count, added up.
@@ -316,6 +318,7 @@ impl Pool {
                 .map(|(handler, (mut message, fds))| {
                     if let ToWorker::Load(load) = &mut message {
                         load.quarantined = newborn.quarantined.contains(&handler);
+                        load.vital = newborn.vital.contains(&handler);
                     }
                     (message, fds)
                 }),

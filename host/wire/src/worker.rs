@@ -140,6 +140,9 @@ pub struct LoadApp {
     pub outbound: Vec<OutboundGrant>,
     /// Whether it did not work lately: a worker that starts does not wait for it.
     pub quarantined: bool,
+    /// Whether a rollout brings it: a worker that starts and cannot load it is
+    /// unfit, so that no request meets what is about to be taken back.
+    pub vital: bool,
 }
 
 /// What a worker tells the primary.

@@ -146,11 +146,18 @@ pub(crate) async fn load(link: &mut Primary) -> anyhow::Result<Fit> {
         grace,
     )
     .await;
+    let mut unfit = None;
     for (handler, message) in refused {
+        if proving.is_vital(handler) {
+            unfit.get_or_insert_with(|| message.clone());
+        }
         let refused = FromWorker::Refused { handler, message };
         link.tell(&refused, &[], Instant::now() + PATIENCE)
             .await
             .context("cannot tell the primary")?;
+    }
+    if let Some(message) = unfit {
+        bail!(message);
     }
     loader.limit_tenants(&plan.tenants);
     desk.serve(&plan, |handler| proving.has(handler))?;
@@ -184,10 +191,14 @@ async fn prove(
         }
     }
     while proving.is_waited_for() {
-        // Never closed: the loader has a sender.
-        let Ok(Some(news)) = tokio::time::timeout_at(by, news.recv()).await else {
-            break;
+        // Never closed: the loader has a sender. What is needed has its own limit,
+        // and so has the worker.
+        let next = if proving.is_needed() {
+            Ok(news.recv().await)
+        } else {
+            tokio::time::timeout_at(by, news.recv()).await
         };
+        let Ok(Some(news)) = next else { break };
         match news {
             News::Valid(valid) => {
                 proving.valid(valid.id);

@@ -194,6 +194,18 @@ impl Proving {
         entries.any(|entry| entry.stage == Stage::Trying && !entry.load.quarantined)
     }
 
+    /// Whether one of them is needed: a worker does not serve without it.
+    pub(crate) fn is_needed(&self) -> bool {
+        let mut entries = self.entries.values();
+        entries.any(|entry| entry.stage == Stage::Trying && entry.load.vital)
+    }
+
+    /// Whether this handler failed and a worker does not serve without it.
+    pub(crate) fn is_vital(&self, handler: HandlerId) -> bool {
+        let entry = self.entries.get(&handler);
+        entry.is_some_and(|entry| entry.load.vital)
+    }
+
     /// How many handlers of an app are being validated.
     pub(crate) fn trying_of(&self, app: &AppName) -> usize {
         let entries = self.entries.values();

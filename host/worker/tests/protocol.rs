@@ -128,6 +128,7 @@ fn load(handler: u64) -> LoadApp {
         validate_timeout: PATIENCE,
         outbound: Vec::new(),
         quarantined: false,
+        vital: false,
     }
 }
 
@@ -586,6 +587,17 @@ fn what_is_not_valid_at_the_start_is_in_quarantine() {
     assert_eq!(worker.status(), 500);
     worker.tell(&ToWorker::Stop, &[]);
     assert_eq!(worker.exit(), Ended::Code(0));
+
+    // What a rollout brings is not served without.
+    let mut worker = Worker::begin(2);
+    worker.load(load(1), &artifact("", GOOD));
+    let vital = true;
+    worker.load(LoadApp { vital, ..named(2) }, &artifact("", REFUSES));
+    worker.serve(plan(1, 1));
+    assert_eq!(worker.verdict(), refused(why));
+    let message = why.into();
+    assert_eq!(worker.answer(), FromWorker::Unfit { message });
+    assert_eq!(worker.exit(), Ended::Code(78));
 }
 
 fn a_plan_of_unknown_handlers_is_the_end() {

@@ -137,6 +137,16 @@ impl Fleet {
         }
     }
 
+    /// What rollouts bring to a pool: no worker serves without it, for the old
+    /// revision is there.
+    pub(super) fn vital(&self, pool: &PoolName) -> BTreeSet<HandlerId> {
+        let passing = self.passing(pool);
+        let new = passing
+            .iter()
+            .filter_map(|app| self.passage(app)?.new.as_ref());
+        new.map(|(handler, _)| *handler).collect()
+    }
+
     /// Handlers of a pool that hold up no plan, because they do not work anyway.
     pub(super) fn excused(&self, pool: &PoolName) -> BTreeSet<HandlerId> {
         let quarantined = self.quarantined.iter().filter(|name| {

@@ -109,6 +109,7 @@ impl Fleet {
             sandbox: self.spec.server.sandbox,
             grace,
             quarantined: &BTreeSet::new(),
+            vital: &BTreeSet::new(),
         };
         let words = std::mem::take(&mut introduction.words);
         let birth = Birth {

@@ -32,7 +32,7 @@ impl Fleet {
     ) -> io::Result<()> {
         self.scribe.worker_given(worker);
         let mut introduction = self.introduction(name, true);
-        let quarantined = self.excused(name);
+        let (quarantined, vital) = (self.excused(name), self.vital(name));
         let registered = Registered::create(now())?;
         let register = registered.fd()?;
         let pool = self
@@ -53,6 +53,7 @@ impl Fleet {
             sandbox: self.spec.server.sandbox,
             grace: pool.spec.supervision.start_timeout / 2,
             quarantined: &quarantined,
+            vital: &vital,
         };
         let listeners = self.listeners.of(name);
         let words = std::mem::take(&mut introduction.words);
