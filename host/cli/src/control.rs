@@ -100,12 +100,12 @@ impl Place {
     /// That of a primary with this configuration; of `./skep.toml`, which need
     /// not be there, where none is named.
     pub(crate) fn of(config: Option<&Path>) -> Self {
-        let file = config.unwrap_or(Path::new(DEFAULT_FILE));
+        let file = config.unwrap_or_else(|| Path::new(DEFAULT_FILE));
         let named = std::fs::read_to_string(file)
             .ok()
             .and_then(|text| state_dir(&text))
             .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
-        let dir = file.parent().unwrap_or(Path::new(""));
+        let dir = file.parent().unwrap_or_else(|| Path::new(""));
         Self {
             state_dir: dir.join(named),
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use skep_core::sweep::{Entry, Folder, Needs, Unneeded, unneeded};
@@ -235,7 +236,8 @@ fn of_folder(
             Ok(found) => surplus.push(Surplus {
                 folder,
                 path,
-                bytes: found.len(),
+                // What has another name as well takes no room here.
+                bytes: if found.nlink() > 1 { 0 } else { found.len() },
                 why,
             }),
             // Gone since.

@@ -1,7 +1,7 @@
 //! `skep gc`: what of a state directory nothing needs. The primary that uses it
 //! is asked; where none does, it is done here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use skep_primary::{SweepError, sweep_alone};
 use skep_wire::SweptFiles;
@@ -16,7 +16,7 @@ use crate::table::{Align, Table, bytes, count};
 /// Sweeps, or says what would go.
 pub(super) fn run(
     named: Option<PathBuf>,
-    config: Option<PathBuf>,
+    config: Option<&Path>,
     dry_run: bool,
     format: Format,
     printer: Printer,
@@ -38,10 +38,10 @@ pub(super) fn run(
 
 fn sweep(
     named: Option<PathBuf>,
-    config: Option<PathBuf>,
+    config: Option<&Path>,
     dry_run: bool,
 ) -> Result<SweptFiles, Failure> {
-    let place = Place::of(config.as_deref());
+    let place = Place::of(config);
     // A socket that was named says which primary is meant, and nothing of where
     // its state is, unless the configuration was named as well.
     let alone = named.is_none() || config.is_some();

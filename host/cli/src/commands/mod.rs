@@ -53,7 +53,7 @@ pub(crate) fn run(args: Args, printer: Printer) -> Result<(), Failure> {
             config,
             dry_run,
             format,
-        } => gc::run(control, config, dry_run, format, printer),
+        } => gc::run(control, config.as_deref(), dry_run, format, printer),
         Command::Deploy { app, source, terms } => wait(deploy::run(
             &Control::find(control),
             &app,

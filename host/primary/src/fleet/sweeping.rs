@@ -51,7 +51,7 @@ impl Fleet {
 /// Says what was swept, or why nothing was.
 pub(crate) fn tell(journal: &crate::journal::Journal, swept: &Result<SweptFiles, String>) {
     let failed = match swept {
-        Ok(files) if files.count > 0 => {
+        Ok(files) if files.bytes > 0 => {
             journal.event(LogLevel::Info, "state.swept", |line| {
                 line.number("files", files.count)
                     .number("bytes", files.bytes)
