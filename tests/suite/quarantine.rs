@@ -250,3 +250,42 @@ fn a_component_that_is_gone_keeps_nobody_else_from_starting() {
     done(&operate(&skep, &["reload"]));
     assert_eq!(status("/gone"), 200);
 }
+
+#[test]
+fn apps_that_hang_keep_no_other_from_its_turn() {
+    let mut text = pool(1) + "start_timeout = \"20s\"\n";
+    for number in 0..40 {
+        let (name, guest) = match number % 2 {
+            0 => ("hangs", "hostile-validate-hangs"),
+            _ => ("good", "hello"),
+        };
+        let routes = format!("routes = [\"/{name}/{number}\"]");
+        text += &app(&format!("{name}-{number}"), guest, &routes);
+    }
+    let skep = Skep::config(&text);
+    let all_good = |when: &str| {
+        for number in (1..40).step_by(2) {
+            let path = format!("/good/{number}");
+            let status = skep.client().get(&path).expect("it answers").status();
+            assert_eq!(status, 200, "{path} {when}");
+        }
+        assert_eq!(skep.logged("app.quarantined"), 20, "{when}");
+    };
+    all_good("at the start");
+    done(&operate(&skep, &["restart"]));
+    all_good("after a restart");
+    // What is mended by a reload is not tried in its old form any more.
+    let port = tcp(&skep).port();
+    let mended = text
+        .replace("hostile_validate_hangs.wasm", "revision.wasm")
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    fs::write(skep.dir().path().join("skep.toml"), mended).expect("it is ours");
+    done(&operate(&skep, &["reload"]));
+    // A reload does not wait for what did not work before.
+    skep.wait_for_status("all to be released", |status| {
+        status.apps.iter().all(|app| app.reason.is_none())
+    });
+    let history = operate(&skep, &["history", "hangs-0"]);
+    assert!(!history.stdout.contains("deploying"), "{history:#?}");
+    assert!(history.stdout.contains("rejected"), "{history:#?}");
+}

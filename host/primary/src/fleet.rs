@@ -446,6 +446,7 @@ impl Fleet {
                 }
             }
             self.feed_settled();
+            self.check_quarantine();
             self.check_operations();
             self.reload_if_wanted();
             self.introduce_all();

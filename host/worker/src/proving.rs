@@ -31,6 +31,9 @@ use crate::news::News;
 /// worker with a thousand apps has no thousand instances to spare at its start.
 const AT_ONCE: usize = 16;
 
+/// How long one has its turn for. Most need a millisecond.
+const TURN: Duration = Duration::from_millis(100);
+
 /// The delay before a handler is tried again that failed once, which doubles
 /// with every failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -126,12 +129,21 @@ impl Proving {
         let app = entry.load.app.clone();
         let (desk, news, turns) = (Arc::clone(desk), loader.news(), Arc::clone(&self.turns));
         tokio::spawn(async move {
-            let _turn = match urgency {
+            let turn = match urgency {
                 // Never closed.
                 Urgency::InTurn => turns.acquire_owned().await.ok(),
                 Urgency::Now => None,
             };
-            let validated = unproven.validate(desk.ticker()).await;
+            let validation = unproven.validate(desk.ticker());
+            tokio::pin!(validation);
+            let validated = tokio::select! {
+                validated = &mut validation => validated,
+                () = tokio::time::sleep(TURN) => {
+                    // One that hangs keeps nobody from being tried.
+                    drop(turn);
+                    validation.await
+                }
+            };
             // If nobody listens the worker has ended.
             let _ = news.send(match validated {
                 Ok(valid) => News::Valid(valid),

@@ -332,20 +332,6 @@ fn what_is_not_there_yet_is_recognised_whatever_follows() {
 }
 
 #[test]
-fn gc_names_a_configuration_and_may_only_say() {
-    let gc = |config: Option<&str>, dry_run, format| Command::Gc {
-        config: config.map(PathBuf::from),
-        dry_run,
-        format,
-    };
-    assert_eq!(typed("gc").unwrap().command, gc(None, false, Format::Text));
-    assert_eq!(
-        typed("gc -c a.toml --dry-run --json").unwrap().command,
-        gc(Some("a.toml"), true, Format::Json)
-    );
-}
-
-#[test]
 fn mistyped_words_get_a_suggestion() {
     assert!(complaint("serv").contains("'serve'"));
     assert!(complaint("statsu").contains("'status'"));

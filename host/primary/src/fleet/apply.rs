@@ -113,6 +113,10 @@ impl Fleet {
             }
             if let Some(app) = before.get(&name) {
                 next.history.set_paused(app.history.paused());
+                if app.unrecorded && next.renewed {
+                    let reason = "it was never valid, and its component is another now";
+                    next.history.rejected(app.revision, reason.to_owned());
+                }
             }
             let old = before.get(&name).map(|app| Old {
                 revision: app.revision,
@@ -120,7 +124,11 @@ impl Fleet {
                 artifact: Arc::clone(&app.artifact),
             });
             let observe = !self.spec.apps[&name].rollout.observe.is_zero();
-            let watched = old.clone().filter(|_| next.renewed && observe);
+            // What did not work is nothing to be compared with, or to go back to.
+            let worked = before
+                .get(&name)
+                .is_some_and(|app| app.quarantine.is_none());
+            let watched = old.clone().filter(|_| next.renewed && observe && worked);
             let app = App {
                 history: next.history,
                 revision: next.revision,
@@ -363,6 +371,7 @@ impl Fleet {
             .keys()
             .map(|name| format!("{name} is at revision {}", self.apps[name].revision))
             .collect();
+        self.check_quarantine();
         for (name, old) in renewed {
             self.observe_renewed(&name, &old);
         }
@@ -420,6 +429,7 @@ impl Fleet {
             app.unrecorded = true;
             return;
         }
+        let compared = app.standby.is_some();
         let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
         let mut history = app.history.clone();
         history.live(to);
@@ -432,7 +442,7 @@ impl Fleet {
                 .text("app", name.as_str())
                 .number("revision", to)
         });
-        if old.revision == to || rules.observe.is_zero() {
+        if old.revision == to || rules.observe.is_zero() || !compared {
             return;
         }
         let order = Order {

@@ -185,10 +185,14 @@ impl Fleet {
     fn ready_to_pass(&self, app: &str) -> Result<AppName, ControlReply> {
         let name = self.find_app(app)?;
         if let Some(passage) = self.passage(&name) {
+            let stage = passage.rollout.stage();
+            let promote = match stage {
+                Stage::Canary | Stage::Observing => format!("`skep promote {name}` or "),
+                _ => String::new(),
+            };
             return Err(refused(format!(
-                "revision {} of {name} is {}; `skep promote {name}` or `skep rollback {name}` ends that",
+                "revision {} of {name} is {stage}; {promote}`skep rollback {name}` ends that",
                 passage.to,
-                passage.rollout.stage()
             )));
         }
         Ok(name)
