@@ -5,7 +5,10 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use skep_tests::command::Said;
 use skep_tests::http::Address;
+use skep_tests::options::Options;
+use skep_tests::options::directory;
 use skep_tests::{Client, Skep, guest, wait_for};
 
 use crate::deploys::{done, operate};
@@ -95,4 +98,84 @@ fn a_file_that_is_put_back_after_a_deploy_from_it_is_served_again() {
     done(&operate(&skep, &["rollback", "a"]));
     done(&operate(&skep, &["reload"]));
     assert_eq!(text(), "Hello, world!\n");
+}
+
+/// What a history says, newest first: numbers and outcomes.
+fn revisions(skep: &Skep) -> Vec<(u64, String)> {
+    let told = operate(skep, &["history", "a", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("it is JSON");
+    let revisions = told["revisions"].as_array().expect("it has revisions");
+    let each = revisions.iter();
+    each.map(|one| {
+        let outcome = one["outcome"].as_str().unwrap_or_default().to_owned();
+        (one["revision"].as_u64().unwrap_or_default(), outcome)
+    })
+    .collect()
+}
+
+/// A skep whose app `a` is `app.wasm`, and what writes that file and reloads.
+fn one_file(first: &str) -> (Skep, impl Fn(&Skep, &str) -> Said) {
+    let dir = directory();
+    let put = |dir: &std::path::Path, name: &str| {
+        let component = fs::read(guest(name)).expect("it was built");
+        fs::write(dir.join("app.wasm"), component).expect("the directory is ours");
+    };
+    put(dir.path(), first);
+    let text = "[app.a]\ncomponent = \"app.wasm\"\nrollout = { observe = \"0s\" }\n";
+    let skep = Options::config(&(pool(2) + text)).in_dir(&dir).start();
+    let reload = move |skep: &Skep, name: &str| {
+        put(skep.dir().path(), name);
+        operate(skep, &["reload"])
+    };
+    (skep, reload)
+}
+
+#[test]
+fn a_rejected_reload_is_in_the_history_and_its_number_means_nothing_else() {
+    let (skep, reload) = one_file("hello");
+    assert_eq!(revisions(&skep), [(1, "live".to_owned())]);
+    for _ in 0..2 {
+        // It is tried again whenever somebody asks.
+        let said = reload(&skep, "hostile-validate-fails");
+        assert_eq!(said.code, Some(1), "{said:#?}");
+    }
+    done(&reload(&skep, "revision"));
+    let outcomes = [
+        (4, "live"),
+        (3, "rejected"),
+        (2, "rejected"),
+        (1, "superseded"),
+    ];
+    assert_eq!(
+        revisions(&skep),
+        outcomes.map(|(number, outcome)| (number, outcome.to_owned()))
+    );
+    let told = operate(&skep, &["history", "a"]);
+    assert!(told.stdout.contains("reload: validate: app a"), "{told:#?}");
+}
+
+#[test]
+fn an_app_that_hangs_is_named_by_the_reload_that_it_fails() {
+    let (skep, reload) = one_file("hello");
+    let said = reload(&skep, "hostile-validate-hangs");
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    assert!(said.stderr.contains("app a"), "{said:#?}");
+    assert_eq!(skep.client().get("/").expect("it answers").status(), 200);
+}
+
+#[test]
+fn an_app_that_comes_back_goes_on_with_its_revision() {
+    let (skep, reload) = one_file("hello");
+    done(&reload(&skep, "revision"));
+    let file = skep.dir().path().join("skep.toml");
+    let with = fs::read_to_string(&file).expect("it is ours");
+    let without = with.replace("[app.a]", "[app.b]");
+    fs::write(&file, without).expect("it is ours");
+    done(&operate(&skep, &["reload"]));
+    fs::write(&file, with).expect("it is ours");
+    done(&operate(&skep, &["reload"]));
+    assert_eq!(
+        revisions(&skep),
+        [(2, "live".to_owned()), (1, "superseded".to_owned())]
+    );
 }

@@ -16,6 +16,7 @@
 //! Exactly the active revision is `Live`.
 
 mod bounds;
+mod ledger;
 mod written;
 
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use self::written::Written;
 use crate::name::Revision;
+
+pub use self::ledger::Ledger;
 
 pub use self::bounds::{KEPT_REJECTED, MAX_REASON, MAX_SOURCE, MAX_WRITTEN};
 pub use self::written::{InvalidHistory, Pieces};

@@ -26,6 +26,7 @@ pub mod permits;
 mod plan;
 mod rate;
 mod record;
+pub mod reload;
 pub mod rollout;
 pub mod route;
 mod seats;

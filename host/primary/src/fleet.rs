@@ -6,7 +6,7 @@
 //! | module | does |
 //! |---|---|
 //! | `workers` | spawns workers, hears them, tells the supervisor |
-//! | `filling` | the pools that a fleet begins with |
+//! | `filling` | pools that are new |
 //! | `dispatchers`, `outbound` | the dispatchers and the connector, and what they are told |
 //! | `introductions` | when they are told |
 //! | `plans` | makes plans and brings workers to them |
@@ -18,7 +18,7 @@
 //! | `trial` | canary workers, which validate and take no traffic |
 //! | `recording`, `attempts` | what is written down of apps, and of deploys that fail early |
 //! | `sweeping` | what nothing needs of the state directory goes |
-//! | `reload`, `prepare`, `apply` | from one generation to the next |
+//! | `reload`, `compose`, `apply` | from one generation to the next, and from nothing to the first |
 //! | `operation` | restarts, sizes, and who has to wait for whom |
 //! | `operator` | everything else that operators ask for |
 //! | `report`, `figures` | status and history |
@@ -26,6 +26,7 @@
 mod app;
 mod apply;
 mod attempts;
+mod compose;
 mod deploy;
 mod dispatchers;
 mod figures;
@@ -38,7 +39,6 @@ mod operator;
 mod outbound;
 mod passage;
 mod plans;
-mod prepare;
 mod quarantine;
 mod recording;
 mod reload;
@@ -52,7 +52,6 @@ mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +60,7 @@ use skep_core::rollout::Input;
 use skep_core::solo::{self, Solo};
 use skep_core::supervise::{Action, Event, RollFailure, Strength, Supervisor};
 use skep_core::{
-    AppName, FleetSpec, Generation, HandlerId, ListenerName, Moment, PoolName, WorkerId,
+    AppName, FleetSpec, Generation, HandlerId, ListenerName, Moment, PoolName, ServerSpec, WorkerId,
 };
 use skep_sys::clock;
 use tokio::select;
@@ -87,12 +86,13 @@ use crate::journal::Journal;
 use crate::link::{Heard, Link, Order};
 use crate::listeners::Listeners;
 use crate::pool::Pool;
+use crate::rejection::Rejection;
 use crate::scribe::Scribe;
+use crate::shelf::Shelf;
 use crate::signals::Signals;
 use crate::told::Hosts;
 use crate::walls::Walls;
 
-pub(crate) use self::app::FirstApp;
 pub(crate) use self::sweeping::tell as tell_swept;
 pub(crate) use self::words::worded;
 
@@ -111,15 +111,12 @@ pub type Reread = Arc<dyn Fn(&BTreeSet<PathBuf>) -> Result<FleetSpec, String> + 
 
 /// What a fleet is made of.
 pub(crate) struct Parts {
-    pub(crate) spec: FleetSpec,
+    pub(crate) server: ServerSpec,
     pub(crate) reread: Reread,
-    pub(crate) apps: BTreeMap<AppName, FirstApp>,
-    /// Apps whose component cannot be built, and why.
-    pub(crate) unbuilt: BTreeMap<AppName, String>,
     pub(crate) workshop: Arc<Workshop>,
     pub(crate) walls: Walls,
+    pub(crate) shelf: Shelf,
     pub(crate) scribe: Scribe,
-    pub(crate) listeners: Listeners,
     pub(crate) journal: Journal,
     pub(crate) alerts: Alerts,
     pub(crate) seed: u64,
@@ -137,7 +134,7 @@ pub(crate) struct Fleet {
     supervisor: Supervisor,
     pools: BTreeMap<PoolName, Pool>,
     books: Books,
-    /// Pools that the supervisor does not know yet, at the start.
+    /// Pools that are new, and that the supervisor does not know yet.
     unfilled: VecDeque<PoolName>,
     workers: BTreeMap<WorkerId, Worker>,
     trials: BTreeMap<WorkerId, Trial>,
@@ -178,6 +175,7 @@ pub(crate) struct Fleet {
     announced: BTreeSet<ListenerName>,
     /// What its processes are born behind.
     walls: Walls,
+    shelf: Shelf,
     /// What the kernel lacks to confine our processes, as far as it was told.
     lacks: BTreeSet<String>,
     phase: Phase,
@@ -231,29 +229,25 @@ impl fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// A fleet that has everything but workers.
-    ///
-    /// # Errors
-    ///
-    /// No memory or descriptors left for the scoreboards.
-    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+    /// A fleet of nothing.
+    pub(crate) fn new(parts: Parts) -> Self {
         let (news, inbox) = mpsc::channel(NEWS);
         let (later, continuations) = mpsc::unbounded_channel();
-        let mut catalog = Catalog::default();
         let mut supervisor = Supervisor::new(parts.seed);
         supervisor.number_from(parts.scribe.first_worker());
-        let apps = parts
-            .apps
-            .into_iter()
-            .map(|(name, first)| {
-                let app = App::first(&mut catalog, &parts.spec, &name, first);
-                (name, app)
-            })
-            .collect();
-        let mut fleet = Self {
-            apps,
-            unbuilt: unbuilt::first(parts.unbuilt),
-            catalog,
+        let nothing = FleetSpec {
+            generation: Generation(0),
+            server: parts.server,
+            listeners: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            apps: BTreeMap::new(),
+        };
+        Self {
+            spec: nothing,
+            apps: BTreeMap::new(),
+            unbuilt: BTreeMap::new(),
+            catalog: Catalog::default(),
             workshop: parts.workshop,
             scribe: parts.scribe,
             supervisor,
@@ -262,7 +256,7 @@ impl Fleet {
             unfilled: VecDeque::new(),
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
-            listeners: parts.listeners,
+            listeners: Listeners::default(),
             dispatchers: BTreeMap::new(),
             connector: Connector::new(parts.seed.wrapping_add(1)),
             untold: Untold::default(),
@@ -288,22 +282,32 @@ impl Fleet {
             completed: BTreeSet::new(),
             announced: BTreeSet::new(),
             walls: parts.walls,
+            shelf: parts.shelf,
             lacks: BTreeSet::new(),
             phase: Phase::Running,
             workers_end: None,
             workers_gone: false,
             waiting: Vec::new(),
-            spec: parts.spec,
             reread: parts.reread,
-        };
-        let names: Vec<_> = fleet.spec.pools.keys().cloned().collect();
-        for name in names {
-            let plan = fleet.compose(&name);
-            let folder = fleet.walls.folder(&name)?;
-            let pool = Pool::new(fleet.spec.pools[&name].clone(), plan, folder)?;
-            fleet.pools.insert(name, pool);
         }
-        Ok(fleet)
+    }
+
+    /// Prepares the first generation, until it only has to be served.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be.
+    pub(crate) async fn prepare(&mut self, spec: FleetSpec) -> Result<(), Rejection> {
+        let mut continuations = self.continuations.take().expect("it does not run yet");
+        let mut prepared = self.begin_first(spec);
+        let result = loop {
+            select! {
+                result = &mut prepared => break result,
+                Some(continuation) = continuations.recv() => continuation(self),
+            }
+        };
+        self.continuations = Some(continuations);
+        result.expect("who prepares says how it went")
     }
 
     /// Runs until every worker is gone after a shutdown. Returns what outlives
@@ -317,7 +321,7 @@ impl Fleet {
         let mut continuations = self.continuations.take().expect("a fleet runs once");
         let mut beats = interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.fill();
+        self.serve_first();
         while self.phase != Phase::Ended {
             self.settle();
             if self.phase == Phase::Ended {

@@ -71,7 +71,8 @@ impl Journal {
         let line = line.trim_end();
         // Cannot fail unless a number was none, and a text is better than none.
         let event = serde_json::from_str(line).unwrap_or_else(|_| Value::from(line));
-        if ALERTS.contains(&name) {
+        // What an operator has asked for needs nobody's attention.
+        if ALERTS.contains(&name) && level < LogLevel::Info {
             let subject = SUBJECTS.iter().find_map(|field| event[*field].as_str());
             self.alerts.raise(name, subject.unwrap_or_default(), line);
         }

@@ -7,10 +7,9 @@
 //! that can no longer be talked to is killed, because nobody could ever ask it
 //! to go.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::supervise::EndStatus;
@@ -18,7 +17,8 @@ use skep_core::{Allowance, ListenerName, WorkerId};
 use skep_sys::cgroup::Cgroup;
 use skep_sys::{Channel, Child, Ended, Output, Signal, Spawn};
 use skep_wire::{
-    FromConnector, FromDispatcher, FromWorker, Message, ToConnector, ToDispatcher, ToWorker,
+    FrameError, FromConnector, FromDispatcher, FromWorker, Message, ToConnector, ToDispatcher,
+    ToWorker,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::select;
@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::fleet::now;
 use crate::line::{Line, LineError};
 use crate::log::{Listening, Log, Speaker};
+use crate::shelf::Descriptor;
 use crate::walls::Wall;
 
 /// Bytes that are heard of one process in a second, and at once: far more than
@@ -49,7 +50,7 @@ pub(crate) trait Role: Debug + 'static {
     /// What tells one from the others of its role.
     type Id: Clone + Debug + Send + Sync;
     /// What it is told.
-    type To: Message + Debug + Send;
+    type To: Message + Debug + Send + Sync;
     /// What it says.
     type From: Message + Debug + Send;
 
@@ -159,7 +160,7 @@ impl Mute {
 #[derive(Debug)]
 pub(crate) enum Order<T = ToWorker> {
     /// Tell it this, with these descriptors.
-    Say(T, Vec<Arc<OwnedFd>>),
+    Say(T, Vec<Descriptor>),
     /// Ask it to go at once and kill it if it does not within the grace that it
     /// was born with: for those whom no supervisor watches.
     End,
@@ -187,7 +188,7 @@ pub(crate) struct Link<R: Role = WorkerRole> {
 }
 
 /// A message with its descriptors.
-pub(crate) type Words<T = ToWorker> = (T, Vec<Arc<OwnedFd>>);
+pub(crate) type Words<T = ToWorker> = (T, Vec<Descriptor>);
 
 /// What a process is born with.
 #[derive(Debug)]
@@ -232,16 +233,13 @@ impl<R: Role> Link<R> {
             // Before it is told anything, so before it does anything.
             cgroup.add(pid)?;
         }
-        let mut line = Line::new(ours)?;
-        for (message, fds) in birth.messages {
-            line.say(&message, fds).map_err(io::Error::other)?;
-        }
         let (orders, inbox) = mpsc::unbounded_channel();
-        let task = Task::<R> {
+        let mut task = Task::<R> {
             id: birth.id,
             child: skep_sys::watch(child)?,
             listening: Some(listening),
-            line,
+            line: Line::new(ours)?,
+            outbox: birth.messages.into(),
             orders: inbox,
             news,
             grace: birth.grace,
@@ -249,6 +247,7 @@ impl<R: Role> Link<R> {
             end_by: None,
             speech: Allowance::new(SPEECH, now()),
         };
+        task.say_what_is_ready().map_err(io::Error::other)?;
         tokio::spawn(task.run());
         Ok(Self { pid, orders })
     }
@@ -272,6 +271,8 @@ struct Task<R: Role> {
     /// After the child, so that it has ended when this is dropped.
     listening: Option<Listening>,
     line: Line,
+    /// What is to be said once its descriptors are open, in order.
+    outbox: VecDeque<Words<R::To>>,
     orders: mpsc::UnboundedReceiver<Order<R::To>>,
     news: mpsc::Sender<Heard>,
     grace: Duration,
@@ -320,6 +321,7 @@ impl<R: Role> Task<R> {
                         self.tell(News::Mute(mute)).await;
                     }
                 }
+                () = opened(self.outbox.front_mut()) => self.say(&mut ear),
                 () = sleep(PAUSE), if !may_speak => {
                     // Only hearing pauses: what it is told goes out.
                     if let Err(error) = self.line.flush() && matches!(ear, Ear::Open) {
@@ -361,16 +363,34 @@ impl<R: Role> Task<R> {
             }
             Order::Kill => return self.kill(),
         };
+        self.outbox.push_back((message, fds));
+        self.say(ear);
+    }
+
+    /// Says what is ready to be said, if there is somebody to talk to.
+    fn say(&mut self, ear: &mut Ear) {
         match ear {
             Ear::Open => {
                 // What cannot be said (it is too large) cannot be done without.
-                if let Err(error) = self.line.say(&message, fds) {
+                if let Err(error) = self.say_what_is_ready() {
                     *ear = Ear::Shut(Instant::now(), Mute::Garbled(error.into()));
                 }
             }
             // It goes soon, whatever it was to do.
-            Ear::Shut(..) | Ear::Gone => {}
+            Ear::Shut(..) | Ear::Gone => self.outbox.clear(),
         }
+    }
+
+    fn say_what_is_ready(&mut self) -> Result<(), FrameError> {
+        while let Some((message, fds)) = self.outbox.pop_front() {
+            let open: Option<Vec<_>> = fds.iter().map(Descriptor::get).collect();
+            let Some(open) = open else {
+                self.outbox.push_front((message, fds));
+                break;
+            };
+            self.line.say(&message, open)?;
+        }
+        Ok(())
     }
 
     fn kill(&self) {
@@ -409,6 +429,16 @@ impl<R: Role> Task<R> {
     async fn tell(&self, news: News<R::From>) {
         // Nobody listens once the fleet is gone.
         let _ = self.news.send(R::heard(self.id.clone(), news)).await;
+    }
+}
+
+/// Waits until what is to be said next can be.
+async fn opened<T>(next: Option<&mut Words<T>>) {
+    let Some((_, fds)) = next else {
+        return std::future::pending().await;
+    };
+    for fd in fds {
+        fd.opened().await;
     }
 }
 

@@ -2,8 +2,8 @@
 //! which of their cells, the plan that its workers serve, and the counts of those that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{array, io};
 
@@ -11,14 +11,15 @@ use skep_core::converge::{Convergence, Pace, Step};
 use skep_core::{
     HandlerId, LogSpec, Moment, Outcome, Plan, PoolName, PoolSpec, Sandbox, SlotIndex, WorkerId,
 };
-use skep_sys::{Board, Cell, OUTCOMES, Sheet, folder};
+use skep_sys::{Board, Cell, OUTCOMES, Sheet};
 use skep_wire::{ListenerRole, ToWorker};
 
-use crate::artifacts::{Artifact, Digest};
+use crate::artifacts::Digest;
 use crate::catalog::{Catalog, Entry};
 use crate::figures::{Books, Registered, Total, Whose};
 use crate::link::Words;
 use crate::rows::{Reused, Rows};
+use crate::shelf::{Descriptor, Folder};
 
 /// Cells of a pool: three for each worker of the largest (one that serves and
 /// two that are going away), and some for those that go away slowly. Those that
@@ -46,24 +47,13 @@ pub(crate) struct Pool {
     sheet_fd: Arc<OwnedFd>,
     rows: Rows,
     /// Where its workers may open artifacts.
-    folder: Arc<OwnedFd>,
-    /// Artifacts as they were opened there, and whose they are.
-    opened: Mutex<BTreeMap<Digest, Opened>>,
-    /// The writer of each cell.
+    folder: Folder,
+    /// The writer of each cell, as far as cells were used.
     writers: Vec<Option<WorkerId>>,
     /// What those workers count by app that are to be counted.
     registers: BTreeMap<WorkerId, Registered>,
     gone: Counts,
     last_gone: Option<(WorkerId, u32)>,
-}
-
-/// An artifact in a pool's folder.
-#[derive(Debug)]
-struct Opened {
-    /// As the cache has it.
-    original: Arc<OwnedFd>,
-    /// As the pool's workers may open it.
-    here: Arc<OwnedFd>,
 }
 
 /// Who a new worker is.
@@ -127,7 +117,7 @@ impl Pool {
     /// # Errors
     ///
     /// No memory or descriptors left for the scoreboard or the sheet.
-    pub(crate) fn new(spec: PoolSpec, mut plan: Plan, folder: Arc<OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn new(spec: PoolSpec, mut plan: Plan, folder: Folder) -> io::Result<Self> {
         let board = Board::create(CELLS)?;
         let board_fd = Arc::new(board.as_fd().try_clone_to_owned()?);
         let sheet = Sheet::create()?;
@@ -144,8 +134,7 @@ impl Pool {
             sheet_fd,
             rows,
             folder,
-            opened: Mutex::default(),
-            writers: vec![None; usize::from(CELLS)],
+            writers: Vec::new(),
             registers: BTreeMap::new(),
             gone: Counts::default(),
             last_gone: None,
@@ -193,14 +182,17 @@ impl Pool {
     /// Gives a vacant cell to a worker; `None` when so many workers are going
     /// away that there is none.
     pub(crate) fn claim_cell(&mut self, worker: WorkerId) -> Option<u16> {
-        let vacant = self.writers.iter().position(Option::is_none)?;
+        let used = self.writers.len();
+        let vacant = self.writers.iter().position(Option::is_none);
+        let vacant = vacant.or_else(|| (used < usize::from(CELLS)).then_some(used))?;
+        self.writers.resize(used.max(vacant + 1), None);
         self.writers[vacant] = Some(worker);
         let index = u16::try_from(vacant).expect("cells are counted in 16 bits");
         self.board.use_up_to(index + 1);
         self.sheet.use_up_to(index + 1);
         self.board
             .cell(index)
-            .expect("writers are as many as cells")
+            .expect("there are no more writers than cells")
             .reset(worker.0);
         Some(index)
     }
@@ -244,7 +236,7 @@ impl Pool {
         let cell = self
             .board
             .cell(index)
-            .expect("writers are as many as cells");
+            .expect("there are no more writers than cells");
         self.gone.add(&Counts::of(cell));
         cell.reset(0);
         self.sheet.clear_cell(index);
@@ -276,9 +268,9 @@ impl Pool {
     /// What a new worker is told, with the descriptors of each message. It
     /// `meets` others before it could be ready.
     pub(crate) fn first_words(
-        &self,
+        &mut self,
         newborn: &Newborn<'_>,
-        plan: &Plan,
+        plan: Box<Plan>,
         catalog: &Catalog,
         listeners: &[(ListenerRole, Arc<OwnedFd>)],
         meets: Vec<Words>,
@@ -298,16 +290,16 @@ impl Pool {
             listeners: listeners.iter().map(|(role, _)| role.clone()).collect(),
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
-        let sockets = listeners.iter().map(|(_, socket)| Arc::clone(socket));
+        let sockets = listeners.iter().map(|(_, socket)| socket);
         let fds = [
             &self.board_fd,
             &self.sheet_fd,
             &newborn.register,
-            &self.folder,
+            self.folder.fd(),
         ]
         .into_iter()
-        .map(Arc::clone)
         .chain(sockets)
+        .map(|fd| Descriptor::from(Arc::clone(fd)))
         .collect();
         let mut words = vec![(begin, fds)];
         words.extend(meets);
@@ -323,57 +315,22 @@ impl Pool {
                     (message, fds)
                 }),
         );
-        words.push((ToWorker::Serve(Box::new(plan.clone())), Vec::new()));
+        words.push((ToWorker::Serve(plan), Vec::new()));
         words
     }
 
     /// The message that makes a worker of this pool load a handler, with its
     /// descriptor.
-    pub(crate) fn load(&self, entry: &Entry) -> Words {
+    pub(crate) fn load(&mut self, entry: &Entry) -> Words {
         let message = ToWorker::Load(entry.load.clone());
-        // A worker cannot map what is not in its folder, and says so.
-        let file = self
-            .open(&entry.artifact)
-            .unwrap_or_else(|_| entry.artifact.file());
+        let artifact = &entry.artifact;
+        let file = self.folder.open(artifact.component, artifact.file());
         (message, vec![file])
     }
 
-    /// An artifact, opened in this pool's folder.
-    fn open(&self, artifact: &Artifact) -> io::Result<Arc<OwnedFd>> {
-        let (mut opened, original) = (self.opened(), artifact.file());
-        if let Some(found) = opened.get(&artifact.component)
-            && Arc::ptr_eq(&found.original, &original)
-        {
-            return Ok(Arc::clone(&found.here));
-        }
-        // Workers are somebody else, and open it by its descriptor.
-        folder::make_readable(original.as_fd())?;
-        let name = name_of(artifact.component);
-        let here = folder::link_and_open(self.folder.as_fd(), &name, original.as_fd())?;
-        let here = Arc::new(here);
-        let new = Opened {
-            original,
-            here: Arc::clone(&here),
-        };
-        opened.insert(artifact.component, new);
-        Ok(here)
-    }
-
     /// Removes the artifacts of all but these components from its folder.
-    pub(crate) fn forget_artifacts(&self, but: &BTreeSet<Digest>) {
-        self.opened().retain(|component, _| {
-            let keep = but.contains(component);
-            if !keep {
-                // One that stays there is of no use to anybody.
-                let _ = folder::remove(self.folder.as_fd(), &name_of(*component));
-            }
-            keep
-        });
-    }
-
-    fn opened(&self) -> MutexGuard<'_, BTreeMap<Digest, Opened>> {
-        // Whole at every step.
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn forget_artifacts(&mut self, but: &BTreeSet<Digest>) {
+        self.folder.keep_only(but);
     }
 
     fn index_of(&self, worker: WorkerId) -> Option<u16> {
@@ -383,8 +340,4 @@ impl Pool {
             .position(|writer| *writer == Some(worker))?;
         u16::try_from(index).ok()
     }
-}
-
-fn name_of(component: Digest) -> String {
-    format!("{component}.cwasm")
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ use skep_sys::{BindError, process};
 use skep_wire::Refusal;
 use tokio::runtime::{self, Runtime};
 use tokio::select;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::alert::Alerts;
-use crate::artifacts::{Artifacts, ArtifactsError, Made, Workshop, components_of};
+use crate::artifacts::{Artifacts, ArtifactsError, Workshop, components_of};
 use crate::aside::{Reading, aside};
-use crate::control::{Control, ControlError};
-use crate::first::{first_app, last_app};
-use crate::fleet::{FirstApp, Fleet, Parts, Reread, tell_swept, worded};
+use crate::control::{Asked, Control, ControlError};
+use crate::fleet::{Fleet, Parts, Reread, tell_swept};
 use crate::journal::Journal;
-use crate::listeners::{BindFailure, Listeners, needs_dispatcher};
+use crate::listeners::{BindFailure, Listeners};
 use crate::log::{Log, Writer};
 use crate::running::Running;
 use crate::scribe::Scribe;
+use crate::shelf::Shelf;
 use crate::signals::Signals;
 use crate::state_dir::{LockError, StateLock};
 use crate::store::Store;
 use crate::sweep::Extent;
-use crate::told::Hosts;
 use crate::walls::{Users, Walls};
 
 /// Threads for file operations: two builders' copies, and waiting for locks.
@@ -242,18 +242,55 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         });
     }
 
-    share_no_host(&spec)?;
     let walls = raise(&spec, &log).await?;
+    let workshop = open_workshop(&spec, &log).await?;
     let alerts = Alerts::start(spec.server.alert.clone(), log.clone());
     let journal = Journal::new(log.clone(), alerts.clone());
-    let prepared = select! {
-        prepared = prepare(&spec, &log, &journal) => prepared?,
+    let store = Store::open(&spec.server.state_dir).map_err(|error| {
+        let step = format!("use the state directory: {error}");
+        StartError::system(step)(io::Error::other(error))
+    })?;
+    let scribe = Scribe::start(store, journal.clone());
+    scribe.open_worker_ids().await;
+    let mut fleet = Fleet::new(Parts {
+        server: spec.server.clone(),
+        reread,
+        workshop: Arc::clone(&workshop),
+        walls,
+        shelf: Shelf::new(spec.server.state_dir.join("pools")),
+        scribe: scribe.clone(),
+        journal: journal.clone(),
+        alerts,
+        seed: seed(),
+    });
+    let generation = spec.generation;
+    select! {
+        prepared = fleet.prepare(spec) => prepared?,
         // Builders that run are killed. There is nothing to drain.
         _ = signals.next_end() => return Ok(()),
-    };
-    let listeners = Listeners::bind(&spec).map_err(StartError::Listeners)?;
+    }
+    // Before there are workers; all that they will have is in use by now.
+    let swept = scribe.sweep(&workshop, Extent::START);
+    if let Ok(Some(swept)) = timeout(SWEEP_PATIENCE, swept).await {
+        tell_swept(&journal, &swept);
+    }
+    let (control, asked) = listen(&control, &journal)?;
+    journal.event(LogLevel::Info, "primary.started", |line| {
+        line.number("pid", std::process::id())
+            .number("generation", generation)
+            .text("version", env!("CARGO_PKG_VERSION"))
+    });
+    let (scribe, alerts) = fleet.run(&mut signals, asked).await;
+    control.finish().await;
+    alerts.finish().await;
+    scribe.finish();
+    Ok(())
+}
+
+/// Listens for operators.
+fn listen(path: &Path, journal: &Journal) -> Result<(Control, mpsc::Receiver<Asked>), StartError> {
     let rebound = {
-        let (journal, path) = (journal.clone(), control.clone());
+        let (journal, path) = (journal.clone(), path.to_owned());
         move || {
             journal.event(LogLevel::Warn, "control.rebound", |line| {
                 line.text("path", &path.to_string_lossy()).text(
@@ -263,116 +300,11 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
             });
         }
     };
-    let (control, asked) = Control::start(&control, rebound).map_err(|error| match error {
+    Control::start(path, rebound).map_err(|error| match error {
         ControlError::InUse(path) => StartError::AlreadyRunning { pid: None, path },
         ControlError::Io { path, source } => {
             StartError::system(format!("listen at the control socket {}", path.display()))(source)
         }
-    })?;
-    journal.event(LogLevel::Info, "primary.started", |line| {
-        line.number("pid", std::process::id())
-            .number("generation", spec.generation)
-            .text("version", env!("CARGO_PKG_VERSION"))
-    });
-    let Prepared {
-        workshop,
-        scribe,
-        apps,
-        unbuilt,
-    } = prepared;
-    let fleet = Fleet::new(Parts {
-        walls,
-        spec,
-        reread,
-        apps,
-        unbuilt,
-        workshop,
-        scribe,
-        listeners,
-        journal,
-        alerts,
-        seed: seed(),
-    })
-    .map_err(StartError::system("make a scoreboard"))?;
-    let (scribe, alerts) = fleet.run(&mut signals, asked).await;
-    control.finish().await;
-    alerts.finish().await;
-    scribe.finish();
-    Ok(())
-}
-
-/// What a fleet needs of the disk.
-struct Prepared {
-    workshop: Arc<Workshop>,
-    scribe: Scribe,
-    apps: BTreeMap<AppName, FirstApp>,
-    /// Those whose component cannot be built, and why.
-    unbuilt: BTreeMap<AppName, String>,
-}
-
-async fn prepare(spec: &FleetSpec, log: &Log, journal: &Journal) -> Result<Prepared, StartError> {
-    let workshop = open_workshop(spec, log).await?;
-    let Made { artifacts, refused } = workshop.make_all(&components_of(spec)).await;
-    if artifacts.is_empty() && !refused.is_empty() {
-        return Err(StartError::Components(refused));
-    }
-    let store = Store::open(&spec.server.state_dir).map_err(|error| {
-        let step = format!("use the state directory: {error}");
-        StartError::system(step)(io::Error::other(error))
-    })?;
-    let scribe = Scribe::start(store, journal.clone());
-    let mut apps = BTreeMap::new();
-    for (name, artifact) in artifacts {
-        let source = &spec.apps[&name].component;
-        let digest = artifact.component;
-        let app = first_app(&workshop, &scribe, journal, &name, source, artifact).await;
-        if app.artifact.component == digest
-            && let Err(reason) = scribe.keep(source.clone(), digest).await
-        {
-            // It serves; only a later return to it needs its source then.
-            journal.event(LogLevel::Error, "component.unkept", |line| {
-                line.text("app", name.as_str()).text("reason", &reason)
-            });
-        }
-        apps.insert(name, app);
-    }
-    let mut unbuilt = BTreeMap::new();
-    let mut never_live = BTreeMap::new();
-    for (name, refusal) in refused {
-        if scribe.read(name.clone()).await.active().is_none() {
-            never_live.insert(name, refusal);
-            continue;
-        }
-        match last_app(&workshop, &scribe, &name).await {
-            Some(app) => {
-                let (revision, reason) = (app.revision, worded(refusal));
-                journal.event(LogLevel::Error, "app.rejected", |line| {
-                    line.text("app", name.as_str())
-                        .text("step", "build")
-                        .text("reason", &reason)
-                        .text("serving", &format!("revision {revision}"))
-                });
-                apps.insert(name, app);
-            }
-            None => drop(unbuilt.insert(name, worded(refusal))),
-        }
-    }
-    // An app that served before keeps nobody else from serving; one that never did
-    // is a mistake in the configuration.
-    if !never_live.is_empty() {
-        return Err(StartError::Components(never_live));
-    }
-    // Before there are workers; all that they will have is in use by now.
-    let swept = scribe.sweep(&workshop, Extent::START);
-    if let Ok(Some(swept)) = timeout(SWEEP_PATIENCE, swept).await {
-        tell_swept(journal, &swept);
-    }
-    scribe.open_worker_ids().await;
-    Ok(Prepared {
-        workshop,
-        scribe,
-        apps,
-        unbuilt,
     })
 }
 
@@ -386,20 +318,6 @@ async fn raise(spec: &FleetSpec, log: &Log) -> Result<Walls, StartError> {
         .await
         .map_err(|stuck| problem(format!("the users of pools: {stuck}")))?;
     Walls::raise(spec, users, log).map_err(|error| problem(error.to_string()))
-}
-
-/// No host belongs to two pools of a listener.
-fn share_no_host(spec: &FleetSpec) -> Result<(), StartError> {
-    let shared = spec.listeners.iter().filter_map(|(name, listener)| {
-        let error = Hosts::of(spec, name).err()?;
-        needs_dispatcher(spec, listener).then(|| format!("listener {name}: {error}"))
-    });
-    let shared: Vec<_> = shared.collect();
-    if shared.is_empty() {
-        Ok(())
-    } else {
-        Err(StartError::Problems(shared))
-    }
 }
 
 async fn open_workshop(spec: &FleetSpec, log: &Log) -> Result<Arc<Workshop>, StartError> {

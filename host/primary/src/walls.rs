@@ -1,20 +1,18 @@
-//! What keeps our processes apart besides what they do themselves: users,
-//! control groups, and the folders that artifacts are opened in.
+//! What keeps our processes apart besides what they do themselves: users and
+//! control groups. (What they may open is the `shelf`'s.)
 //!
 //! Users can only be given by root; control groups only where the system lets
 //! us make them. What cannot be had is told, and `sandbox` does not ask for it.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use skep_core::identity::{Role, has_nameless, of_pools};
 use skep_core::{FleetSpec, LogLevel, PoolName, PoolSpec};
 use skep_sys::cgroup::{Cgroup, CgroupLimits, CgroupSupport, Cgroups};
-use skep_sys::{Identity, Schedule, folder, process};
+use skep_sys::{Identity, Schedule, process};
 
 use crate::log::Log;
 
@@ -111,7 +109,6 @@ pub(crate) struct Walls {
     /// changes nobody.
     pools: BTreeMap<(PoolName, Option<String>), Identity>,
     users: Users,
-    folders: PathBuf,
     log: Log,
 }
 
@@ -129,7 +126,6 @@ impl Walls {
             nameless: BTreeMap::new(),
             pools: BTreeMap::new(),
             users,
-            folders: state_dir.join("pools"),
             log: log.clone(),
         };
         walls.admit(spec)?;
@@ -142,8 +138,6 @@ impl Walls {
                 )
             });
         }
-        // What an earlier primary has left; nobody has it open by its name.
-        let _ = fs::remove_dir_all(&walls.folders);
         match Cgroups::find(&label_of(state_dir)) {
             CgroupSupport::Available(cgroups) => walls.cgroups = Some(cgroups),
             CgroupSupport::Unavailable { reason } => {
@@ -226,17 +220,6 @@ impl Walls {
             cgroup: None,
             schedule: Schedule::Serving,
         }
-    }
-
-    /// The folder that a pool's workers may open artifacts in.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be made.
-    pub(crate) fn folder(&self, pool: &PoolName) -> io::Result<Arc<OwnedFd>> {
-        folder::create(&self.folders)?;
-        let path = self.folders.join(pool.as_str());
-        Ok(Arc::new(folder::create(&path)?))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_core::claims::Claim;
-use skep_core::history::History;
+use skep_core::history::Ledger;
 use skep_core::rollout::{Output, Rollout};
 use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
 use skep_wire::HandlerTally;
@@ -14,30 +14,12 @@ use skep_wire::HandlerTally;
 use crate::artifacts::{Artifact, Digest};
 use crate::catalog::Catalog;
 use crate::control::Asker;
-
-/// What an app begins with.
-#[derive(Debug)]
-pub(crate) struct FirstApp {
-    /// Its revisions.
-    pub(crate) history: History,
-    /// What of them is written down.
-    pub(crate) recorded: History,
-    /// The revision that it begins with.
-    pub(crate) revision: Revision,
-    /// That revision's artifact.
-    pub(crate) artifact: Arc<Artifact>,
-    /// Whether the history must be written down once the app serves.
-    pub(crate) unrecorded: bool,
-}
+use crate::prepare::FirstApp;
 
 /// One app.
 #[derive(Debug)]
 pub(super) struct App {
-    pub(super) history: History,
-    /// What of it is written down.
-    pub(super) recorded: History,
-    /// Writings of it that are not done yet.
-    pub(super) writes: u32,
+    pub(super) ledger: Ledger,
     /// The revision that `stable` is of.
     pub(super) revision: Revision,
     pub(super) artifact: Arc<Artifact>,
@@ -189,9 +171,7 @@ impl App {
         let artifact = first.artifact;
         let stable = catalog.add(name, app, first.revision, Arc::clone(&artifact), patience);
         Self {
-            recorded: first.recorded,
-            writes: 0,
-            history: first.history,
+            ledger: first.ledger,
             revision: first.revision,
             artifact,
             stable,

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use skep_core::converge::Pace;
 use skep_core::difference::{Difference, PoolChanges};
+use skep_core::reload::Input;
 use skep_core::rollout::{Deadlines, Order, Rollout, Rules};
 use skep_core::supervise::{Event, Patience};
 use skep_core::{AppName, FleetSpec, Generation, ListenerName, LogLevel, PoolName, Strategy};
-use skep_wire::{ControlReply, ToWorker};
+use skep_wire::ToWorker;
 
 use super::app::{App, Passage, Purpose};
 use super::lingering::Lingering;
-use super::reload::{Before, Next, NextApp, Old, Reloading, Stage};
+use super::reload::{Applied, Attempt, Attempts, Before, Material, Next, NextApp, Old};
 use super::{Fleet, now};
 use crate::link::Order as Tell;
 use crate::listeners::Bound;
@@ -22,15 +23,20 @@ use crate::told::Hosts;
 impl Fleet {
     /// Makes the next generation the one in force, as far as that is ours to
     /// do; the workers follow.
-    pub(super) fn apply(&mut self, next: Next) {
+    pub(super) fn apply(&mut self) {
+        let Material::Next(next) = self.take_material() else {
+            return;
+        };
         let Next {
             spec,
             difference,
             apps,
+            unbuilt,
             bound,
-        } = next;
+        } = *next;
         let before_spec = std::mem::replace(&mut self.spec, spec);
         let (before_apps, renewed) = self.adopt_apps(apps);
+        self.begin_unbuilt(unbuilt);
         let names: Vec<_> = bound.keys().cloned().collect();
         let replaced = self.listeners.adopt(bound);
         let moved = self.elsewhere(&names, &replaced);
@@ -67,33 +73,28 @@ impl Fleet {
         self.listen_anew(&here, &replaced);
         self.adopt_pools(&difference);
         let rolls: BTreeSet<PoolName> = difference.pools.restarted.iter().cloned().collect();
-        let by = now() + self.patience();
         let before = Before {
             spec: before_spec,
             apps: before_apps,
             listeners: replaced,
             sizes,
         };
-        let restarted = rolls.clone();
-        if let Some(reloading) = &mut self.reloading {
-            reloading.stage = Stage::Applying {
-                by,
-                before: Box::new(before),
-                rolls,
-                difference,
-                renewed,
-                moved,
-                failure: None,
-            };
-        }
+        self.set_material(Material::Applied(Box::new(Applied {
+            before,
+            difference,
+            renewed,
+            moved,
+        })));
         self.replan_touched(Pace::OneByOne);
-        for pool in restarted {
+        for pool in &rolls {
             self.step(Event::Roll {
-                pool,
+                pool: pool.clone(),
                 workers: Vec::new(),
                 patience: Patience::OneTry,
             });
         }
+        let within = self.patience();
+        self.step_reload(Input::Applied { rolls, within });
     }
 
     /// Returns what the apps were, and those with a new revision.
@@ -103,7 +104,7 @@ impl Fleet {
     ) -> (BTreeMap<AppName, App>, BTreeMap<AppName, Old>) {
         let mut before = std::mem::take(&mut self.apps);
         let mut renewed = BTreeMap::new();
-        for (name, mut next) in apps {
+        for (name, next) in apps {
             if next.kept {
                 // As it is now, and not as it was when the reload began.
                 if let Some(app) = before.remove(&name) {
@@ -111,12 +112,15 @@ impl Fleet {
                 }
                 continue;
             }
+            let mut ledger = next.ledger;
             if let Some(app) = before.get(&name) {
-                next.history.set_paused(app.history.paused());
+                let mut history = ledger.history().clone();
+                history.set_paused(app.ledger.history().paused());
                 if app.unrecorded && next.renewed {
                     let reason = "it was never valid, and its component is another now";
-                    next.history.rejected(app.revision, reason.to_owned());
+                    history.rejected(app.revision, reason.to_owned());
                 }
+                ledger = app.ledger.become_later(history);
             }
             let old = before.get(&name).map(|app| Old {
                 revision: app.revision,
@@ -130,7 +134,7 @@ impl Fleet {
                 .is_some_and(|app| app.quarantine.is_none());
             let watched = old.clone().filter(|_| next.renewed && observe && worked);
             let app = App {
-                history: next.history,
+                ledger,
                 revision: next.revision,
                 artifact: next.artifact,
                 stable: next.handler,
@@ -139,8 +143,6 @@ impl Fleet {
                 observed: watched.is_some(),
                 passage: None,
                 unrecorded: !next.renewed && before.get(&name).is_some_and(|app| app.unrecorded),
-                writes: before.get(&name).map_or(0, |app| app.writes),
-                recorded: next.recorded,
                 // It is found out anew whether it still is.
                 quarantine: before.get(&name).and_then(|app| app.quarantine.clone()),
             };
@@ -159,7 +161,6 @@ impl Fleet {
     }
 
     fn adopt_pools(&mut self, difference: &Difference) {
-        let generation = self.spec.generation;
         let touched = difference
             .pools
             .restarted
@@ -179,16 +180,11 @@ impl Fleet {
                 // configuration did not change it.
                 pool.spec.workers = workers;
             }
-            let event = Event::PoolAdded {
-                pool: name.clone(),
-                workers: pool.spec.workers,
-                settings: pool.spec.supervision.clone(),
-                generation,
-            };
             if difference.pools.added.contains(&name) {
-                self.replan(&name, Pace::OneByOne);
+                self.unfilled.push_back(name);
+            } else {
+                self.tell_supervisor(&name);
             }
-            self.step(event);
         }
     }
 
@@ -241,8 +237,9 @@ impl Fleet {
                 self.order(*id, Tell::Say(message, Vec::new()));
             }
             if !ours.is_empty() {
-                let (roles, sockets) = ours.into_iter().unzip();
-                let message = ToWorker::Listen { listeners: roles };
+                let ours = ours.into_iter().map(|(role, fd)| (role, fd.into()));
+                let (listeners, sockets) = ours.unzip();
+                let message = ToWorker::Listen { listeners };
                 self.order(*id, Tell::Say(message, sockets));
             }
         }
@@ -262,24 +259,21 @@ impl Fleet {
     }
 
     /// Goes back to what was before.
-    pub(super) fn restore(&mut self, reason: String) {
-        let by = now() + self.patience();
-        let Some(reloading) = &mut self.reloading else {
+    pub(super) fn restore(&mut self) {
+        let Material::Applied(applied) = self.take_material() else {
             return;
         };
-        let stage = Stage::Restoring { by, reason };
-        let Stage::Applying {
+        let attempts = self.attempted(applied.renewed.keys());
+        self.set_material(Material::Restored(attempts));
+        let Applied {
             before, difference, ..
-        } = std::mem::replace(&mut reloading.stage, stage)
-        else {
-            return;
-        };
+        } = *applied;
         let Before {
             spec,
             apps,
             listeners,
             sizes,
-        } = *before;
+        } = before;
         // A number is never given twice, so going back is a generation as well.
         let generation = Generation(self.spec.generation.0 + 1);
         self.spec = FleetSpec { generation, ..spec };
@@ -288,7 +282,7 @@ impl Fleet {
         self.apps.retain(|name, _| known.contains_key(name));
         for (name, mut app) in apps {
             if let Some(tried) = self.apps.get(&name) {
-                app.history.set_paused(tried.history.paused());
+                app.ledger.go_on_after(&tried.ledger);
             }
             self.apps.insert(name, app);
         }
@@ -314,6 +308,7 @@ impl Fleet {
             self.step(Event::RollCancelled { pool: pool.clone() });
         }
         for pool in &difference.pools.added {
+            self.unfilled.retain(|name| name != pool);
             self.step(Event::PoolRemoved { pool: pool.clone() });
         }
         let back = Difference {
@@ -325,24 +320,38 @@ impl Fleet {
         };
         self.adopt_pools(&back);
         self.replan_touched(Pace::AllAtOnce);
+        let within = self.patience();
+        self.step_reload(Input::Restored { within });
+    }
+
+    /// Revisions that are to be live now and were not before.
+    fn attempted<'a>(&self, names: impl Iterator<Item = &'a AppName>) -> Attempts {
+        let attempt = |name: &AppName| {
+            let app = self.apps.get(name)?;
+            let attempt = Attempt {
+                revision: app.revision,
+                component: app.artifact.component,
+                source: self.spec.apps.get(name)?.component.clone(),
+            };
+            Some((name.clone(), attempt))
+        };
+        names.filter_map(attempt).collect()
     }
 
     /// The new generation is in force: what it does not have any more goes.
     pub(super) fn in_force(&mut self) {
+        let Material::Applied(applied) = self.take_material() else {
+            return;
+        };
         let Some(reloading) = self.reloading.take() else {
             return;
         };
-        let Reloading { asker, stage, .. } = *reloading;
-        let Stage::Applying {
+        let Applied {
             difference,
             renewed,
             moved,
             before,
-            ..
-        } = stage
-        else {
-            return;
-        };
+        } = *applied;
         for name in &difference.listeners.removed {
             let gone = BTreeMap::from([(name.clone(), self.listeners.remove(name))]);
             self.listen_anew(std::slice::from_ref(name), &gone);
@@ -366,11 +375,29 @@ impl Fleet {
         }
         drop(before);
         self.forget_unbuilt();
-        let summary = difference.summary();
-        let renewed_words: Vec<_> = renewed
-            .keys()
-            .map(|name| format!("{name} is at revision {}", self.apps[name].revision))
-            .collect();
+        if reloading.is_first() {
+            self.tell_unbuilt();
+            // What apps begin with is live once a worker serves it.
+            for name in renewed.into_keys() {
+                if let Some(app) = self.apps.get_mut(&name) {
+                    app.unrecorded = true;
+                }
+            }
+            return;
+        }
+        let mut changes = Vec::new();
+        if !difference.is_empty() || renewed.is_empty() {
+            changes.push(difference.summary());
+        }
+        let revisions = renewed.keys().map(|name| {
+            let revision = self.apps[name].revision;
+            format!("{name} is at revision {revision}")
+        });
+        let revisions: Vec<_> = revisions.collect();
+        if !revisions.is_empty() {
+            changes.push(revisions.join(", "));
+        }
+        let changes = changes.join("; ");
         self.check_quarantine();
         for (name, old) in renewed {
             self.observe_renewed(&name, &old);
@@ -379,19 +406,11 @@ impl Fleet {
         self.journal
             .event(LogLevel::Info, "config.reloaded", |line| {
                 line.number("generation", generation)
-                    .text("changes", &summary)
+                    .text("changes", &changes)
             });
         self.prune_catalog();
         self.sweep();
-        if let Some(asker) = asker {
-            let mut message = format!("generation {generation} is in force: {summary}");
-            if !renewed_words.is_empty() {
-                message = format!("{message}; {}", renewed_words.join(", "));
-            }
-            asker.answer(ControlReply::Done {
-                message: Some(message),
-            });
-        }
+        reloading.answer(format!("generation {generation} is in force: {changes}"));
     }
 
     /// Dispatchers go by the hosts of the new generation; what pools do not
@@ -431,7 +450,7 @@ impl Fleet {
         }
         let compared = app.standby.is_some();
         let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         history.live(to);
         // Its component was kept before anything was applied.
         self.write(name, history, None, |fleet, name, written| {

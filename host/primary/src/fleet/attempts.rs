@@ -1,11 +1,12 @@
-//! Attempts: what is listed of a deploy in its app's history, however early it
-//! fails, so that its number means nothing else ever after.
+//! Attempts: what is listed of a deploy or a reload in an app's history, however
+//! early it fails, so that its number means nothing else ever after.
 
 use skep_core::AppName;
 use skep_core::history::History;
 
 use super::Fleet;
 use super::app::{Passage, Purpose};
+use super::reload::Attempts;
 use crate::scribe::unix_millis;
 
 impl Fleet {
@@ -15,12 +16,34 @@ impl Fleet {
         let Some(app) = self.apps.get(name) else {
             return;
         };
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         if let Some(passage) = &app.passage {
             passage.take_up(&mut history);
         }
-        if history != app.history {
+        if history != *app.ledger.history() {
             self.write(name, history, None, |fleet, name, written| {
+                fleet.complain_unwritten(name, written.err());
+            });
+        }
+    }
+}
+
+impl Fleet {
+    /// Lists the revisions of a reload that was rejected.
+    pub(super) fn list_rejected(&mut self, attempts: Attempts, reason: &str) {
+        for (name, attempt) in attempts {
+            // An app that was to be new has no history yet.
+            let Some(app) = self.apps.get(&name) else {
+                continue;
+            };
+            let mut history = app.ledger.history().clone();
+            if history.next() != attempt.revision {
+                continue;
+            }
+            let digest = attempt.component.to_string();
+            let listed = history.begin(digest, attempt.source, unix_millis());
+            history.rejected(listed, format!("reload: {reason}"));
+            self.write(&name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
             });
         }

@@ -42,7 +42,7 @@ impl Fleet {
         let app = &self.apps[&name];
         let order = Order {
             from: Some(app.revision),
-            to: app.history.next(),
+            to: app.ledger.history().next(),
             strategy: deploy.strategy.unwrap_or(rules.strategy),
             canary: deploy.canary.or(rules.canary),
             force: deploy.force,
@@ -120,19 +120,25 @@ impl Fleet {
             Err(reply) => return asker.answer(reply),
         };
         let app = &self.apps[&name];
-        let Some(to) = to.or_else(|| app.history.previous()) else {
+        let Some(to) = to.or_else(|| app.ledger.history().previous()) else {
             return asker.answer(failed(format!(
                 "{name} has no earlier revision that was live"
             )));
         };
-        let Some(record) = app.history.get(to) else {
+        let Some(record) = app.ledger.history().get(to) else {
             return asker.answer(ControlReply::Refused {
                 message: format!("{name} has no revision {to}; `skep history {name}` lists them"),
                 code: NO_SUCH,
             });
         };
         if to == app.revision {
-            return asker.answer(failed(format!("revision {to} of {name} is live already")));
+            let message = match &app.quarantine {
+                Some(why) => format!(
+                    "revision {to} of {name} is the one to serve already, and in quarantine: {why}"
+                ),
+                None => format!("revision {to} of {name} is live already"),
+            };
+            return asker.answer(failed(message));
         }
         if record.outcome == RevisionOutcome::Rejected {
             return asker.answer(refused(format!(
@@ -255,7 +261,7 @@ impl Fleet {
             Err(reply) => return asker.answer(reply),
         };
         let word = if paused { "paused" } else { "resumed" };
-        let mut history = self.apps[&name].history.clone();
+        let mut history = self.apps[&name].ledger.history().clone();
         if history.paused() == paused {
             return asker.answer(ControlReply::Done {
                 message: Some(format!("{name} is {word} already")),

@@ -226,7 +226,7 @@ impl Fleet {
             ..
         } = dispatcher;
         let heard = single.hears();
-        let start = |board| {
+        let start = |board: Arc<OwnedFd>| {
             let socket = socket.clone().ok_or_else(closed)?;
             let begin = ToDispatcher::Begin {
                 listener: role.name.clone(),
@@ -236,7 +236,7 @@ impl Fleet {
             let birth = Birth {
                 id: name.clone(),
                 title: format!("skep: dispatcher {name}"),
-                messages: vec![(begin, vec![socket, board])],
+                messages: vec![(begin, vec![socket.into(), board.into()])],
                 grace: GRACE,
                 wall: Walls::around(Role::Dispatcher),
                 log: (
@@ -339,7 +339,7 @@ impl Fleet {
                 let Some(board) = self.pools.get(&pool).map(Pool::board_fd) else {
                     return;
                 };
-                (ToDispatcher::Pool { pool, dispatch }, vec![board])
+                (ToDispatcher::Pool { pool, dispatch }, vec![board.into()])
             }
             Word::Worker(worker, pool, cell) => {
                 let peer = Peer::Dispatcher(self.dispatchers[name].role.clone());
@@ -348,7 +348,7 @@ impl Fleet {
                 };
                 self.order(worker, Order::Say(meet.0, meet.1));
                 let word = ToDispatcher::Worker { worker, pool, cell };
-                (word, vec![theirs])
+                (word, vec![theirs.into()])
             }
             Word::Hosts(Hosts { hosts, otherwise }) => {
                 (ToDispatcher::Hosts { hosts, otherwise }, Vec::new())
@@ -365,7 +365,7 @@ impl Fleet {
         // Neither end blocks, for a worker may not change that.
         match Channel::pair() {
             Ok((theirs, workers)) => {
-                let meet = (ToWorker::Meet(peer), vec![Arc::new(workers)]);
+                let meet = (ToWorker::Meet(peer), vec![Arc::new(workers).into()]);
                 Some((Arc::new(OwnedFd::from(theirs)), meet))
             }
             Err(error) => {
@@ -428,7 +428,7 @@ impl Fleet {
                 dispatcher.told.add_worker(worker, pool.clone());
                 let pool = pool.clone();
                 let word = ToDispatcher::Worker { worker, pool, cell };
-                dispatcher.single.say((word, vec![theirs]));
+                dispatcher.single.say((word, vec![theirs.into()]));
             }
         }
         if let Some(theirs) = introduction.connector {

@@ -1,8 +1,6 @@
-//! The pools that a fleet begins with.
-//!
-//! They are filled one in each turn of the loop: a worker that is ready is heard
-//! while others are still to be created. Whoever creates hundreds before it
-//! hears one finds the first of them late.
+//! Pools that are new are filled one in each turn of the loop: a worker that is
+//! ready is heard while others are still to be created. Whoever creates hundreds
+//! before it hears one finds the first of them late.
 
 use skep_core::PoolName;
 use skep_core::supervise::Event;
@@ -10,27 +8,10 @@ use skep_core::supervise::Event;
 use super::Fleet;
 
 impl Fleet {
-    /// Has the pools of the specification filled.
-    pub(super) fn fill(&mut self) {
-        // Before the workers, who are to know them from the beginning.
-        self.switch_hosts();
-        self.want_dispatchers(false);
-        self.introduce_all();
-        self.unfilled = self.pools.keys().cloned().collect();
-        self.tell_unbuilt();
-        if self.unfilled.is_empty() {
-            self.announce();
-        }
-    }
-
     /// Fills the next pool.
     pub(super) fn fill_next(&mut self) {
         if let Some(pool) = self.unfilled.pop_front() {
-            self.add_to_supervisor(&pool);
-        }
-        if self.unfilled.is_empty() {
-            // A fleet without workers is complete as it is.
-            self.announce();
+            self.tell_supervisor(&pool);
         }
     }
 
@@ -41,7 +22,8 @@ impl Fleet {
         }
     }
 
-    fn add_to_supervisor(&mut self, name: &PoolName) {
+    /// Tells the supervisor how a pool is to be.
+    pub(super) fn tell_supervisor(&mut self, name: &PoolName) {
         let Some(pool) = self.pools.get(name) else {
             return;
         };

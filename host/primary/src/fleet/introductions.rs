@@ -6,13 +6,12 @@
 //! or went they are told alone.
 
 use std::collections::BTreeSet;
-use std::mem::{Discriminant, discriminant};
 
+use skep_core::reload::Stage;
 use skep_core::{Generation, WorkerId};
 use skep_wire::{ToConnector, ToDispatcher};
 
 use super::Fleet;
-use super::reload::Stage;
 
 /// What dispatchers and the connector may not know.
 #[derive(Debug, Default)]
@@ -23,7 +22,7 @@ pub(super) struct Untold {
     workers: BTreeSet<WorkerId>,
     /// What they were told last belongs to this generation, and to this stage of
     /// a reload if one was under way.
-    of: Option<(Generation, Option<Discriminant<Stage>>)>,
+    of: Option<(Generation, Option<Stage>)>,
 }
 
 impl Untold {
@@ -41,7 +40,7 @@ impl Untold {
 impl Fleet {
     /// Tells dispatchers and the connector what they do not know yet.
     pub(super) fn introduce_all(&mut self) {
-        let stage = self.reloading.as_ref().map(|it| discriminant(&it.stage));
+        let stage = self.reloading.as_ref().map(|it| it.stage());
         let of = Some((self.spec.generation, stage));
         if self.untold.of != of {
             self.untold.of = of;

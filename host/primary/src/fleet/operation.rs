@@ -210,9 +210,7 @@ impl Fleet {
             };
             self.feed(&app, input);
         }
-        if let Some(reloading) = &mut self.reloading {
-            reloading.rolled(pool, result);
-        }
+        self.rolled_for_reload(pool, result);
         // No two of them replace the workers of one pool.
         let roll = self.rolls.iter_mut().find(|roll| roll.pools.contains(pool));
         let Some(roll) = roll else { return };
@@ -321,7 +319,7 @@ impl Fleet {
         }
         let reload = self.reloading.as_ref().and_then(|it| it.deadline());
         if reload.is_some_and(|by| by <= now) {
-            self.late_reload();
+            self.step_reload(skep_core::reload::Input::Timer);
         }
     }
 }

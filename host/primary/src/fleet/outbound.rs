@@ -11,7 +11,7 @@ use skep_core::solo::Event;
 use skep_core::{AppName, FleetSpec, LogLevel, PoolName, WorkerId};
 use skep_wire::{AppGrants, FromConnector, ToConnector};
 
-use super::reload::Stage;
+use super::reload::Material;
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, ConnectorRole, Link, News};
 use crate::log::Speaker;
@@ -60,7 +60,7 @@ impl Fleet {
                     let Some(theirs) = self.meet_connector(worker) else {
                         continue;
                     };
-                    (ToConnector::Worker { worker, pool }, vec![theirs])
+                    (ToConnector::Worker { worker, pool }, vec![theirs.into()])
                 }
                 GrantWord::WorkerGone(worker) => (ToConnector::WorkerGone { worker }, Vec::new()),
                 GrantWord::PoolGone(pool) => (ToConnector::PoolGone { pool }, Vec::new()),
@@ -85,7 +85,7 @@ impl Fleet {
         self.connector.told.add_worker(worker);
         let pool = pool.clone();
         let word = ToConnector::Worker { worker, pool };
-        self.connector.single.say((word, vec![theirs]));
+        self.connector.single.say((word, vec![theirs.into()]));
     }
 
     pub(super) fn hear_connector(&mut self, news: News<FromConnector>) {
@@ -108,14 +108,14 @@ impl Fleet {
     }
 
     pub(super) fn step_connector(&mut self, event: Event) {
-        let start = |board| {
+        let start = |board: Arc<OwnedFd>| {
             let begin = ToConnector::Begin {
                 sandbox: self.spec.server.sandbox,
             };
             let birth = Birth {
                 id: (),
                 title: "skep: connector".to_owned(),
-                messages: vec![(begin, vec![board])],
+                messages: vec![(begin, vec![board.into()])],
                 grace: GRACE,
                 wall: Walls::around(Role::Connector),
                 log: (self.journal.log().clone(), Speaker::role("connector", None)),
@@ -139,10 +139,10 @@ impl Fleet {
         let mut pools = BTreeMap::new();
         gather(&mut pools, &self.spec);
         if let Some(reloading) = &self.reloading {
-            match &reloading.stage {
-                Stage::Trying { next, .. } => gather(&mut pools, &next.spec),
-                Stage::Applying { before, .. } => gather(&mut pools, &before.spec),
-                Stage::Preparing | Stage::Waiting { .. } | Stage::Restoring { .. } => {}
+            match &reloading.material {
+                Material::Next(next) => gather(&mut pools, &next.spec),
+                Material::Applied(applied) => gather(&mut pools, &applied.before.spec),
+                _ => {}
             }
         }
         let pools: BTreeMap<PoolName, Vec<AppGrants>> = pools

@@ -205,7 +205,7 @@ impl Fleet {
         let app = &self.apps[name];
         let digest = artifact.component.to_string();
         let passage = app.passage.as_ref().expect("looked at above");
-        if let Some(refused) = app.history.refusal_of(&digest)
+        if let Some(refused) = app.ledger.history().refusal_of(&digest)
             && passage.purpose == Purpose::Deploy
             && !passage.force
         {
@@ -220,12 +220,12 @@ impl Fleet {
             // Nothing is changed, so nothing is written down.
             return self.begun(name, number, artifact, Ok(()));
         }
-        let recorded = app.history.get(to).map(|record| &record.digest);
+        let recorded = app.ledger.history().get(to).map(|record| &record.digest);
         if passage.purpose == Purpose::Return && recorded != Some(&digest) {
             let reason = format!("the kept component of revision {to} is not what it was");
             return self.feed(name, failed(FailedStep::Check, reason));
         }
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         let mut component = None;
         if passage.purpose == Purpose::Deploy {
             passage.take_up(&mut history);
@@ -398,7 +398,7 @@ impl Fleet {
             return;
         };
         let Some(passage) = &app.passage else { return };
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         history.remarked(passage.to, format!("{}: {reason}", FailedStep::Observe));
         self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
@@ -440,7 +440,7 @@ impl Fleet {
         let forced = passage.force;
         let order = passage.rollout.order();
         let (to, from) = (passage.to, order.from);
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         match ending {
             Ending::Rejected { step, reason } => {
                 passage.take_up(&mut history);
@@ -459,7 +459,7 @@ impl Fleet {
             Ending::Done | Ending::Checked | Ending::Abandoned => {}
         }
         let watched = std::mem::take(&mut app.observed);
-        if history != app.history {
+        if history != *app.ledger.history() {
             self.write(name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
             });

@@ -37,7 +37,7 @@ impl Fleet {
                     // Its pool knows.
                     row: 0,
                     routes: spec.routes.clone(),
-                    paused: app.history.paused(),
+                    paused: app.ledger.history().paused(),
                     stable: Some(app.stable),
                     canary: app.canary,
                     standby: app.standby,
@@ -124,21 +124,19 @@ impl Fleet {
         }
     }
 
-    pub(super) fn take(&self, name: &PoolName, steps: Vec<Step>) {
-        let Some(pool) = self.pools.get(name) else {
-            return;
-        };
+    pub(super) fn take(&mut self, name: &PoolName, steps: Vec<Step>) {
         for step in steps {
-            match step {
-                Step::Load { worker, handler } => {
-                    let (message, fds) = pool.load(self.catalog.entry(handler));
-                    self.order(worker, Order::Say(message, fds));
-                }
+            let Some(pool) = self.pools.get_mut(name) else {
+                return;
+            };
+            let (worker, (message, fds)) = match step {
+                Step::Load { worker, handler } => (worker, pool.load(self.catalog.entry(handler))),
                 Step::Serve { worker } => {
                     let message = ToWorker::Serve(pool.plan.clone());
-                    self.order(worker, Order::Say(message, Vec::new()));
+                    (worker, (message, Vec::new()))
                 }
-            }
+            };
+            self.order(worker, Order::Say(message, fds));
         }
     }
 
@@ -201,7 +199,7 @@ impl Fleet {
                 named.remove(&handler);
             }
         }
-        for pool in self.pools.values() {
+        for pool in self.pools.values_mut() {
             let handlers = pool.plan.handlers();
             let components = self.catalog.components_of(handlers.union(&named));
             pool.forget_artifacts(&components);

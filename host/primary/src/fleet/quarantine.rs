@@ -6,12 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use skep_core::converge::Refused;
+use skep_core::converge::{Refused, Step};
 use skep_core::rollout::Input;
 use skep_core::{AppName, HandlerId, LogLevel, PoolName, WorkerId};
 
 use super::{Consequence, Fleet};
-use crate::link::Order;
 
 /// Why a handler is in quarantine that has not said yes or no.
 const LATE: &str = "its validation has not ended; the worker serves without it meanwhile";
@@ -122,19 +121,20 @@ impl Fleet {
     }
 
     /// Has the workers that lack a component's handlers try them again, now.
-    pub(super) fn try_again(&self, name: &PoolName, handlers: &BTreeSet<HandlerId>) {
+    pub(super) fn try_again(&mut self, name: &PoolName, handlers: &BTreeSet<HandlerId>) {
         let Some(pool) = self.pools.get(name) else {
             return;
         };
-        for handler in handlers {
-            let Some(entry) = self.catalog.get(*handler) else {
-                continue;
-            };
-            for worker in pool.convergence.lacking(*handler) {
-                let (message, fds) = pool.load(entry);
-                self.order(worker, Order::Say(message, fds));
-            }
-        }
+        let load = |handler: &HandlerId| {
+            let handler = *handler;
+            let lacking = pool.convergence.lacking(handler);
+            lacking.map(move |worker| Step::Load { worker, handler })
+        };
+        let known = handlers
+            .iter()
+            .filter(|id| self.catalog.get(**id).is_some());
+        let steps = known.flat_map(load).collect();
+        self.take(name, steps);
     }
 
     /// What rollouts bring to a pool: no worker serves without it, for the old

@@ -41,19 +41,11 @@ impl Fleet {
         let name = name.clone();
         // At once, so that what is decided next is decided upon it.
         if let Some(app) = self.apps.get_mut(&name) {
-            app.history = history.clone();
-            app.writes += 1;
+            app.ledger.write(history.clone());
         }
         self.later(written, move |fleet, written| {
             if let Some(app) = fleet.apps.get_mut(&name) {
-                app.writes = app.writes.saturating_sub(1);
-                if written.is_ok() {
-                    app.recorded = history.clone();
-                }
-                if app.writes == 0 {
-                    // What could not be written down has not happened.
-                    app.history = app.recorded.clone();
-                }
+                app.ledger.written(&history, written.is_ok());
             }
             then(fleet, &name, written.map(|()| history));
         });
@@ -65,9 +57,9 @@ impl Fleet {
             return;
         };
         let keep = usize::from(self.spec.apps[name].rollout.keep);
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         history.prune(keep, &BTreeSet::from([app.revision]));
-        if history == app.history {
+        if history == *app.ledger.history() {
             return;
         }
         self.write(name, history, None, |fleet, name, written| {
@@ -96,7 +88,7 @@ impl Fleet {
                 continue;
             };
             app.unrecorded = false;
-            let mut history = app.history.clone();
+            let mut history = app.ledger.history().clone();
             history.live(app.revision);
             self.write(&name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
@@ -113,14 +105,19 @@ impl Fleet {
             return false;
         };
         let to = app.revision;
-        let active = app.recorded.active().filter(|active| *active != to);
+        let active = app
+            .ledger
+            .recorded()
+            .active()
+            .filter(|active| *active != to);
         let Some(active) = active.filter(|_| app.unrecorded && app.passage.is_none()) else {
             return false;
         };
         // Once: if that one cannot be served either, it is not its component.
         app.unrecorded = false;
         let kept = app
-            .recorded
+            .ledger
+            .recorded()
             .get(active)
             .and_then(|record| self.scribe.component_path(&record.digest));
         let Some(kept) = kept else { return false };
@@ -163,11 +160,12 @@ impl Fleet {
         app.artifact = artifact;
         app.quarantine = None;
         self.quarantined.remove(name);
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         history.rejected(from, format!("validate: {why}"));
         self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
         });
+        self.sweep();
         self.replan(&pool, Pace::OneByOne);
         self.journal.event(LogLevel::Warn, "app.live", |line| {
             line.text("pool", pool.as_str())
@@ -181,7 +179,7 @@ impl Fleet {
         let app = &self.apps[name];
         let Some(passage) = &app.passage else { return };
         let (to, purpose, number) = (passage.to, passage.purpose, passage.number);
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         match (purpose, history.active()) {
             (Purpose::Return, Some(from)) if from != to => {
                 let reason = format!("an operator returned to revision {to}");
@@ -221,7 +219,7 @@ impl Fleet {
         let (to, from) = (passage.to, passage.rollout.order().from);
         let number = passage.number;
         passage.backlog = Some(then);
-        let mut history = app.history.clone();
+        let mut history = app.ledger.history().clone();
         // Its reason and its author are told in the end.
         history.rolled_back(to, from, "its roll-out failed".to_owned(), false);
         let (done, written) = oneshot::channel();

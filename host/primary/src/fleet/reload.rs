@@ -1,97 +1,74 @@
-//! From one generation to the next: read, build, try, apply, and back if the
-//! workers do not come along.
-//!
-//! ```text
-//! Reading ──▶ Building ──▶ Waiting ──▶ Trying{canary workers} ──▶ Applying{by} ──settled──▶ in force
-//!    └────────────┴───────────┴──────────────┴─ rejected:             │ refused, failed, late
-//!                                               nothing was changed   ▼
-//!                                                                 Restoring{by} ──▶ rejected
-//! ```
-//! It waits for operations on what it changes, which nobody else may begin
-//! meanwhile.
+//! A reload, or the start, as the fleet carries it out: [`Reload`] decides what
+//! comes next, `prepare` reads and builds, `compose` makes the next generation of
+//! it, `apply` puts it into force or the one before back.
 //!
 //! What is added is there before workers are told of the new generation; what
 //! is removed goes only once it is in force, so that going back brings nothing
 //! into being.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_core::claims::Claim;
 use skep_core::difference::Difference;
-use skep_core::history::History;
+use skep_core::history::Ledger;
+use skep_core::reload::{Input, Output, Progress, Rejected, Reload};
 use skep_core::supervise::{BreakerState, RollFailure};
 use skep_core::{
     AppName, FleetSpec, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision, WorkerId,
 };
 use skep_wire::ControlReply;
+use tokio::sync::oneshot;
 
 use super::app::App;
 use super::operation::{FAILED, REFUSED};
 use super::trial::Whose;
 use super::{Fleet, now};
-use crate::artifacts::{Artifact, Artifacts};
+use crate::artifacts::{Artifact, Digest};
 use crate::aside::{Reading, aside};
 use crate::control::Asker;
 use crate::listeners::Bound;
-use crate::pool::Pool;
+use crate::prepare::Prepared;
+use crate::rejection::Rejection;
 
-/// Exit codes of SPEC §1: the configuration has problems; something is missing.
-pub(super) const PROBLEMS: u8 = 3;
-pub(super) const UNAVAILABLE: u8 = 69;
-
-/// A reload that is under way.
+/// A reload that is under way, or the start.
 #[derive(Debug)]
 pub(super) struct Reloading {
-    pub(super) asker: Option<Asker>,
+    asker: Option<Wanting>,
     /// What it needs for itself.
     pub(super) claim: Claim,
-    pub(super) stage: Stage,
+    machine: Reload<Rejection>,
+    pub(super) material: Material,
 }
 
+/// Who waits for its end.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one reload at a time, in a box"
-)]
-pub(super) enum Stage {
-    /// Read, and built.
-    Preparing,
-    /// For others who work on what it changes.
-    Waiting {
-        built: Box<Built>,
-        by: Moment,
-    },
-    Trying {
-        next: Box<Next>,
-        trials: BTreeSet<WorkerId>,
-        by: Moment,
-    },
-    Applying {
-        by: Moment,
-        before: Box<Before>,
-        rolls: BTreeSet<PoolName>,
-        difference: Difference,
-        /// Apps with a new revision, and the one before.
-        renewed: BTreeMap<AppName, Old>,
-        /// Listeners that their pools accept from once it is in force.
-        moved: Vec<ListenerName>,
-        failure: Option<String>,
-    },
-    Restoring {
-        by: Moment,
-        reason: String,
-    },
+pub(super) enum Wanting {
+    Operator(Asker),
+    /// The start goes on once all is prepared.
+    Start(oneshot::Sender<Result<(), Rejection>>),
 }
 
-/// What was read and built.
+/// What a reload has made so far.
+#[derive(Debug, Default)]
+pub(super) enum Material {
+    #[default]
+    Nothing,
+    Read(Box<Read>),
+    Prepared(Box<Read>, Prepared),
+    Next(Box<Next>),
+    Applied(Box<Applied>),
+    /// The generation before is what is to be again.
+    Restored(Attempts),
+}
+
+/// A configuration that was read.
 #[derive(Debug)]
-pub(super) struct Built {
+pub(super) struct Read {
     pub(super) spec: FleetSpec,
     pub(super) difference: Difference,
-    pub(super) artifacts: Artifacts,
-    /// Those of apps that are new.
-    pub(super) histories: BTreeMap<AppName, History>,
 }
 
 /// The generation that shall be.
@@ -100,18 +77,17 @@ pub(super) struct Next {
     pub(super) spec: FleetSpec,
     pub(super) difference: Difference,
     pub(super) apps: BTreeMap<AppName, NextApp>,
+    pub(super) unbuilt: BTreeMap<AppName, String>,
     pub(super) bound: BTreeMap<ListenerName, Bound>,
 }
 
 #[derive(Debug)]
 pub(super) struct NextApp {
-    pub(super) history: History,
+    pub(super) ledger: Ledger,
     pub(super) revision: Revision,
     pub(super) artifact: Arc<Artifact>,
     /// The one it has, or one that must be loaded.
     pub(super) handler: HandlerId,
-    /// What of the history is on disk.
-    pub(super) recorded: History,
     /// Whether it is what it is, and stays so.
     pub(super) kept: bool,
     /// Whether its revision is a new one.
@@ -126,6 +102,17 @@ pub(super) struct Old {
     pub(super) artifact: Arc<Artifact>,
 }
 
+/// The generation that is to be, and what it came from.
+#[derive(Debug)]
+pub(super) struct Applied {
+    pub(super) before: Before,
+    pub(super) difference: Difference,
+    /// Apps with a new revision, and the one before.
+    pub(super) renewed: BTreeMap<AppName, Old>,
+    /// Listeners that their pools accept from once it is in force.
+    pub(super) moved: Vec<ListenerName>,
+}
+
 /// What to go back to.
 #[derive(Debug)]
 pub(super) struct Before {
@@ -136,44 +123,104 @@ pub(super) struct Before {
     pub(super) sizes: BTreeMap<PoolName, u16>,
 }
 
+/// A revision that a reload would have made live.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) revision: Revision,
+    pub(super) component: Digest,
+    pub(super) source: PathBuf,
+}
+
+pub(super) type Attempts = BTreeMap<AppName, Attempt>;
+
 impl Reloading {
-    pub(super) fn deadline(&self) -> Option<Moment> {
-        match &self.stage {
-            // Reading and builders have their own.
-            Stage::Preparing => None,
-            Stage::Waiting { by, .. }
-            | Stage::Trying { by, .. }
-            | Stage::Applying { by, .. }
-            | Stage::Restoring { by, .. } => Some(*by),
+    pub(super) const fn deadline(&self) -> Option<Moment> {
+        self.machine.deadline()
+    }
+
+    pub(super) const fn stage(&self) -> skep_core::reload::Stage {
+        self.machine.stage()
+    }
+
+    pub(super) const fn is_first(&self) -> bool {
+        self.machine.is_first()
+    }
+
+    /// Tells whoever waits for it that it is in force.
+    pub(super) fn answer(self, message: String) {
+        if let Some(Wanting::Operator(asker)) = self.asker {
+            asker.answer(ControlReply::Done {
+                message: Some(message),
+            });
         }
     }
 
+    /// Handlers that no plan may name yet, or any more.
     pub(super) fn handlers(&self) -> Vec<HandlerId> {
-        match &self.stage {
-            Stage::Trying { next, .. } => next.apps.values().map(|app| app.handler).collect(),
-            Stage::Applying {
-                before, renewed, ..
-            } => before
-                .apps
-                .values()
-                .flat_map(App::handlers)
-                .chain(renewed.values().map(|old| old.handler))
-                .collect(),
-            Stage::Preparing | Stage::Waiting { .. } | Stage::Restoring { .. } => Vec::new(),
+        match &self.material {
+            Material::Next(next) => next.apps.values().map(|app| app.handler).collect(),
+            Material::Applied(applied) => {
+                let before = applied.before.apps.values().flat_map(App::handlers);
+                let old = applied.renewed.values().map(|old| old.handler);
+                before.chain(old).collect()
+            }
+            Material::Nothing
+            | Material::Read(_)
+            | Material::Prepared(..)
+            | Material::Restored(_) => Vec::new(),
         }
     }
 
-    pub(super) fn rolled(&mut self, pool: &PoolName, result: &Result<u16, RollFailure>) {
-        if let Stage::Applying { rolls, failure, .. } = &mut self.stage
-            && rolls.remove(pool)
-            && let Err(reason) = result
-        {
-            failure.get_or_insert_with(|| format!("pool {pool}: {reason}"));
+    /// Revisions that are not live, and will not be if it is rejected.
+    fn attempts(&self) -> Attempts {
+        match &self.material {
+            Material::Next(next) => {
+                let renewed = next.apps.iter().filter(|(_, app)| app.renewed);
+                let attempt = |(name, app): (&AppName, &NextApp)| {
+                    let attempt = Attempt {
+                        revision: app.revision,
+                        component: app.artifact.component,
+                        source: next.spec.apps.get(name)?.component.clone(),
+                    };
+                    Some((name.clone(), attempt))
+                };
+                renewed.filter_map(attempt).collect()
+            }
+            Material::Restored(attempts) => attempts.clone(),
+            Material::Nothing
+            | Material::Read(_)
+            | Material::Prepared(..)
+            | Material::Applied(_) => Attempts::new(),
         }
     }
 }
 
 impl Fleet {
+    /// Begins with the first generation. Says when all that can be refused of it
+    /// was not: then [`Self::serve_first`] may follow.
+    pub(super) fn begin_first(
+        &mut self,
+        spec: FleetSpec,
+    ) -> oneshot::Receiver<Result<(), Rejection>> {
+        let (done, prepared) = oneshot::channel();
+        self.reloading = Some(Box::new(Reloading {
+            asker: Some(Wanting::Start(done)),
+            claim: Claim::of_configuration(),
+            machine: Reload::first(now()),
+            material: Material::Nothing,
+        }));
+        self.read_done(Ok(spec));
+        prepared
+    }
+
+    /// Goes on with the first generation.
+    pub(super) fn serve_first(&mut self) {
+        self.step_reload(Input::Trying {
+            trials: Ok(BTreeMap::new()),
+            within: Duration::ZERO,
+        });
+    }
+
     /// Reads the configuration again and rolls the difference out.
     pub(super) fn reload(&mut self, asker: Option<Asker>) {
         let claim = Claim::of_configuration();
@@ -186,9 +233,10 @@ impl Fleet {
             return;
         }
         self.reloading = Some(Box::new(Reloading {
-            asker,
+            asker: asker.map(Wanting::Operator),
             claim,
-            stage: Stage::Preparing,
+            machine: Reload::next(now()),
+            material: Material::Nothing,
         }));
         let (reread, users) = (Arc::clone(&self.reread), self.walls.users());
         let missing = self.unbuilt_components();
@@ -201,7 +249,7 @@ impl Fleet {
             .await;
             read.unwrap_or_else(|stuck| Err(format!("the configuration: {stuck}")))
         };
-        self.later(work, Self::reread_done);
+        self.later(work, Self::read_done);
     }
 
     /// Does what a signal asked for while something else was under way.
@@ -212,77 +260,87 @@ impl Fleet {
         }
     }
 
-    /// Has every new handler tried in a canary worker of its pool.
-    pub(super) fn try_next(&mut self, next: Next) {
-        let mut by_pool: BTreeMap<PoolName, BTreeMap<AppName, HandlerId>> = BTreeMap::new();
-        for (name, app) in &next.apps {
-            if self
-                .apps
-                .get(name)
-                .is_none_or(|now| now.stable != app.handler)
-            {
-                let pool = next.spec.apps[name].pool.clone();
-                by_pool
-                    .entry(pool)
-                    .or_default()
-                    .insert(name.clone(), app.handler);
+    /// Tells the reload something, and does what it says.
+    pub(super) fn step_reload(&mut self, input: Input<Rejection>) {
+        let Some(reloading) = &mut self.reloading else {
+            return;
+        };
+        let Some(output) = reloading.machine.step(now(), input) else {
+            return;
+        };
+        match output {
+            Output::Build => self.prepare_read(),
+            Output::AwaitTurn => self.await_turn(),
+            Output::Compose => {
+                let composed = self.compose_next();
+                self.step_reload(Input::Composed(composed));
             }
-        }
-        for name in &next.difference.pools.added {
-            let plan = skep_core::Plan {
-                number: 0,
-                ..skep_core::Plan::default()
-            };
-            if let Some(pool) = self.pools.get_mut(name) {
-                // One of this name is still going away.
-                pool.spec = next.spec.pools[name].clone();
-                continue;
-            }
-            let pool = self
-                .walls
-                .folder(name)
-                .and_then(|folder| Pool::new(next.spec.pools[name].clone(), plan, folder));
-            match pool {
-                Ok(pool) => drop(self.pools.insert(name.clone(), pool)),
-                Err(error) => {
-                    return self.reject_reload(format!("pool {name}: {error}"), FAILED);
-                }
-            }
-        }
-        let patience = next
-            .spec
-            .pools
-            .values()
-            .map(|pool| pool.supervision.start_timeout);
-        let by = now() + patience.max().unwrap_or_default();
-        if let Some(reloading) = &mut self.reloading {
-            reloading.stage = Stage::Trying {
-                next: Box::new(next),
-                trials: BTreeSet::new(),
-                by,
-            };
-        }
-        // What validates may reach what it shall reach.
-        self.tell_connector();
-        let mut failure = None;
-        for (pool, handlers) in by_pool {
-            match self.try_out(&pool, &handlers, Whose::Reload) {
-                Ok(worker) => self.await_trial(worker),
-                Err(error) => failure = Some(format!("no canary worker can be started: {error}")),
-            }
-        }
-        match failure {
-            Some(reason) => self.reject_reload(reason, FAILED),
-            None => self.apply_if_tried(),
+            Output::Try => self.try_next(),
+            Output::Apply => self.apply(),
+            Output::Restore => self.restore(),
+            Output::InForce => self.in_force(),
+            Output::Rejected(why) => self.reject_reload(why),
         }
     }
 
-    fn await_trial(&mut self, worker: WorkerId) {
-        if let Some(reloading) = &mut self.reloading
-            && let Stage::Trying { trials, .. } = &mut reloading.stage
-        {
-            trials.insert(worker);
+    /// What was made so far, for a step that makes something else of it.
+    pub(super) fn take_material(&mut self) -> Material {
+        let reloading = self.reloading.as_mut();
+        reloading.map_or(Material::Nothing, |it| std::mem::take(&mut it.material))
+    }
+
+    pub(super) fn set_material(&mut self, material: Material) {
+        if let Some(reloading) = &mut self.reloading {
+            reloading.material = material;
         }
+    }
+
+    /// Has every new handler tried in a canary worker of its pool.
+    fn try_next(&mut self) {
+        let Some(reloading) = &mut self.reloading else {
+            return;
+        };
+        if let Some(Wanting::Start(prepared)) = reloading
+            .asker
+            .take_if(|it| matches!(it, Wanting::Start(_)))
+        {
+            // Fails if the start was given up.
+            let _ = prepared.send(Ok(()));
+            return;
+        }
+        let Material::Next(next) = &reloading.material else {
+            return;
+        };
+        let mut by_pool: BTreeMap<PoolName, BTreeMap<AppName, HandlerId>> = BTreeMap::new();
+        for (name, app) in &next.apps {
+            let current = self.apps.get(name);
+            if current.is_none_or(|now| now.stable != app.handler) {
+                let pool = next.spec.apps[name].pool.clone();
+                let handlers = by_pool.entry(pool).or_default();
+                handlers.insert(name.clone(), app.handler);
+            }
+        }
+        let pools = next.spec.pools.values();
+        let patience = pools.map(|pool| pool.supervision.start_timeout).max();
+        // Canary workers say themselves who is late, well before this.
+        let within = patience.unwrap_or_default() * 3 / 2;
+        // What validates may reach what it shall reach.
+        self.tell_connector();
+        let mut trials = Ok(BTreeMap::new());
+        for (pool, handlers) in by_pool {
+            let tried = self.try_out(&pool, &handlers, Whose::Reload);
+            match (&mut trials, tried) {
+                (Ok(trials), Ok(worker)) => {
+                    trials.insert(worker, handlers.into_keys().collect());
+                }
+                (trials, Err(source)) => {
+                    let doing = "start a canary worker".to_owned();
+                    *trials = Err(Rejection::System { doing, source });
+                }
+                (Err(_), Ok(_)) => {}
+            }
+        }
+        self.step_reload(Input::Trying { trials, within });
     }
 
     /// A canary worker of the reload has said how it went.
@@ -291,184 +349,118 @@ impl Fleet {
         worker: WorkerId,
         verdict: Result<BTreeMap<AppName, String>, String>,
     ) {
+        let next = match self.reloading.as_ref().map(|it| &it.material) {
+            Some(Material::Next(next)) => &next.apps,
+            _ => return,
+        };
         // What did not work before keeps nobody else from being reloaded.
-        let next = match &self.reloading {
-            Some(reloading) => match &reloading.stage {
-                Stage::Trying { next, .. } => Some(&next.apps),
-                _ => None,
-            },
-            None => None,
+        let replaces = |name: &AppName| {
+            let app = next.get(name);
+            app.is_some_and(|app| app.renewed && app.ledger.history().active().is_some())
         };
-        let worse = |name: &AppName| {
-            let renewed = next
-                .and_then(|apps| apps.get(name))
-                .is_some_and(|app| app.renewed && app.history.active().is_some());
-            renewed || !self.quarantined.contains(name)
-        };
-        let verdict = verdict.and_then(|mut refused| {
-            refused.retain(|app, _| worse(app));
-            let reasons = refused.iter().map(|(app, why)| format!("app {app}: {why}"));
-            let reasons: Vec<_> = reasons.collect();
-            if reasons.is_empty() {
-                Ok(())
-            } else {
-                Err(reasons.join("; "))
-            }
+        let quarantined = self.quarantined.iter();
+        let excused = quarantined.filter(|name| !replaces(name)).cloned();
+        let excused = excused.collect();
+        self.step_reload(Input::Tried {
+            worker,
+            verdict,
+            excused,
         });
-        let Some(reloading) = &mut self.reloading else {
-            return;
-        };
-        let Stage::Trying { trials, .. } = &mut reloading.stage else {
-            return;
-        };
-        trials.remove(&worker);
-        match verdict {
-            Ok(()) => self.apply_if_tried(),
-            Err(reason) => self.reject_reload(format!("validate: {reason}"), FAILED),
-        }
-    }
-
-    fn apply_if_tried(&mut self) {
-        let Some(reloading) = &mut self.reloading else {
-            return;
-        };
-        match std::mem::replace(&mut reloading.stage, Stage::Preparing) {
-            Stage::Trying { next, trials, .. } if trials.is_empty() => self.apply(*next),
-            stage => reloading.stage = stage,
-        }
     }
 
     /// A worker could not load what a reload wants. Whether that was for us.
-    pub(super) fn refuse_reload(&mut self, app: &AppName, handler: HandlerId, why: &str) -> bool {
-        let ours = self
-            .apps
-            .get(app)
-            .is_some_and(|app| app.stable == handler && app.passage.is_none());
-        match &mut self.reloading {
-            Some(reloading) if ours => {
-                if let Stage::Applying { failure, .. } = &mut reloading.stage {
-                    failure.get_or_insert_with(|| format!("app {app}: {why}"));
-                }
-                true
-            }
-            _ => false,
+    pub(super) fn refuse_reload(&mut self, name: &AppName, handler: HandlerId, why: &str) -> bool {
+        let app = self.apps.get(name);
+        let ours = app.is_some_and(|app| app.stable == handler && app.passage.is_none());
+        if !ours || self.reloading.is_none() {
+            return false;
         }
+        self.step_reload(Input::Refused {
+            app: name.clone(),
+            reason: why.to_owned(),
+        });
+        true
     }
 
-    /// Whether the workers have followed, to the new generation or back.
+    /// A pool's rolling replacement has ended, perhaps one of the reload.
+    pub(super) fn rolled_for_reload(&mut self, pool: &PoolName, result: &Result<u16, RollFailure>) {
+        self.step_reload(Input::RollEnded {
+            pool: pool.clone(),
+            result: result.clone().map(drop),
+        });
+    }
+
+    /// Tells the reload how far the others are, and the workers.
     pub(super) fn check_reload(&mut self) {
-        let Some(reloading) = &self.reloading else {
-            return;
-        };
-        if matches!(reloading.stage, Stage::Waiting { .. }) {
-            return self.go_on_if_its_turn();
-        }
-        let claim = &reloading.claim;
-        let mut pools = claim.plans.iter().chain(&claim.workers);
-        let all_settled = pools.all(|pool| self.is_settled(pool));
-        // A pool that the reload does not touch is as well, or as ill, as it was.
-        let touched = self.touched_pools();
-        let mut ill = None;
-        let mut full = true;
-        for pool in touched.iter().filter_map(|pool| self.supervisor.pool(pool)) {
-            full &= pool.serving >= pool.workers;
-            if pool.breaker != BreakerState::Admitting {
-                ill = Some(format!("pool {} has tripped", pool.name));
-            }
-        }
-        let handed_out = self.is_reload_handed_out();
-        let Some(reloading) = &mut self.reloading else {
-            return;
-        };
-        match &mut reloading.stage {
-            Stage::Applying {
-                failure: failure @ Some(_),
-                ..
-            } => {
-                let reason = failure.take().unwrap_or_default();
-                self.restore(reason);
-            }
-            Stage::Applying { .. } if ill.is_some() => {
-                self.restore(ill.unwrap_or_default());
-            }
-            Stage::Applying { rolls, .. }
-                if rolls.is_empty() && all_settled && full && handed_out =>
-            {
-                self.in_force();
-            }
-            Stage::Restoring { reason, .. } if all_settled => {
-                let reason = std::mem::take(reason);
-                self.reject_reload(reason, FAILED);
+        use skep_core::reload::Stage;
+
+        match self.reloading.as_ref().map(|it| it.stage()) {
+            Some(Stage::Waiting) => self.go_on_if_its_turn(),
+            Some(Stage::Applying | Stage::Restoring) => {
+                let progress = self.progress_of_reload();
+                self.step_reload(Input::Progress(progress));
             }
             _ => {}
         }
     }
 
-    /// Whether the listeners of the reload have the dispatchers that they need.
-    fn is_reload_handed_out(&self) -> bool {
-        match &self.reloading {
-            Some(reloading) => match &reloading.stage {
-                Stage::Applying { before, .. } => {
-                    let mut names = before.listeners.keys();
-                    names.all(|name| self.is_handed_out(name))
-                }
-                _ => true,
-            },
-            _ => true,
-        }
-    }
-
-    /// Pools that a reload starts workers in.
-    fn touched_pools(&self) -> BTreeSet<PoolName> {
+    fn progress_of_reload(&self) -> Progress {
         let Some(reloading) = &self.reloading else {
-            return BTreeSet::new();
+            return Progress::default();
         };
-        let Stage::Applying { difference, .. } = &reloading.stage else {
-            return BTreeSet::new();
+        let claim = &reloading.claim;
+        let mut pools = claim.plans.iter().chain(&claim.workers);
+        let mut progress = Progress {
+            settled: pools.all(|pool| self.is_settled(pool)),
+            full: true,
+            handed_out: true,
+            tripped: None,
         };
-        let pools = &difference.pools;
+        let Material::Applied(applied) = &reloading.material else {
+            return progress;
+        };
+        // A pool that the reload does not touch is as well, or as ill, as it was.
+        let pools = &applied.difference.pools;
         let scaled = pools.scaled.iter().map(|(name, _)| name);
-        let names = pools.added.iter().chain(&pools.restarted).chain(scaled);
-        names.cloned().collect()
-    }
-
-    pub(super) fn late_reload(&mut self) {
-        let Some(reloading) = &mut self.reloading else {
-            return;
-        };
-        match &mut reloading.stage {
-            Stage::Applying { .. } => {
-                self.restore("the workers did not follow in time".to_owned());
+        for name in pools.added.iter().chain(&pools.restarted).chain(scaled) {
+            let Some(pool) = self.supervisor.pool(name) else {
+                // It is still to be filled.
+                progress.full = false;
+                continue;
+            };
+            progress.full &= pool.serving >= pool.workers;
+            if pool.breaker != BreakerState::Admitting {
+                progress.tripped = Some(pool.name);
             }
-            Stage::Restoring { reason, .. } => {
-                let reason = format!("{reason}; not all workers are back yet");
-                self.reject_reload(reason, FAILED);
-            }
-            Stage::Trying { .. } => {
-                let reason = "validate: the canary worker was not ready in time".to_owned();
-                self.reject_reload(reason, FAILED);
-            }
-            Stage::Waiting { .. } => {
-                let what = self.in_the_way_of_reload().unwrap_or_default();
-                let reason = format!("{what} is under way still, on what it changes");
-                self.reject_reload(reason, REFUSED);
-            }
-            Stage::Preparing => {}
         }
+        let mut listeners = applied.before.listeners.keys();
+        progress.handed_out = listeners.all(|name| self.is_handed_out(name));
+        progress
     }
 
     /// Says why the configuration that was read is not in force.
-    pub(super) fn reject_reload(&mut self, reason: impl Into<String>, code: u8) {
-        let reason = reason.into();
+    fn reject_reload(&mut self, why: Rejected<Rejection>) {
+        let in_the_way = self.in_the_way_of_reload();
         let Some(reloading) = self.reloading.take() else {
             return;
         };
-        if let Stage::Trying { next, trials, .. } = reloading.stage {
-            for trial in trials {
-                self.end_trial(trial);
+        let attempts = reloading.attempts();
+        let (reason, code) = match (why, in_the_way) {
+            (Rejected::Busy, Some(what)) => {
+                let reason = format!("{what} is under way still, on what it changes");
+                (reason, REFUSED)
             }
-            drop(next);
-        }
+            (Rejected::Step(why), _) => match reloading.asker {
+                Some(Wanting::Start(prepared)) => {
+                    // Fails if the start was given up.
+                    let _ = prepared.send(Err(why));
+                    return;
+                }
+                _ => (why.to_string(), why.code()),
+            },
+            (why, _) => (why.to_string(), FAILED),
+        };
+        self.end_trials_of_reload();
         // Users were found for these at least once.
         let _ = self.walls.admit(&self.spec);
         self.drop_ended_pools();
@@ -477,9 +469,10 @@ impl Fleet {
                 line.number("generation", self.spec.generation)
                     .text("reason", &reason)
             });
+        self.list_rejected(attempts, &reason);
         self.prune_catalog();
         self.sweep();
-        if let Some(asker) = reloading.asker {
+        if let Some(Wanting::Operator(asker)) = reloading.asker {
             asker.answer(ControlReply::Refused {
                 message: format!("the configuration was rejected: {reason}"),
                 code,

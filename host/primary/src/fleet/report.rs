@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skep_core::rollout::{Rollout, Stage};
 use skep_core::solo::State;
-use skep_core::{Moment, Revision, TenantName, timestamp};
+use skep_core::{AppSpec, Moment, Revision, TenantName, timestamp};
 use skep_wire::{
     AppHistory, AppState, AppStatus, ControlReply, DispatcherStatus, FleetStatus, RevisionStatus,
     TenantStatus,
 };
 
+use super::app::App;
 use super::figures::{Figures, app_limits, grants, tenant_limits};
 use super::{Fleet, Phase, now};
 use crate::control::Asker;
@@ -124,18 +125,18 @@ impl Fleet {
                     .canary
                     .zip(app.passage.as_ref())
                     .map(|((_, share), passage)| (passage.to, share.0));
-                let source = app.history.get(app.revision).map_or_else(
+                let source = app.ledger.history().get(app.revision).map_or_else(
                     || spec.component.display().to_string(),
                     |record| record.source.display().to_string(),
                 );
-                let paused = app.history.paused();
+                let paused = app.ledger.history().paused();
                 let serving = serving.get(&spec.pool).copied().unwrap_or(0);
                 Some(AppStatus {
                     name: name.clone(),
                     tenant: spec.tenant.clone(),
                     pool: spec.pool.clone(),
                     state: AppState::of(paused, app.quarantine.is_some(), serving),
-                    reason: app.quarantine.clone(),
+                    reason: self.why_quarantined(spec, app),
                     revision: app.revision,
                     canary,
                     paused,
@@ -155,6 +156,23 @@ impl Fleet {
             .collect()
     }
 
+    /// Why an app is in quarantine, and where, if some workers serve it.
+    fn why_quarantined(&self, spec: &AppSpec, app: &App) -> Option<String> {
+        let why = app.quarantine.as_ref()?;
+        let Some(pool) = self.pools.get(&spec.pool) else {
+            return Some(why.clone());
+        };
+        let lacking = pool.convergence.lacking(app.stable).count();
+        let serving = self
+            .supervisor
+            .pool(&spec.pool)
+            .map_or(0, |pool| pool.serving);
+        if lacking == 0 || lacking >= usize::from(serving) {
+            return Some(why.clone());
+        }
+        Some(format!("in {lacking} of {serving} workers: {why}"))
+    }
+
     pub(super) fn history(&self, app: &str, asker: Asker) {
         let name = match self.find_app(app) {
             Ok(name) => name,
@@ -165,10 +183,10 @@ impl Fleet {
             .canary
             .and(app.passage.as_ref())
             .map(|passage| passage.to);
-        let revisions = app.history.revisions().iter().rev();
+        let revisions = app.ledger.history().revisions().iter().rev();
         asker.answer(ControlReply::History(AppHistory {
             app: name,
-            active: app.history.active(),
+            active: app.ledger.history().active(),
             canary,
             revisions: revisions
                 .map(|record| RevisionStatus {

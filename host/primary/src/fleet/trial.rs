@@ -115,7 +115,7 @@ impl Fleet {
         let birth = Birth {
             id: worker,
             title: format!("skep: canary worker {name}"),
-            messages: pool.first_words(&newborn, &plan, &self.catalog, &[], words),
+            messages: pool.first_words(&newborn, Box::new(plan), &self.catalog, &[], words),
             grace: pool.spec.supervision.kill_timeout,
             wall: self
                 .walls
@@ -239,6 +239,15 @@ impl Fleet {
             trial.told = true;
             trial.asked_to_go = true;
             trial.link.order(Order::End);
+        }
+    }
+
+    /// Makes the canary workers of a reload go that is over.
+    pub(super) fn end_trials_of_reload(&mut self) {
+        let of_reload = |(_, trial): &(_, &Trial)| trial.whose == Whose::Reload;
+        let trials = self.trials.iter().filter(of_reload).map(|(id, _)| *id);
+        for id in trials.collect::<Vec<_>>() {
+            self.end_trial(id);
         }
     }
 

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::converge::Pace;
-use skep_core::history::{AtStart, History};
+use skep_core::history::{AtStart, History, Ledger};
 use skep_core::{AppName, AppSpec, LogLevel, Moment, PlannedApp};
 use skep_wire::{ControlReply, Refusal};
 
 use super::app::App;
 use super::operation::REFUSED;
 use super::words::worded;
-use super::{FirstApp, Fleet, now};
+use super::{Fleet, now};
 use crate::artifacts::Artifact;
+use crate::prepare::FirstApp;
 use crate::scribe::unix_millis;
 
 /// The delay before a component is built again that could not be, which doubles
@@ -35,18 +36,20 @@ pub(super) struct Unbuilt {
     retry: Option<Moment>,
 }
 
-/// What there is of such apps at the start.
-pub(super) fn first(reasons: BTreeMap<AppName, String>) -> BTreeMap<AppName, Unbuilt> {
-    let unbuilt = |reason| Unbuilt {
-        reason,
-        failures: 1,
-        retry: Some(now() + FIRST_DELAY),
-    };
-    let each = reasons.into_iter();
-    each.map(|(name, reason)| (name, unbuilt(reason))).collect()
-}
-
 impl Fleet {
+    /// Takes up apps that cannot be built, each with the reason.
+    pub(super) fn begin_unbuilt(&mut self, reasons: BTreeMap<AppName, String>) {
+        for (name, reason) in reasons {
+            let retry = Some(now() + FIRST_DELAY);
+            let unbuilt = Unbuilt {
+                reason,
+                failures: 1,
+                retry,
+            };
+            self.unbuilt.insert(name, unbuilt);
+        }
+    }
+
     /// Says which apps have no handler.
     pub(super) fn tell_unbuilt(&self) {
         for (name, unbuilt) in &self.unbuilt {
@@ -178,8 +181,7 @@ impl Fleet {
             }
         };
         let first = FirstApp {
-            history,
-            recorded,
+            ledger: Ledger::new(recorded, history),
             revision,
             artifact,
             unrecorded: true,

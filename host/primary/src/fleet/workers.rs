@@ -7,7 +7,9 @@ use skep_core::converge::Convergence;
 use skep_core::rollout::Input;
 use skep_core::solo;
 use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
-use skep_core::{Generation, ListenerName, LogLevel, Moment, PoolName, SlotIndex, WorkerId};
+use skep_core::{
+    Generation, ListenerName, LogLevel, Moment, PlannedApp, PoolName, SlotIndex, WorkerId,
+};
 use skep_sys::{Cell, process};
 use skep_wire::FromWorker;
 
@@ -60,7 +62,13 @@ impl Fleet {
         let birth = Birth {
             id: worker,
             title: format!("skep: worker {name}/{slot}"),
-            messages: pool.first_words(&newborn, &pool.plan, &self.catalog, &listeners, words),
+            messages: pool.first_words(
+                &newborn,
+                pool.plan.clone(),
+                &self.catalog,
+                &listeners,
+                words,
+            ),
             grace: pool.spec.supervision.kill_timeout,
             wall: self
                 .walls
@@ -410,12 +418,20 @@ impl Fleet {
                 .pools
                 .iter()
                 .filter_map(|name| self.pools.get(name));
-            let (workers, apps) = pools.fold((0, 0), |(workers, apps), pool| {
-                let size = usize::from(pool.spec.workers);
-                (workers + size, apps + pool.plan.apps.len())
-            });
+            let (mut workers, mut apps, mut quarantined) = (0, 0, 0);
+            for pool in pools {
+                workers += usize::from(pool.spec.workers);
+                apps += pool.plan.apps.len();
+                let fail =
+                    |app: &&PlannedApp| app.stable.is_none() || self.quarantined.contains(&app.app);
+                quarantined += pool.plan.apps.iter().filter(fail).count();
+            }
+            let quarantined = match quarantined {
+                0 => String::new(),
+                count => format!(", {count} of them in quarantine"),
+            };
             self.journal.log().plain(&format!(
-                "skep: serving {} ({}, {})",
+                "skep: serving {} ({}, {}{quarantined})",
                 listener.address,
                 counted(workers, "worker"),
                 counted(apps, "app"),
