@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use skep_core::claims::Claim;
 use skep_core::history::Ledger;
-use skep_core::rollout::{Output, Rollout};
+use skep_core::rollout::{Output, Rollout, Wanted};
 use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
 use skep_wire::HandlerTally;
 
@@ -15,6 +15,9 @@ use crate::artifacts::{Artifact, Digest};
 use crate::catalog::Catalog;
 use crate::control::Asker;
 use crate::prepare::FirstApp;
+
+/// What the old revision answers while both are compared.
+const HALF: Portion = Portion::percent(50);
 
 /// One app.
 #[derive(Debug)]
@@ -188,6 +191,33 @@ impl App {
     /// found valid yet.
     pub(super) fn is_untried(&self, artifact: &Artifact) -> bool {
         self.unrecorded && self.artifact.component == artifact.component
+    }
+
+    /// A revision answers for it from now on.
+    pub(super) fn answer_with(
+        &mut self,
+        revision: Revision,
+        handler: HandlerId,
+        artifact: Arc<Artifact>,
+    ) {
+        self.revision = revision;
+        self.stable = handler;
+        self.artifact = artifact;
+    }
+
+    /// Its rollout wants these of its two handlers in the next plan.
+    pub(super) fn want(&mut self, wanted: Wanted, old: HandlerId, new: HandlerId) {
+        (self.stable, self.canary, self.standby) = match wanted {
+            Wanted::Old => (old, None, None),
+            Wanted::Canary(share) => (old, Some((new, share)), None),
+            Wanted::New { standby_old } => (new, None, standby_old.then_some(old)),
+            Wanted::Both => (new, Some((old, HALF)), None),
+        };
+        self.observed = match wanted {
+            Wanted::Old => false,
+            Wanted::Canary(_) | Wanted::Both => true,
+            Wanted::New { standby_old } => standby_old,
+        };
     }
 
     /// When its rollout wants to be looked at.

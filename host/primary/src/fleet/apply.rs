@@ -7,15 +7,14 @@ use std::time::Duration;
 use skep_core::converge::Pace;
 use skep_core::difference::{Difference, PoolChanges};
 use skep_core::reload::Input;
-use skep_core::rollout::{Deadlines, Order, Rollout, Rules};
 use skep_core::supervise::{Event, Patience};
-use skep_core::{AppName, FleetSpec, Generation, ListenerName, LogLevel, PoolName, Strategy};
+use skep_core::{AppName, FleetSpec, Generation, ListenerName, LogLevel, PoolName};
 use skep_wire::ToWorker;
 
-use super::app::{App, Passage, Purpose};
+use super::Fleet;
+use super::app::App;
 use super::lingering::Lingering;
-use super::reload::{Applied, Attempt, Attempts, Before, Material, Next, NextApp, Old};
-use super::{Fleet, now};
+use super::material::{Applied, Attempt, Attempts, Before, Material, Next, NextApp, Old};
 use crate::link::Order as Tell;
 use crate::listeners::Bound;
 use crate::told::Hosts;
@@ -181,7 +180,7 @@ impl Fleet {
                 pool.spec.workers = workers;
             }
             if difference.pools.added.contains(&name) {
-                self.unfilled.push_back(name);
+                self.fill_later(name);
             } else {
                 self.tell_supervisor(&name);
             }
@@ -308,7 +307,7 @@ impl Fleet {
             self.step(Event::RollCancelled { pool: pool.clone() });
         }
         for pool in &difference.pools.added {
-            self.unfilled.retain(|name| name != pool);
+            self.fill_no_more(pool);
             self.step(Event::PoolRemoved { pool: pool.clone() });
         }
         let back = Difference {
@@ -430,65 +429,5 @@ impl Fleet {
         self.want_dispatchers(false);
         self.tell_dispatchers();
         self.linger_for(switched);
-    }
-
-    /// Writes down that an app's new revision is live, and watches it.
-    fn observe_renewed(&mut self, name: &AppName, old: &Old) {
-        let spec = &self.spec.apps[name];
-        let (rules, source, pool) = (
-            spec.rollout.clone(),
-            spec.component.clone(),
-            spec.pool.clone(),
-        );
-        let Some(app) = self.apps.get_mut(name) else {
-            return;
-        };
-        if app.quarantine.is_some() {
-            // It is live once it is valid, and has nothing to be compared with.
-            app.unrecorded = true;
-            return;
-        }
-        let compared = app.standby.is_some();
-        let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
-        let mut history = app.ledger.history().clone();
-        history.live(to);
-        // Its component was kept before anything was applied.
-        self.write(name, history, None, |fleet, name, written| {
-            fleet.complain_unwritten(name, written.err());
-        });
-        self.journal.event(LogLevel::Info, "app.live", |line| {
-            line.text("pool", pool.as_str())
-                .text("app", name.as_str())
-                .number("revision", to)
-        });
-        if old.revision == to || rules.observe.is_zero() || !compared {
-            return;
-        }
-        let order = Order {
-            from: Some(old.revision),
-            to,
-            strategy: Strategy::Swap,
-            canary: None,
-            force: false,
-            dry_run: false,
-            observe: rules.observe,
-            rules: Rules::from(&rules),
-            deadlines: Deadlines {
-                build: Duration::ZERO,
-                validate: Duration::ZERO,
-                roll_out: Duration::ZERO,
-                restore: self.pools[&pool].spec.supervision.start_timeout,
-            },
-        };
-        let Some(app) = self.apps.get_mut(name) else {
-            return;
-        };
-        self.last_passage += 1;
-        let rollout = Rollout::observe(now(), order);
-        let before = (old.handler, Arc::clone(&old.artifact));
-        app.passage = Some(Passage {
-            new: Some((stable, artifact)),
-            ..Passage::new(self.last_passage, rollout, Purpose::Reload, source, before)
-        });
     }
 }

@@ -6,7 +6,7 @@ use skep_core::history::History;
 
 use super::Fleet;
 use super::app::{Passage, Purpose};
-use super::reload::Attempts;
+use super::material::Attempts;
 use crate::scribe::unix_millis;
 
 impl Fleet {

@@ -11,7 +11,7 @@ use skep_core::reload::Input;
 use skep_core::{AppName, FleetSpec, Generation, ListenerName, Plan, PoolName};
 
 use super::Fleet;
-use super::reload::{Material, Next, NextApp, Read};
+use super::material::{Material, Next, NextApp, Read};
 use crate::artifacts::Artifact;
 use crate::listeners::{Bound, needs_dispatcher};
 use crate::pool::Pool;
@@ -109,7 +109,7 @@ impl Fleet {
 
     /// What is under way that a reload has to wait for.
     pub(super) fn in_the_way_of_reload(&self) -> Option<String> {
-        let claim = &self.reloading.as_ref()?.claim;
+        let claim = self.claim_of_reloading()?;
         let mut others = self.operations_but_reload();
         let in_the_way = others.find(|(_, other)| other.conflicts(claim));
         in_the_way.map(|(what, _)| what)

@@ -1,5 +1,5 @@
-//! An operator's deploys, promotions and returns to earlier revisions, until
-//! the rollout that decides the rest has begun.
+//! An operator's deploys, promotions and returns to earlier revisions, and what
+//! reloads make live, until the rollout that decides the rest has begun.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use skep_core::{AppName, LogLevel, Portion, Revision, Strategy};
 use skep_wire::ControlReply;
 
 use super::app::{Passage, Purpose};
+use super::material::Old;
 use super::operation::{FAILED, NO_SUCH, REFUSED};
 use super::words::detach;
 use super::{Fleet, now};
@@ -240,18 +241,83 @@ impl Fleet {
         asker: Option<Asker>,
     ) {
         let claim = self.claim_of(name, &order);
+        let number = self.next_passage();
         let Some(app) = self.apps.get_mut(name) else {
             return;
         };
         let (rollout, outputs) = Rollout::begin(now(), order);
-        self.last_passage += 1;
         let old = (app.stable, Arc::clone(&app.artifact));
         app.passage = Some(Passage {
             asker,
             claim: Some(claim),
-            ..Passage::new(self.last_passage, rollout, purpose, source, old)
+            ..Passage::new(number, rollout, purpose, source, old)
         });
         self.carry_out(name, outputs);
+    }
+
+    /// Writes down that an app's new revision is live, and watches it.
+    pub(super) fn observe_renewed(&mut self, name: &AppName, old: &Old) {
+        let spec = &self.spec.apps[name];
+        let (rules, source, pool) = (
+            spec.rollout.clone(),
+            spec.component.clone(),
+            spec.pool.clone(),
+        );
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        if app.quarantine.is_some() {
+            // It is live once it is valid, and has nothing to be compared with.
+            app.unrecorded = true;
+            return;
+        }
+        let compared = app.standby.is_some();
+        let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
+        let mut history = app.ledger.history().clone();
+        history.live(to);
+        // Its component was kept before anything was applied.
+        self.write(name, history, None, |fleet, name, written| {
+            fleet.complain_unwritten(name, written.err());
+        });
+        self.journal.event(LogLevel::Info, "app.live", |line| {
+            line.text("pool", pool.as_str())
+                .text("app", name.as_str())
+                .number("revision", to)
+        });
+        if old.revision == to || rules.observe.is_zero() || !compared {
+            return;
+        }
+        let order = Order {
+            from: Some(old.revision),
+            to,
+            strategy: Strategy::Swap,
+            canary: None,
+            force: false,
+            dry_run: false,
+            observe: rules.observe,
+            rules: Rules::from(&rules),
+            deadlines: Deadlines {
+                build: Duration::ZERO,
+                validate: Duration::ZERO,
+                roll_out: Duration::ZERO,
+                restore: self.pools[&pool].spec.supervision.start_timeout,
+            },
+        };
+        let number = self.next_passage();
+        let Some(app) = self.apps.get_mut(name) else {
+            return;
+        };
+        let rollout = Rollout::observe(now(), order);
+        let before = (old.handler, Arc::clone(&old.artifact));
+        app.passage = Some(Passage {
+            new: Some((stable, artifact)),
+            ..Passage::new(number, rollout, Purpose::Reload, source, before)
+        });
+    }
+
+    fn next_passage(&mut self) -> u64 {
+        self.last_passage += 1;
+        self.last_passage
     }
 
     /// Answers 503 for an app, or lets it answer again. Outlives skep.

@@ -8,6 +8,16 @@ use skep_core::supervise::Event;
 use super::Fleet;
 
 impl Fleet {
+    /// Has a pool that is new filled.
+    pub(super) fn fill_later(&mut self, pool: PoolName) {
+        self.unfilled.push_back(pool);
+    }
+
+    /// Does not fill a pool that is not to be any more.
+    pub(super) fn fill_no_more(&mut self, pool: &PoolName) {
+        self.unfilled.retain(|name| name != pool);
+    }
+
     /// Fills the next pool.
     pub(super) fn fill_next(&mut self) {
         if let Some(pool) = self.unfilled.pop_front() {

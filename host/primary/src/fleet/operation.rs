@@ -58,9 +58,9 @@ impl fmt::Display for Scale {
 impl Fleet {
     /// Everything that is under way, in words, with what it needs for itself.
     pub(super) fn operations(&self) -> impl Iterator<Item = (String, &Claim)> {
-        let reloading = self.reloading.iter();
-        self.operations_but_reload()
-            .chain(reloading.map(|it| ("a reload".to_owned(), &it.claim)))
+        let reload = self.claim_of_reloading();
+        let reload = reload.map(|claim| ("a reload".to_owned(), claim));
+        self.operations_but_reload().chain(reload)
     }
 
     pub(super) fn operations_but_reload(&self) -> impl Iterator<Item = (String, &Claim)> {
@@ -102,7 +102,9 @@ impl Fleet {
     /// Handlers that no plan may name yet.
     pub(super) fn handlers_under_way(&self) -> Vec<HandlerId> {
         let reloading = self.reloading.as_ref();
-        reloading.map(|it| it.handlers()).unwrap_or_default()
+        reloading
+            .map(|it| it.material.handlers())
+            .unwrap_or_default()
     }
 
     /// Whoever waits for what will not be is told so by being hung up on.

@@ -11,7 +11,6 @@ use skep_core::solo::Event;
 use skep_core::{AppName, FleetSpec, LogLevel, PoolName, WorkerId};
 use skep_wire::{AppGrants, FromConnector, ToConnector};
 
-use super::reload::Material;
 use super::{Fleet, Phase, now};
 use crate::link::{Birth, ConnectorRole, Link, News};
 use crate::log::Speaker;
@@ -138,12 +137,8 @@ impl Fleet {
     fn wanted_grants(&self) -> WantedGrants {
         let mut pools = BTreeMap::new();
         gather(&mut pools, &self.spec);
-        if let Some(reloading) = &self.reloading {
-            match &reloading.material {
-                Material::Next(next) => gather(&mut pools, &next.spec),
-                Material::Applied(applied) => gather(&mut pools, &applied.before.spec),
-                _ => {}
-            }
+        if let Some(other) = self.other_spec() {
+            gather(&mut pools, other);
         }
         let pools: BTreeMap<PoolName, Vec<AppGrants>> = pools
             .into_iter()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use skep_core::converge::Pace;
 use skep_core::rollout::{By, Ending, FailedStep, Input, Output, Stage, Wanted};
 use skep_core::supervise::{Event, Patience};
-use skep_core::{AppName, LogLevel, PoolName, Portion};
+use skep_core::{AppName, LogLevel, PoolName};
 use skep_wire::{ControlReply, Refusal};
 
 use super::app::{Passage, Purpose};
@@ -15,9 +15,6 @@ use super::trial::Whose;
 use super::words::{called_off, unserved, verdict, worded};
 use super::{Consequence, Fleet, now};
 use crate::artifacts::Artifact;
-
-/// What the old revision answers while both are compared.
-const HALF: Portion = Portion::percent(50);
 
 impl Fleet {
     /// Tells an app's rollout something, and does what it says.
@@ -318,17 +315,7 @@ impl Fleet {
         let Some(passage) = &app.passage else { return };
         let old = passage.old;
         let Some((new, _)) = passage.new else { return };
-        (app.stable, app.canary, app.standby) = match wanted {
-            Wanted::Old => (old, None, None),
-            Wanted::Canary(share) => (old, Some((new, share)), None),
-            Wanted::New { standby_old } => (new, None, standby_old.then_some(old)),
-            Wanted::Both => (new, Some((old, HALF)), None),
-        };
-        app.observed = match wanted {
-            Wanted::Old => false,
-            Wanted::Canary(_) | Wanted::Both => true,
-            Wanted::New { standby_old } => standby_old,
-        };
+        app.want(wanted, old, new);
         let by_birth = pace == Pace::AtBirth;
         let rolled = self
             .passage_mut(name)
@@ -359,7 +346,7 @@ impl Fleet {
 
     fn canary_serves(&mut self, name: &AppName) {
         self.app_event(name, LogLevel::Info, "app.canary", None);
-        self.release(name);
+        self.give_up_claim(name);
     }
 
     fn holding(&mut self, name: &AppName) {
@@ -383,11 +370,11 @@ impl Fleet {
             && let Some(passage) = &app.passage
             && let Some((_, artifact)) = &passage.new
         {
-            app.revision = passage.to;
-            app.artifact = Arc::clone(artifact);
+            let (to, artifact) = (passage.to, Arc::clone(artifact));
+            app.answer_with(to, app.stable, artifact);
         }
         self.app_event(name, LogLevel::Info, "app.live", None);
-        self.release(name);
+        self.give_up_claim(name);
     }
 
     /// A revision stays although nobody can say that it is quick enough.
@@ -406,7 +393,7 @@ impl Fleet {
     }
 
     /// Others need no longer wait for it.
-    fn release(&mut self, name: &AppName) {
+    fn give_up_claim(&mut self, name: &AppName) {
         if let Some(passage) = self.passage_mut(name) {
             passage.claim = None;
         }
@@ -414,7 +401,7 @@ impl Fleet {
 
     /// A rollout is over.
     fn passed(&mut self, name: &AppName, ending: &Ending) {
-        self.release(name);
+        self.give_up_claim(name);
         let pool = self.pool_of(name);
         let pool_name = pool.clone();
         match ending {
@@ -452,8 +439,8 @@ impl Fleet {
                 let automatic = *by == By::Health;
                 history.rolled_back(to, from, format!("{step}: {reason}"), automatic);
                 if let Some(from) = from {
-                    app.revision = from;
-                    app.artifact = Arc::clone(&passage.old_artifact);
+                    let artifact = Arc::clone(&passage.old_artifact);
+                    app.answer_with(from, app.stable, artifact);
                 }
             }
             Ending::Done | Ending::Checked | Ending::Abandoned => {}

@@ -76,8 +76,7 @@ impl Fleet {
     /// The same for the pools that a reload has to do with. What no plan names any
     /// more is looked for once.
     pub(super) fn replan_touched(&mut self, pace: Pace) {
-        let claim = self.reloading.as_ref().map(|it| it.claim.clone());
-        let claim = claim.unwrap_or_default();
+        let claim = self.claim_of_reloading().cloned().unwrap_or_default();
         for name in claim.plans.union(&claim.workers) {
             self.replan_only(name, pace);
         }

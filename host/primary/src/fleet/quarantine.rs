@@ -92,12 +92,10 @@ impl Fleet {
             // Its rollout decides what that means.
             return;
         }
-        let Some(app) = self.apps.get_mut(&name).filter(|app| app.stable == handler) else {
+        if self.apps.get(&name).is_none_or(|app| app.stable != handler) {
             return;
-        };
-        let known = app.quarantine.is_some();
-        app.quarantine = Some(why.to_owned());
-        self.quarantined.insert(name.clone());
+        }
+        let known = self.quarantine(&name, why);
         if why != LATE && self.fall_back(&name, why) {
             return;
         }
@@ -159,6 +157,35 @@ impl Fleet {
         settled.map(|app| app.stable).collect()
     }
 
+    /// Puts an app into quarantine. Says whether it was there already.
+    pub(super) fn quarantine(&mut self, name: &AppName, why: &str) -> bool {
+        let Some(app) = self.apps.get_mut(name) else {
+            return false;
+        };
+        let before = app.quarantine.replace(why.to_owned());
+        self.quarantined.insert(name.clone());
+        before.is_some()
+    }
+
+    /// Lets an app out of quarantine.
+    pub(super) fn release(&mut self, name: &AppName) {
+        self.quarantined.remove(name);
+        if let Some(app) = self.apps.get_mut(name) {
+            app.quarantine = None;
+        }
+    }
+
+    /// Whether some worker lacks an app's handler, or all do.
+    pub(super) fn is_quarantined(&self, name: &AppName) -> bool {
+        self.quarantined.contains(name)
+    }
+
+    /// Apps of which a handler is in quarantine and that a reload makes no worse.
+    pub(super) fn quarantined_but(&self, replaced: impl Fn(&AppName) -> bool) -> BTreeSet<AppName> {
+        let names = self.quarantined.iter();
+        names.filter(|name| !replaced(name)).cloned().collect()
+    }
+
     /// Says of which apps no worker lacks the handler any more.
     pub(super) fn check_quarantine(&mut self) {
         let mut over = Vec::new();
@@ -177,10 +204,7 @@ impl Fleet {
             }
         }
         for (name, served) in over {
-            self.quarantined.remove(&name);
-            if let Some(app) = self.apps.get_mut(&name) {
-                app.quarantine = None;
-            }
+            self.release(&name);
             if let Some((pool, revision)) = served {
                 self.journal.event(LogLevel::Info, "app.released", |line| {
                     line.text("pool", pool.as_str())

@@ -155,17 +155,15 @@ impl Fleet {
         let pool = spec.pool.clone();
         let patience = self.pools[&pool].spec.supervision.start_timeout;
         let known = Arc::clone(&artifact);
-        app.stable = self.catalog.add(name, spec, to, known, patience);
-        app.revision = to;
-        app.artifact = artifact;
-        app.quarantine = None;
-        self.quarantined.remove(name);
+        let handler = self.catalog.add(name, spec, to, known, patience);
+        app.answer_with(to, handler, artifact);
         let mut history = app.ledger.history().clone();
         history.rejected(from, format!("validate: {why}"));
         self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
         });
         self.sweep();
+        self.release(name);
         self.replan(&pool, Pace::OneByOne);
         self.journal.event(LogLevel::Warn, "app.live", |line| {
             line.text("pool", pool.as_str())

@@ -7,30 +7,22 @@
 //! into being.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::claims::Claim;
-use skep_core::difference::Difference;
-use skep_core::history::Ledger;
-use skep_core::reload::{Input, Output, Progress, Rejected, Reload};
+use skep_core::reload::{Input, Output, Progress, Rejected, Reload, Stage};
 use skep_core::supervise::{BreakerState, RollFailure};
-use skep_core::{
-    AppName, FleetSpec, HandlerId, ListenerName, LogLevel, Moment, PoolName, Revision, WorkerId,
-};
+use skep_core::{AppName, FleetSpec, HandlerId, LogLevel, Moment, PoolName, WorkerId};
 use skep_wire::ControlReply;
 use tokio::sync::oneshot;
 
-use super::app::App;
+use super::material::Material;
 use super::operation::{FAILED, REFUSED};
 use super::trial::Whose;
 use super::{Fleet, now};
-use crate::artifacts::{Artifact, Digest};
 use crate::aside::{Reading, aside};
 use crate::control::Asker;
-use crate::listeners::Bound;
-use crate::prepare::Prepared;
 use crate::rejection::Rejection;
 
 /// A reload that is under way, or the start.
@@ -51,94 +43,12 @@ pub(super) enum Wanting {
     Start(oneshot::Sender<Result<(), Rejection>>),
 }
 
-/// What a reload has made so far.
-#[derive(Debug, Default)]
-pub(super) enum Material {
-    #[default]
-    Nothing,
-    Read(Box<Read>),
-    Prepared(Box<Read>, Prepared),
-    Next(Box<Next>),
-    Applied(Box<Applied>),
-    /// The generation before is what is to be again.
-    Restored(Attempts),
-}
-
-/// A configuration that was read.
-#[derive(Debug)]
-pub(super) struct Read {
-    pub(super) spec: FleetSpec,
-    pub(super) difference: Difference,
-}
-
-/// The generation that shall be.
-#[derive(Debug)]
-pub(super) struct Next {
-    pub(super) spec: FleetSpec,
-    pub(super) difference: Difference,
-    pub(super) apps: BTreeMap<AppName, NextApp>,
-    pub(super) unbuilt: BTreeMap<AppName, String>,
-    pub(super) bound: BTreeMap<ListenerName, Bound>,
-}
-
-#[derive(Debug)]
-pub(super) struct NextApp {
-    pub(super) ledger: Ledger,
-    pub(super) revision: Revision,
-    pub(super) artifact: Arc<Artifact>,
-    /// The one it has, or one that must be loaded.
-    pub(super) handler: HandlerId,
-    /// Whether it is what it is, and stays so.
-    pub(super) kept: bool,
-    /// Whether its revision is a new one.
-    pub(super) renewed: bool,
-}
-
-/// What answered for an app before.
-#[derive(Clone, Debug)]
-pub(super) struct Old {
-    pub(super) revision: Revision,
-    pub(super) handler: HandlerId,
-    pub(super) artifact: Arc<Artifact>,
-}
-
-/// The generation that is to be, and what it came from.
-#[derive(Debug)]
-pub(super) struct Applied {
-    pub(super) before: Before,
-    pub(super) difference: Difference,
-    /// Apps with a new revision, and the one before.
-    pub(super) renewed: BTreeMap<AppName, Old>,
-    /// Listeners that their pools accept from once it is in force.
-    pub(super) moved: Vec<ListenerName>,
-}
-
-/// What to go back to.
-#[derive(Debug)]
-pub(super) struct Before {
-    pub(super) spec: FleetSpec,
-    pub(super) apps: BTreeMap<AppName, App>,
-    /// Names that were bound anew or for the first time, with what they had.
-    pub(super) listeners: BTreeMap<ListenerName, Option<Bound>>,
-    pub(super) sizes: BTreeMap<PoolName, u16>,
-}
-
-/// A revision that a reload would have made live.
-#[derive(Clone, Debug)]
-pub(super) struct Attempt {
-    pub(super) revision: Revision,
-    pub(super) component: Digest,
-    pub(super) source: PathBuf,
-}
-
-pub(super) type Attempts = BTreeMap<AppName, Attempt>;
-
 impl Reloading {
     pub(super) const fn deadline(&self) -> Option<Moment> {
         self.machine.deadline()
     }
 
-    pub(super) const fn stage(&self) -> skep_core::reload::Stage {
+    pub(super) const fn stage(&self) -> Stage {
         self.machine.stage()
     }
 
@@ -152,45 +62,6 @@ impl Reloading {
             asker.answer(ControlReply::Done {
                 message: Some(message),
             });
-        }
-    }
-
-    /// Handlers that no plan may name yet, or any more.
-    pub(super) fn handlers(&self) -> Vec<HandlerId> {
-        match &self.material {
-            Material::Next(next) => next.apps.values().map(|app| app.handler).collect(),
-            Material::Applied(applied) => {
-                let before = applied.before.apps.values().flat_map(App::handlers);
-                let old = applied.renewed.values().map(|old| old.handler);
-                before.chain(old).collect()
-            }
-            Material::Nothing
-            | Material::Read(_)
-            | Material::Prepared(..)
-            | Material::Restored(_) => Vec::new(),
-        }
-    }
-
-    /// Revisions that are not live, and will not be if it is rejected.
-    fn attempts(&self) -> Attempts {
-        match &self.material {
-            Material::Next(next) => {
-                let renewed = next.apps.iter().filter(|(_, app)| app.renewed);
-                let attempt = |(name, app): (&AppName, &NextApp)| {
-                    let attempt = Attempt {
-                        revision: app.revision,
-                        component: app.artifact.component,
-                        source: next.spec.apps.get(name)?.component.clone(),
-                    };
-                    Some((name.clone(), attempt))
-                };
-                renewed.filter_map(attempt).collect()
-            }
-            Material::Restored(attempts) => attempts.clone(),
-            Material::Nothing
-            | Material::Read(_)
-            | Material::Prepared(..)
-            | Material::Applied(_) => Attempts::new(),
         }
     }
 }
@@ -211,6 +82,30 @@ impl Fleet {
         }));
         self.read_done(Ok(spec));
         prepared
+    }
+
+    /// Whether a reload is under way.
+    pub(super) const fn is_reloading(&self) -> bool {
+        self.reloading.is_some()
+    }
+
+    /// What is being reloaded, with what it needs for itself.
+    pub(super) fn claim_of_reloading(&self) -> Option<&Claim> {
+        self.reloading.as_ref().map(|it| &it.claim)
+    }
+
+    /// The specification beside the one that is in force whose workers may run: of
+    /// the next generation while it is tried, of the one before while workers
+    /// follow.
+    pub(super) fn other_spec(&self) -> Option<&FleetSpec> {
+        match &self.reloading.as_ref()?.material {
+            Material::Next(next) => Some(&next.spec),
+            Material::Applied(applied) => Some(&applied.before.spec),
+            Material::Nothing
+            | Material::Read(_)
+            | Material::Prepared(..)
+            | Material::Restored(_) => None,
+        }
     }
 
     /// Goes on with the first generation.
@@ -358,9 +253,7 @@ impl Fleet {
             let app = next.get(name);
             app.is_some_and(|app| app.renewed && app.ledger.history().active().is_some())
         };
-        let quarantined = self.quarantined.iter();
-        let excused = quarantined.filter(|name| !replaces(name)).cloned();
-        let excused = excused.collect();
+        let excused = self.quarantined_but(replaces);
         self.step_reload(Input::Tried {
             worker,
             verdict,
@@ -392,8 +285,6 @@ impl Fleet {
 
     /// Tells the reload how far the others are, and the workers.
     pub(super) fn check_reload(&mut self) {
-        use skep_core::reload::Stage;
-
         match self.reloading.as_ref().map(|it| it.stage()) {
             Some(Stage::Waiting) => self.go_on_if_its_turn(),
             Some(Stage::Applying | Stage::Restoring) => {
@@ -444,7 +335,7 @@ impl Fleet {
         let Some(reloading) = self.reloading.take() else {
             return;
         };
-        let attempts = reloading.attempts();
+        let attempts = reloading.material.attempts();
         let (reason, code) = match (why, in_the_way) {
             (Rejected::Busy, Some(what)) => {
                 let reason = format!("{what} is under way still, on what it changes");

@@ -157,7 +157,7 @@ impl Fleet {
     /// The component of such an app could be built. The workers validate it like
     /// any other, and it is in quarantine until one of them has.
     fn built_at_last(&mut self, name: &AppName, artifact: Arc<Artifact>, history: History) {
-        if self.reloading.is_some() {
+        if self.is_reloading() {
             // That builds it as well.
             let reason = match self.unbuilt.get(name) {
                 Some(unbuilt) => unbuilt.reason.clone(),
@@ -187,10 +187,9 @@ impl Fleet {
             unrecorded: true,
         };
         let pool = spec.pool.clone();
-        let mut app = App::first(&mut self.catalog, &self.spec, name, first);
-        app.quarantine = Some("it is validated".to_owned());
+        let app = App::first(&mut self.catalog, &self.spec, name, first);
         self.apps.insert(name.clone(), app);
-        self.quarantined.insert(name.clone());
+        self.quarantine(name, "it is validated");
         self.replan(&pool, Pace::AllAtOnce);
     }
 

@@ -397,7 +397,7 @@ impl Fleet {
 
     fn announce_served(&mut self) {
         // What a reload adds is told of when it is in force.
-        if self.reloading.is_some() {
+        if self.is_reloading() {
             return;
         }
         for listener in self.listeners.statuses() {
@@ -423,7 +423,7 @@ impl Fleet {
                 workers += usize::from(pool.spec.workers);
                 apps += pool.plan.apps.len();
                 let fail =
-                    |app: &&PlannedApp| app.stable.is_none() || self.quarantined.contains(&app.app);
+                    |app: &&PlannedApp| app.stable.is_none() || self.is_quarantined(&app.app);
                 quarantined += pool.plan.apps.iter().filter(fail).count();
             }
             let quarantined = match quarantined {
@@ -447,7 +447,7 @@ impl Fleet {
             .values()
             .map(|worker| worker.pool.clone())
             .collect();
-        if self.reloading.is_some() {
+        if self.is_reloading() {
             return;
         }
         let spec = &self.spec;
