@@ -1,0 +1,3 @@
+//! Lists in the documents that the code must not outgrow.
+
+mod records;
