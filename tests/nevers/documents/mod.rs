@@ -2,6 +2,8 @@
 //! lists must also exist, where its lists can be read back.
 
 mod exits;
+mod fields;
+mod json;
 mod keys;
 mod markdown;
 mod records;
