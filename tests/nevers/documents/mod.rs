@@ -1,6 +1,7 @@
 //! Lists in the documents that the code must not outgrow. What a document
 //! lists must also exist, where its lists can be read back.
 
+mod commands;
 mod exits;
 mod fields;
 mod json;
