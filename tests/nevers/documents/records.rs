@@ -1,4 +1,4 @@
-//! Lists in the documents that the code must not outgrow.
+//! Names of log records, and outcomes of requests.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use skep_tests::build::root;
 use crate::{Offences, is_test, rust_files};
 
 /// How the names of log records and events begin.
-const SUBJECTS: [&str; 18] = [
+const SUBJECTS: [&str; 22] = [
     "alert",
     "alerter",
     "app",
@@ -16,6 +16,7 @@ const SUBJECTS: [&str; 18] = [
     "component",
     "config",
     "connector",
+    "control",
     "dispatcher",
     "events",
     "handler",
@@ -25,6 +26,9 @@ const SUBJECTS: [&str; 18] = [
     "pool",
     "primary",
     "request",
+    "response",
+    "sandbox",
+    "state",
     "worker",
 ];
 
