@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
@@ -288,13 +288,7 @@ impl Board {
         let length = length_of(cells);
         ftruncate(&memory, i64::try_from(length).expect("at most 257 MiB"))?;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SEALS))?;
-        let board = Self::map(memory, cells)?;
-        // With hundreds of boards a fork is, for the most part, the copying of
-        // mappings that no child uses before it executes.
-        // SAFETY: exactly the range that was just mapped; the advice changes no
-        // byte of it, and what this process forks touches none.
-        unsafe { madvise(board.head.cast(), length, MmapAdvise::MADV_DONTFORK) }?;
-        Ok(board)
+        Self::map(memory, cells)
     }
 
     /// Maps a board that another process made.

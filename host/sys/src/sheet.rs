@@ -116,10 +116,6 @@ impl Sheet {
         ftruncate(&memory, i64::try_from(LENGTH).expect("16 GiB"))?;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SEALS))?;
         let sheet = Self::map(memory)?;
-        // See `Board::create`.
-        // SAFETY: exactly the range that was just mapped; the advice changes no
-        // byte of it, and what this process forks touches none.
-        unsafe { madvise(sheet.head.cast(), LENGTH, MmapAdvise::MADV_DONTFORK) }?;
         // Two halves of a key that nobody outside can know: each is made of
         // random numbers of the system's.
         for half in &sheet.head().secret {

@@ -1,4 +1,4 @@
-//! The one fork of the program, and the processes that come of it.
+//! How the program makes processes, and the processes that come of it.
 //!
 //! Responsible for a child that inherits nothing but what is named here, and
 //! that is reaped whatever happens. When to fork and what an exit means is the
@@ -15,21 +15,23 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::wait::WaitPidFlag;
-use nix::unistd::pipe2;
 
 use crate::channel::CHANNEL_FD;
 use crate::child::Child;
 use crate::identity::Identity;
 use crate::schedule::Schedule;
 use crate::strangers::ours;
+
+/// The child's stack until it executes, in bytes: its deepest call needs 1 KiB.
+const STACK: usize = 64 << 10;
 
 /// Signals are numbered from 1 to this on every Linux that we run on.
 const LAST_SIGNAL: libc::c_int = 64;
@@ -83,11 +85,18 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
         None => io::stderr().as_fd().try_clone_to_owned()?,
     };
     let output = above_channel(output)?;
-    let (report, failure) = pipe2(OFlag::O_CLOEXEC)?;
-    let failure = above_channel(failure)?;
+    let mut birth = Birth {
+        argv: &argv,
+        channel: channel.as_raw_fd(),
+        null: null.as_raw_fd(),
+        output: output.as_raw_fd(),
+        identity,
+        schedule: spawn.schedule,
+        failure: None,
+    };
 
-    // No handler of ours may run in the child, which shares our memory's
-    // image but not our threads.
+    // No handler of ours may run in the child, which has our memory but none of
+    // our threads.
     let mut mask = SigSet::empty();
     pthread_sigmask(
         SigmaskHow::SIG_SETMASK,
@@ -95,39 +104,55 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
         Some(&mut mask),
     )?;
     let mut ours = ours();
-    // SAFETY: fork has no conditions of its own; in a process with threads the
-    // child may only make async-signal-safe calls until it execs. `become_child`
-    // makes nothing but system calls, never returns, and all memory that it
-    // reads was prepared above and lives in this frame.
-    let forked = Errno::result(unsafe { libc::fork() });
-    if let Ok(0) = forked {
-        spawn.schedule.take_up();
-        become_child(
-            &argv,
-            channel.as_fd(),
-            null.as_fd(),
-            output.as_fd(),
-            failure.as_fd(),
-            identity,
-        );
-    }
+    let born = bear(&mut birth);
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     debug_assert!(restored.is_ok(), "a mask that was in force is valid");
-    drop((channel, output, failure));
+    drop((channel, output));
 
-    let pid = forked?;
+    let pid = born?;
     ours.insert(pid);
     drop(ours);
     let mut child = adopt(pid).inspect_err(|_| {
         crate::strangers::ours().remove(&pid);
     })?;
-    match read_failure(report)? {
+    match birth.failure {
         None => Ok(child),
         Some(failure) => {
             child.wait(WaitPidFlag::WEXITED)?;
             Err(failure.explained(identity))
         }
     }
+}
+
+/// What the child needs, and what it says before exec.
+struct Birth<'a> {
+    argv: &'a [*const libc::c_char; 3],
+    channel: RawFd,
+    null: RawFd,
+    output: RawFd,
+    identity: Option<Identity>,
+    schedule: Schedule,
+    /// Why there is no new program, if there is none.
+    failure: Option<Failure>,
+}
+
+/// Makes the child, and returns once it has its new program or has ended: until
+/// then it uses our memory. A copy of that would cost the more the more there is,
+/// and with hundreds of pools most of what a crash costs.
+fn bear(birth: &mut Birth<'_>) -> Result<libc::pid_t, Errno> {
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    // SAFETY: the child runs `become_child` on a stack of its own, which lives until
+    // clone returns, as does `birth`: CLONE_VFORK has this thread wait until the
+    // child has executed or ended. It has a copy of our descriptors, of our signal
+    // dispositions and of our mask, which blocks all signals.
+    Errno::result(unsafe {
+        libc::clone(
+            become_child,
+            stack.as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut *birth).cast(),
+        )
+    })
 }
 
 fn above_channel(fd: OwnedFd) -> io::Result<OwnedFd> {
@@ -166,7 +191,6 @@ fn adopt(pid: libc::pid_t) -> io::Result<Child> {
 
 /// Where the child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 enum Step {
     /// While it arranged what it inherits.
     Arranging,
@@ -176,33 +200,14 @@ enum Step {
     Executing,
 }
 
-/// What the child reports before exec.
+/// What the child says before exec.
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     step: Step,
     errno: Errno,
 }
 
-/// A step and an error number, as they go through the pipe.
-type Report = [u8; 5];
-
 impl Failure {
-    fn report(self) -> Report {
-        let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
-        [self.step as u8, a, b, c, d]
-    }
-
-    fn reported([step, a, b, c, d]: Report) -> Self {
-        Self {
-            step: match step {
-                0 => Step::Arranging,
-                1 => Step::ChangingUser,
-                _ => Step::Executing,
-            },
-            errno: Errno::from_raw(i32::from_ne_bytes([a, b, c, d])),
-        }
-    }
-
     fn explained(self, identity: Option<Identity>) -> io::Error {
         let error = io::Error::from(self.errno);
         let Some(Identity { uid, gid }) = identity else {
@@ -233,50 +238,28 @@ impl From<(Step, Errno)> for Failure {
     }
 }
 
-/// The child's report, or `None` when the exec closed its end of the pipe. The
-/// child makes a fixed number of system calls before either, none of which
-/// waits, so neither does this.
-fn read_failure(report: OwnedFd) -> io::Result<Option<Failure>> {
-    let mut bytes = Report::default();
-    match File::from(report).read_exact(&mut bytes) {
-        Ok(()) => Ok(Some(Failure::reported(bytes))),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The child's side of the fork: system calls only, no allocation, no lock,
-/// no panic.
-fn become_child(
-    argv: &[*const libc::c_char; 3],
-    channel: BorrowedFd<'_>,
-    null: BorrowedFd<'_>,
-    output: BorrowedFd<'_>,
-    failure: BorrowedFd<'_>,
-    identity: Option<Identity>,
-) -> ! {
-    let failed = match arrange(channel, null, output) {
+/// The child's side: system calls only, no allocation, no lock, no panic. Never
+/// returns.
+extern "C" fn become_child(birth: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `bear` passes a `Birth` that nobody else uses until this child has
+    // executed or ended.
+    let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
+    birth.schedule.take_up();
+    let failed = match arrange(birth.channel, birth.null, birth.output) {
         Err(errno) => Failure::from((Step::Arranging, errno)),
-        Ok(()) => match identity.map_or(Ok(()), become_user) {
+        Ok(()) => match birth.identity.map_or(Ok(()), become_user) {
             Err(errno) => Failure::from((Step::ChangingUser, errno)),
-            Ok(()) => Failure::from((Step::Executing, exec(argv))),
+            Ok(()) => Failure::from((Step::Executing, exec(birth.argv))),
         },
     };
-    let report = failed.report();
-    // SAFETY: write reads the bytes of `report`, which live in this frame.
-    // _exit ends the process without running what the parent's exit would run.
-    unsafe {
-        libc::write(failure.as_raw_fd(), report.as_ptr().cast(), report.len());
-        libc::_exit(127)
-    }
+    birth.failure = Some(failed);
+    // SAFETY: _exit ends the process without running what the parent's exit would
+    // run.
+    unsafe { libc::_exit(127) }
 }
 
 /// Descriptors, signals and the process group.
-fn arrange(
-    channel: BorrowedFd<'_>,
-    null: BorrowedFd<'_>,
-    output: BorrowedFd<'_>,
-) -> Result<(), Errno> {
+fn arrange(channel: RawFd, null: RawFd, output: RawFd) -> Result<(), Errno> {
     // SAFETY: all of these are async-signal-safe system calls. dup2 and setpgid
     // take integers; the sources are open and lie above every target, so no
     // dup2 closes what a later one needs. close_range only marks descriptors
@@ -285,10 +268,10 @@ fn arrange(
     // set in this frame.
     unsafe {
         Errno::result(libc::setpgid(0, 0))?;
-        Errno::result(libc::dup2(null.as_raw_fd(), 0))?;
-        Errno::result(libc::dup2(output.as_raw_fd(), 1))?;
-        Errno::result(libc::dup2(output.as_raw_fd(), 2))?;
-        Errno::result(libc::dup2(channel.as_raw_fd(), CHANNEL_FD))?;
+        Errno::result(libc::dup2(null, 0))?;
+        Errno::result(libc::dup2(output, 1))?;
+        Errno::result(libc::dup2(output, 2))?;
+        Errno::result(libc::dup2(channel, CHANNEL_FD))?;
         Errno::result(libc::syscall(
             libc::SYS_close_range,
             CHANNEL_FD + 1,
@@ -318,8 +301,8 @@ fn become_user(Identity { uid, gid }: Identity) -> Result<(), Errno> {
     let is = |wanted, ids: [u32; 3]| ids == [wanted; 3];
     // SAFETY: system calls with integers, and with pointers to integers of this
     // frame: setgroups reads one, getresuid and getresgid write three each.
-    // They are made directly because the libc's functions would stop threads
-    // that this process, fresh from fork, has not.
+    // They are made directly because the libc's functions would stop the threads
+    // that it sees in our memory, which are not this process's.
     unsafe {
         Errno::result(libc::syscall(libc::SYS_setgroups, 1, &raw const gid))?;
         Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
@@ -354,8 +337,8 @@ fn become_user(Identity { uid, gid }: Identity) -> Result<(), Errno> {
 fn exec(argv: &[*const libc::c_char; 3]) -> Errno {
     let environment: [*const libc::c_char; 1] = [ptr::null()];
     // SAFETY: execve is async-signal-safe, and gets NUL-terminated strings in
-    // arrays that end in null, all owned by the parent's frame, of which this
-    // is a copy, or by this one.
+    // arrays that end in null, all owned by the parent's frame, or by this
+    // one.
     unsafe {
         libc::execve(
             c"/proc/self/exe".as_ptr(),
