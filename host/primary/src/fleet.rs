@@ -433,7 +433,7 @@ impl Fleet {
             Action::Drain { worker } => self.order(worker, Order::drain()),
             Action::Stop { worker } => self.stop(worker),
             Action::Kill { worker } => self.order(worker, Order::Kill),
-            Action::Record(record) => self.record(&record),
+            Action::Notice(notice) => self.notice(&notice),
             Action::Finished => self.workers_gone = true,
         }
         Vec::new()

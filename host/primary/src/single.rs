@@ -7,14 +7,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_core::solo::{Action, Event, Record, Settings, Solo, State};
-use skep_core::{LogLevel, Moment};
+use skep_core::solo::{Action, Event, Notice, Settings, Solo, State};
+use skep_core::{LogLevel, Moment, Record};
 use skep_sys::Board;
 use skep_wire::SoloStatus;
 
 use crate::journal::Journal;
 use crate::link::{Link, Order, Role, Words};
-use crate::records::reason_of;
+use crate::notices::reason_of;
 
 /// How long one that hung up may live.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -116,9 +116,9 @@ impl<R: Role> Single<R> {
                     None => self.kill(),
                 },
                 Action::Kill => self.kill(),
-                Action::Record(record) => {
-                    self.write(journal, now, &record);
-                    if matches!(record, Record::Exited(_)) {
+                Action::Notice(notice) => {
+                    self.write(journal, now, &notice);
+                    if matches!(notice, Notice::Exited(_)) {
                         other = true;
                         self.link = None;
                         self.board = None;
@@ -135,8 +135,8 @@ impl<R: Role> Single<R> {
         }
     }
 
-    fn write(&self, journal: &Journal, now: Moment, record: &Record) {
-        let about = |line: skep_core::Record| {
+    fn write(&self, journal: &Journal, now: Moment, notice: &Notice) {
+        let about = |line: Record| {
             let line = match &self.subject {
                 Some((key, value)) => line.text(key, value),
                 None => line,
@@ -147,12 +147,12 @@ impl<R: Role> Single<R> {
             }
         };
         let named = |what| format!("{}.{what}", R::NAME);
-        match record {
-            Record::Spawned => journal.event(LogLevel::Info, &named("spawned"), about),
-            Record::Ready { after } => journal.event(LogLevel::Info, &named("ready"), |line| {
+        match notice {
+            Notice::Spawned => journal.event(LogLevel::Info, &named("spawned"), about),
+            Notice::Ready { after } => journal.event(LogLevel::Info, &named("ready"), |line| {
                 about(line).text("after", &format!("{:.1}ms", after.as_secs_f64() * 1000.0))
             }),
-            Record::Exited(exit) => {
+            Notice::Exited(exit) => {
                 let level = if exit.voluntary {
                     LogLevel::Info
                 } else {

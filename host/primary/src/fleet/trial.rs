@@ -19,8 +19,8 @@ use super::{Consequence, Fleet, now};
 use crate::figures::Registered;
 use crate::link::{Birth, Link, Mute, News, Order};
 use crate::log::Speaker;
+use crate::notices::reason_of;
 use crate::pool::Newborn;
-use crate::records::reason_of;
 
 /// The place that a canary worker says it has.
 const CANARY_SLOT: SlotIndex = SlotIndex(0);

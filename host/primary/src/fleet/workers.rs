@@ -6,7 +6,7 @@ use std::io;
 use skep_core::converge::Convergence;
 use skep_core::rollout::Input;
 use skep_core::solo;
-use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
+use skep_core::supervise::{EndStatus, Event, Notice, WorkerView};
 use skep_core::{
     Generation, ListenerName, LogLevel, Moment, PlannedApp, PoolName, SlotIndex, WorkerId,
 };
@@ -18,8 +18,8 @@ use super::{Consequence, Fleet, Worker, now};
 use crate::figures::Registered;
 use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
+use crate::notices::{self, Known};
 use crate::pool::{Counts, Newborn};
-use crate::records::{self, Known};
 
 /// Most lacks of the kernel that are told of: more than there are.
 const MAX_LACKS: usize = 16;
@@ -307,28 +307,28 @@ impl Fleet {
         self.step(event);
     }
 
-    pub(super) fn record(&mut self, record: &Record) {
-        let known = records::subject(record).map(|worker| self.known(worker));
-        records::write(&self.journal, record, &known.unwrap_or_default());
-        if let Some(message) = records::progress(record) {
+    pub(super) fn notice(&mut self, notice: &Notice) {
+        let known = notices::subject(notice).map(|worker| self.known(worker));
+        notices::write(&self.journal, notice, &known.unwrap_or_default());
+        if let Some(message) = notices::progress(notice) {
             self.waiting.retain(|asker| !asker.is_gone());
             for asker in &self.waiting {
                 asker.progress(message.clone());
             }
         }
-        match record {
-            Record::Ready { worker, pool, .. } => {
+        match notice {
+            Notice::Ready { worker, pool, .. } => {
                 self.ready(*worker);
                 self.complete(pool);
                 self.announce_served();
             }
             // One that drains still answers, so it comes along.
-            Record::Exited { worker, .. } => {
+            Notice::Exited { worker, .. } => {
                 let id = *worker;
                 self.converge(id, |convergence| convergence.leaving(id));
                 self.check_quarantine();
             }
-            Record::Tripped { pool, last, .. } => {
+            Notice::Tripped { pool, last, .. } => {
                 let reason = format!("pool {pool} has tripped: {last}");
                 let passing = self.passing(pool);
                 self.consequences.extend(passing.into_iter().map(|app| {
@@ -336,20 +336,20 @@ impl Fleet {
                     Consequence::Feed(app, Input::Tripped { reason })
                 }));
             }
-            Record::Rolled { pool, replaced } => {
+            Notice::Rolled { pool, replaced } => {
                 let ended = Consequence::RollEnded(pool.clone(), Ok(*replaced));
                 self.consequences.push_back(ended);
             }
-            Record::RollFailed { pool, reason, .. } => {
+            Notice::RollFailed { pool, reason, .. } => {
                 let ended = Consequence::RollEnded(pool.clone(), Err(reason.clone()));
                 self.consequences.push_back(ended);
             }
-            Record::Spawned { .. }
-            | Record::Draining { .. }
-            | Record::Kept { .. }
-            | Record::Probing { .. }
-            | Record::Recycling { .. }
-            | Record::Reset { .. } => {}
+            Notice::Spawned { .. }
+            | Notice::Draining { .. }
+            | Notice::Kept { .. }
+            | Notice::Probing { .. }
+            | Notice::Recycling { .. }
+            | Notice::Reset { .. } => {}
         }
     }
 
