@@ -83,9 +83,9 @@ use crate::catalog::Catalog;
 use crate::control::{Asked, Asker};
 use crate::figures::Books;
 use crate::journal::Journal;
-use crate::link::{Heard, Link, Order};
 use crate::listeners::Listeners;
 use crate::pool::Pool;
+use crate::process::{Command, Heard, Process};
 use crate::rejection::Rejection;
 use crate::scribe::Scribe;
 use crate::shelf::Shelf;
@@ -190,7 +190,7 @@ pub(crate) struct Fleet {
 /// A worker that has a process and a slot.
 #[derive(Debug)]
 struct Worker {
-    link: Link,
+    process: Process,
     pool: PoolName,
     generation: Generation,
     /// Requests that it was working on when it was told to stop.
@@ -430,9 +430,9 @@ impl Fleet {
                 };
                 return self.supervisor.step(now(), event);
             }
-            Action::Drain { worker } => self.order(worker, Order::drain()),
+            Action::Drain { worker } => self.command(worker, Command::drain()),
             Action::Stop { worker } => self.stop(worker),
-            Action::Kill { worker } => self.order(worker, Order::Kill),
+            Action::Kill { worker } => self.command(worker, Command::Kill),
             Action::Notice(notice) => self.notice(&notice),
             Action::Finished => self.workers_gone = true,
         }

@@ -16,10 +16,10 @@ use skep_wire::FromWorker;
 use super::words::counted;
 use super::{Consequence, Fleet, Worker, now};
 use crate::figures::Registered;
-use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
 use crate::notices::{self, Known};
 use crate::pool::{Counts, Newborn};
+use crate::process::{Birth, Command, Heard, News, Process};
 
 /// Most lacks of the kernel that are told of: more than there are.
 const MAX_LACKS: usize = 16;
@@ -78,12 +78,12 @@ impl Fleet {
                 Speaker::worker(name, worker, self.spec.server.log.format),
             ),
         };
-        match Link::start(birth, self.news.clone()) {
-            Ok(link) => {
+        match Process::start(birth, self.news.clone()) {
+            Ok(process) => {
                 pool.convergence.born(worker, slot);
                 let pool = name.clone();
                 let born = Worker {
-                    link,
+                    process,
                     pool,
                     generation,
                     cut: 0,
@@ -101,17 +101,17 @@ impl Fleet {
         }
     }
 
-    pub(super) fn order(&self, worker: WorkerId, order: Order) {
+    pub(super) fn command(&self, worker: WorkerId, command: Command) {
         if let Some(worker) = self.workers.get(&worker) {
-            worker.link.order(order);
+            worker.process.send(command);
         }
     }
 
     /// Tells a worker something, be it a canary worker.
-    pub(super) fn order_any(&self, worker: WorkerId, order: Order) {
+    pub(super) fn command_any(&self, worker: WorkerId, command: Command) {
         match self.trials.get(&worker) {
-            Some(trial) => trial.link.order(order),
-            None => self.order(worker, order),
+            Some(trial) => trial.process.send(command),
+            None => self.command(worker, command),
         }
     }
 
@@ -122,7 +122,7 @@ impl Fleet {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.cut = in_flight;
         }
-        self.order(id, Order::stop());
+        self.command(id, Command::stop());
     }
 
     pub(super) fn hear(&mut self, heard: Heard) {
@@ -229,7 +229,7 @@ impl Fleet {
         };
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.release_cell(id, &mut self.books, now());
-            pool.remember_gone(id, worker.link.pid());
+            pool.remember_gone(id, worker.process.pid());
         }
         self.untold.worker(id);
         if !self.spec.pools.contains_key(&worker.pool) {
@@ -294,7 +294,7 @@ impl Fleet {
         // Asking the system costs more than all the rest.
         let watched = pool.spec.supervision.soft_memory().is_some();
         let memory = watched
-            .then(|| process::memory(worker.link.pid()))
+            .then(|| process::memory(worker.process.pid()))
             .flatten()
             .map_or(0, |memory| memory.rss_bytes);
         let event = Event::Beat {
@@ -364,7 +364,7 @@ impl Fleet {
             .get(&worker.pool)
             .and_then(|pool| pool.cell_of(id));
         Known {
-            pid: Some(worker.link.pid()),
+            pid: Some(worker.process.pid()),
             generation: Some(worker.generation),
             ready_after: view.and_then(ready_after),
             counts: cell.map(Counts::of),
