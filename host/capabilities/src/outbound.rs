@@ -124,12 +124,12 @@ pub struct Timeouts {
 pub struct Outbound {
     opener: Arc<dyn Opener>,
     tls: Arc<Tls>,
-    apps: Mutex<BTreeMap<AppName, Arc<Shared>>>,
+    apps: Mutex<BTreeMap<AppName, Arc<AppShared>>>,
     handlers: AtomicU64,
 }
 
-/// What the handlers of one app have in common.
-pub(crate) struct Shared {
+/// What the handlers of one app share: connections and counts.
+pub(crate) struct AppShared {
     pub(crate) pool: Arc<Pool>,
     counts: [AtomicU64; OutboundResult::ALL.len()],
 }
@@ -142,7 +142,7 @@ pub struct AppOutbound {
     app: AppName,
     grants: Vec<OutboundGrant>,
     log: Arc<dyn OutboundLog>,
-    shared: Arc<Shared>,
+    shared: Arc<AppShared>,
     opener: Arc<dyn Opener>,
     tls: Arc<Tls>,
 }
@@ -172,7 +172,7 @@ impl Outbound {
         let shared = {
             let mut apps = self.apps();
             Arc::clone(apps.entry(app.clone()).or_insert_with(|| {
-                Arc::new(Shared {
+                Arc::new(AppShared {
                     pool: Arc::new(Pool::new(connections)),
                     counts: Default::default(),
                 })
@@ -209,7 +209,7 @@ impl Outbound {
     /// What became of the requests of each app since this process began.
     #[must_use]
     pub fn counts(&self) -> Vec<(AppName, Vec<(OutboundResult, u64)>)> {
-        let of = |shared: &Shared| {
+        let of = |shared: &AppShared| {
             OutboundResult::ALL
                 .into_iter()
                 .map(|result| (result, shared.counts[result as usize].load(Relaxed)))
@@ -221,13 +221,13 @@ impl Outbound {
             .collect()
     }
 
-    fn apps(&self) -> std::sync::MutexGuard<'_, BTreeMap<AppName, Arc<Shared>>> {
+    fn apps(&self) -> std::sync::MutexGuard<'_, BTreeMap<AppName, Arc<AppShared>>> {
         // Nothing in here panics halfway through a change.
         self.apps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shared {
+impl AppShared {
     pub(crate) fn count(&self, result: OutboundResult) {
         self.counts[result as usize].fetch_add(1, Relaxed);
     }

@@ -110,12 +110,12 @@ pub enum Action {
     /// Kill it.
     Kill,
     /// Publish what happened.
-    Record(Record),
+    Notice(Notice),
 }
 
 /// Something that happened and that events and log tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum Notice {
     /// The process exists.
     Spawned,
     /// It serves.
@@ -233,7 +233,7 @@ impl Solo {
             Event::Wanted => self.wanted(now),
             Event::Unwanted { within } => self.unwanted(now + within),
             Event::Ended => self.end(),
-            Event::Spawned => vec![Action::Record(Record::Spawned)],
+            Event::Spawned => vec![Action::Notice(Notice::Spawned)],
             Event::SpawnFailed { message } => {
                 vec![self.gone(now, ExitReason::SpawnFailed { message }, false)]
             }
@@ -244,7 +244,7 @@ impl Solo {
                         beat: now,
                     };
                     let after = now.since(since);
-                    vec![Action::Record(Record::Ready { after })]
+                    vec![Action::Notice(Notice::Ready { after })]
                 }
                 _ => Vec::new(),
             },
@@ -434,7 +434,7 @@ impl Solo {
             next,
         };
         self.last_exit = Some(exit.clone());
-        Action::Record(Record::Exited(exit))
+        Action::Notice(Notice::Exited(exit))
     }
 
     fn timer(&mut self, now: Moment) -> Vec<Action> {

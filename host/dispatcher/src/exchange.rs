@@ -28,10 +28,10 @@ use skep_wire::{DispatchCounts, Spoken};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::acceptor::{Acceptor, Connection};
 use crate::choose::{Mixers, choose};
 use crate::peek;
 use crate::read_ahead::{Kept, ReadAhead};
-use crate::taker::{Connection, Taker};
 
 pub(crate) use look::{Look, Refusal};
 
@@ -54,7 +54,7 @@ pub(crate) struct Exchange {
     local: LocalAddress,
     pools: BTreeMap<PoolName, Pool>,
     hosts: Option<Hosts>,
-    takers: BTreeMap<WorkerId, Taker>,
+    acceptors: BTreeMap<WorkerId, Acceptor>,
     /// Connections that wait for their head, in the order in which they began,
     /// with the cookies of their sockets.
     hearing: BTreeMap<u64, (AbortHandle, u64)>,
@@ -110,7 +110,7 @@ impl Exchange {
             local,
             pools: BTreeMap::new(),
             hosts: None,
-            takers: BTreeMap::new(),
+            acceptors: BTreeMap::new(),
             hearing: BTreeMap::new(),
             max_hearing: MAX_HEARING.min(half),
             mixers: Mixers::default(),
@@ -167,34 +167,34 @@ impl Exchange {
             otherwise,
             matter,
         });
-        for taker in self.takers.values_mut() {
-            taker.hosts(matter);
+        for acceptor in self.acceptors.values_mut() {
+            acceptor.hosts(matter);
         }
     }
 
-    pub(crate) fn worker(&mut self, worker: WorkerId, mut taker: Taker) {
+    pub(crate) fn worker(&mut self, worker: WorkerId, mut acceptor: Acceptor) {
         if let Some(hosts) = &self.hosts {
-            taker.hosts(hosts.matter);
+            acceptor.hosts(hosts.matter);
         }
-        if let Some(pool) = self.pools.get_mut(&taker.pool) {
-            taker.read_ahead = pool.read_ahead.clone();
+        if let Some(pool) = self.pools.get_mut(&acceptor.pool) {
+            acceptor.read_ahead = pool.read_ahead.clone();
             pool.workers.push(worker);
-            self.takers.insert(worker, taker);
+            self.acceptors.insert(worker, acceptor);
         } else {
-            taker.end();
+            acceptor.end();
         }
     }
 
     /// A worker is no more. What it had not acknowledged goes to others.
     pub(crate) fn worker_gone(&mut self, worker: WorkerId) {
-        let Some(taker) = self.takers.remove(&worker) else {
+        let Some(acceptor) = self.acceptors.remove(&worker) else {
             return;
         };
-        let name = taker.pool.clone();
+        let name = acceptor.pool.clone();
         if let Some(pool) = self.pools.get_mut(&name) {
             pool.workers.retain(|other| *other != worker);
         }
-        for connection in taker.end() {
+        for connection in acceptor.end() {
             self.counts.again += 1;
             self.give(connection, &name, None);
         }
@@ -264,12 +264,12 @@ impl Exchange {
         let loads = self.loads(pool, except);
         let pool = self.pools.get_mut(name).expect("it was there just now");
         if let Some(index) = choose(pool.dispatch, &loads, &mut pool.turn)
-            && let Some(taker) = self.takers.get_mut(&pool.workers[index])
+            && let Some(acceptor) = self.acceptors.get_mut(&pool.workers[index])
         {
             // Whoever had a copy may have changed that, and whoever gets it may
             // not.
             if skep_sys::make_nonblocking(connection.socket.as_fd()).is_ok() {
-                taker.take(self.next, connection);
+                acceptor.take(self.next, connection);
                 self.next += 1;
             }
             return;
@@ -288,14 +288,14 @@ impl Exchange {
     /// How many connections each worker has, `None` where it takes no more.
     fn loads(&self, pool: &Pool, except: Option<WorkerId>) -> Vec<Option<u32>> {
         let load = |worker: &WorkerId| {
-            let taker = self.takers.get(worker)?;
-            let cell = pool.board.cell(taker.cell)?;
+            let acceptor = self.acceptors.get(worker)?;
+            let cell = pool.board.cell(acceptor.cell)?;
             let limit = self.limits.max_connections;
             let ready = cell.is_ready() && cell.owner() == worker.0 && Some(*worker) != except;
-            if !ready || !taker.may_take(limit) {
+            if !ready || !acceptor.may_take(limit) {
                 return None;
             }
-            let unacknowledged = u32::try_from(taker.unacknowledged()).unwrap_or(u32::MAX);
+            let unacknowledged = u32::try_from(acceptor.unacknowledged()).unwrap_or(u32::MAX);
             let load = cell.connections().saturating_add(unacknowledged);
             (load < limit).then_some(load)
         };
@@ -333,17 +333,17 @@ impl Exchange {
 
     /// Whether nothing waits at all.
     pub(crate) fn is_quiet(&self) -> bool {
-        let given = |taker: &Taker| taker.unacknowledged() > 0;
+        let given = |acceptor: &Acceptor| acceptor.unacknowledged() > 0;
         self.hearing.is_empty()
             && self.lingering == 0
             && !self.is_queueing()
-            && !self.takers.values().any(given)
+            && !self.acceptors.values().any(given)
     }
 
     /// The worker has exited. It is gone once what it said last was heard.
     pub(crate) fn exited(&self, worker: WorkerId) {
-        if let Some(taker) = self.takers.get(&worker) {
-            taker.exited();
+        if let Some(acceptor) = self.acceptors.get(&worker) {
+            acceptor.exited();
         }
     }
 
@@ -352,7 +352,7 @@ impl Exchange {
         &self,
         worker: WorkerId,
     ) -> Option<impl Future<Output = io::Result<()>> + use<>> {
-        Some(self.takers.get(&worker)?.room())
+        Some(self.acceptors.get(&worker)?.room())
     }
 
     /// The first number that this dispatcher gave.
@@ -363,8 +363,8 @@ impl Exchange {
     /// Says what there is to say to the workers.
     pub(crate) fn flush(&mut self) {
         let mut gone = Vec::new();
-        for (worker, taker) in &mut self.takers {
-            if taker.flush().is_err() {
+        for (worker, acceptor) in &mut self.acceptors {
+            if acceptor.flush().is_err() {
                 gone.push(*worker);
             }
         }

@@ -17,12 +17,12 @@
 //! nothing.
 #![forbid(unsafe_code)]
 
+mod acceptor;
 mod choose;
 mod exchange;
 pub mod peek;
 mod read_ahead;
 mod refuse;
-mod taker;
 mod tasks;
 
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ use tokio::time::MissedTickBehavior;
 pub use choose::{Mixers, choose};
 
 use crate::exchange::{Exchange, WORKER_PATIENCE};
-use crate::tasks::Shared;
+use crate::tasks::SharedExchange;
 
 /// How often it beats, and tells the primary what was done.
 const REPORT: Duration = Duration::from_secs(1);
@@ -131,7 +131,7 @@ async fn work(
     let missing = confine(sandbox).map_err(anyhow::Error::msg)?;
     let first = u64::try_from(clock::monotonic().as_nanos()).context("a clock of centuries")?;
     let exchange = Exchange::new(limits, local, descriptors, first);
-    let shared: Shared = Rc::new(RefCell::new(exchange));
+    let shared: SharedExchange = Rc::new(RefCell::new(exchange));
     let (stop, stopped) = watch::channel(false);
     let accepting = tasks::accept(Rc::clone(&shared), listener, stopped);
     let accepting = tokio::task::spawn_local(accepting);
@@ -170,7 +170,11 @@ async fn work(
 }
 
 /// Does what the primary says.
-fn follow(shared: &Shared, message: ToDispatcher, mut fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+fn follow(
+    shared: &SharedExchange,
+    message: ToDispatcher,
+    mut fds: Vec<OwnedFd>,
+) -> anyhow::Result<()> {
     match message {
         ToDispatcher::Begin { .. } => bail!("told to begin twice"),
         ToDispatcher::Limits(limits) => shared.borrow_mut().limit(limits),
@@ -196,7 +200,11 @@ fn follow(shared: &Shared, message: ToDispatcher, mut fds: Vec<OwnedFd>) -> anyh
 
 /// Hands out what was accepted: heads may take as long as they always may, and
 /// then workers. The primary may go on to tell of workers.
-async fn drain(link: &mut Primary, shared: &Shared, mut primary: bool) -> anyhow::Result<()> {
+async fn drain(
+    link: &mut Primary,
+    shared: &SharedExchange,
+    mut primary: bool,
+) -> anyhow::Result<()> {
     let patience = shared.borrow().limits.header_timeout + WORKER_PATIENCE;
     let deadline = Instant::now() + patience;
     while !shared.borrow().is_quiet() && Instant::now() < deadline {
@@ -214,7 +222,7 @@ async fn drain(link: &mut Primary, shared: &Shared, mut primary: bool) -> anyhow
 /// Gives a sign of life, and tells what is new.
 async fn report_to(
     link: &mut Primary,
-    shared: &Shared,
+    shared: &SharedExchange,
     cell: &Cell,
     told: &mut skep_wire::DispatchCounts,
 ) -> anyhow::Result<()> {

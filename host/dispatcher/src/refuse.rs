@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::exchange::{Exchange, Refusal};
-use crate::tasks::Shared;
+use crate::tasks::SharedExchange;
 
 /// How long a client that was refused is still read from. A socket that is
 /// closed with something unread is reset, and a reset overtakes the answer: so
@@ -26,7 +26,12 @@ const READ: usize = 16 << 10;
 
 /// Answers, as far as the socket takes that at once, and lets the client read
 /// it.
-pub(crate) fn refuse(exchange: &mut Exchange, shared: &Shared, socket: OwnedFd, refusal: Refusal) {
+pub(crate) fn refuse(
+    exchange: &mut Exchange,
+    shared: &SharedExchange,
+    socket: OwnedFd,
+    refusal: Refusal,
+) {
     let status = match refusal {
         Refusal::Bad => "400 Bad Request",
         Refusal::TooLarge => "431 Request Header Fields Too Large",

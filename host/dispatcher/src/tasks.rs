@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use skep_core::{PoolName, WorkerId};
 use skep_link::{Ears, Heard, Link, LinkError};
 use skep_sys::{Accepted, Channel, ExclusiveListener};
-use skep_wire::{FromTaker, ToTaker};
+use skep_wire::{FromAcceptor, ToAcceptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
+use crate::acceptor::{Acceptor, Connection, Offence, Tasks};
 use crate::exchange::{Exchange, Look, fresh};
 use crate::refuse::refuse;
-use crate::taker::{Connection, Offence, Taker, Tasks};
 
 /// Connections that are accepted before anything else is looked at.
 const BATCH: usize = 64;
@@ -45,12 +45,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const TELL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The exchange, on the one thread of a dispatcher.
-pub(crate) type Shared = Rc<RefCell<Exchange>>;
+pub(crate) type SharedExchange = Rc<RefCell<Exchange>>;
 
 /// Accepts until told to stop. What waits then is still taken: where nobody
 /// else accepts, it would be reset.
 pub(crate) async fn accept(
-    shared: Shared,
+    shared: SharedExchange,
     listener: AsyncFd<ExclusiveListener>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -98,7 +98,7 @@ pub(crate) async fn accept(
     shared.borrow_mut().flush();
 }
 
-fn accepted_one(shared: &Shared, accepted: Accepted) {
+fn accepted_one(shared: &SharedExchange, accepted: Accepted) {
     shared.borrow_mut().counts.accepted += 1;
     match fresh(accepted.stream, accepted.peer) {
         Ok(connection) => arrived(shared, connection),
@@ -107,7 +107,7 @@ fn accepted_one(shared: &Shared, accepted: Accepted) {
 }
 
 /// A connection has come, or has come back. To be flushed.
-fn arrived(shared: &Shared, mut connection: Connection) {
+fn arrived(shared: &SharedExchange, mut connection: Connection) {
     let mut exchange = shared.borrow_mut();
     if !exchange.hosts_matter() {
         return exchange.arrived(connection);
@@ -144,7 +144,7 @@ fn look(exchange: &mut Exchange, connection: &mut Connection) -> Look {
     exchange.look(socket.as_fd(), read, spoken)
 }
 
-fn looked(exchange: &mut Exchange, shared: &Shared, connection: Connection, look: Look) {
+fn looked(exchange: &mut Exchange, shared: &SharedExchange, connection: Connection, look: Look) {
     match look {
         Look::Host(host) => return exchange.heard(connection, host),
         Look::Refuse(refusal) => refuse(exchange, shared, connection.socket, refusal),
@@ -154,7 +154,7 @@ fn looked(exchange: &mut Exchange, shared: &Shared, connection: Connection, look
 }
 
 /// Waits for the head of a connection; `None` if it did not come in time.
-async fn hear(shared: &Shared, mut connection: Connection) -> Option<(Connection, Look)> {
+async fn hear(shared: &SharedExchange, mut connection: Connection) -> Option<(Connection, Look)> {
     let deadline = Instant::now() + shared.borrow().limits.header_timeout;
     let socket = skep_sys::watch(connection.socket).ok()?;
     let mut looks = 0_u32;
@@ -183,13 +183,13 @@ async fn hear(shared: &Shared, mut connection: Connection) -> Option<(Connection
 
 /// Hears and serves one worker's channel until it is gone.
 pub(crate) fn meet(
-    shared: &Shared,
+    shared: &SharedExchange,
     worker: WorkerId,
     pool: PoolName,
     cell: u16,
     channel: Channel,
 ) -> io::Result<()> {
-    let (ears, voice) = Link::<FromTaker, ToTaker>::new(channel)?.split();
+    let (ears, voice) = Link::<FromAcceptor, ToAcceptor>::new(channel)?.split();
     let blocked = Rc::new(Notify::new());
     let exited = Rc::new(Notify::new());
     let reader =
@@ -201,13 +201,18 @@ pub(crate) fn meet(
         handles: vec![reader.abort_handle(), writer.abort_handle()],
     };
     let mut exchange = shared.borrow_mut();
-    let taker = Taker::new(pool, cell, voice, exchange.first(), tasks);
-    exchange.worker(worker, taker);
+    let acceptor = Acceptor::new(pool, cell, voice, exchange.first(), tasks);
+    exchange.worker(worker, acceptor);
     Ok(())
 }
 
 /// Hears a worker until it has exited or said what no worker says.
-async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exited: Rc<Notify>) {
+async fn listen(
+    shared: SharedExchange,
+    worker: WorkerId,
+    mut ears: Ears<FromAcceptor>,
+    exited: Rc<Notify>,
+) {
     let heard = loop {
         let heard = tokio::select! {
             biased;
@@ -243,9 +248,9 @@ async fn listen(shared: Shared, worker: WorkerId, mut ears: Ears<FromTaker>, exi
 
 /// Hears what a worker has said already.
 fn hear_all(
-    shared: &Shared,
+    shared: &SharedExchange,
     worker: WorkerId,
-    mut next: impl FnMut() -> Heard<FromTaker>,
+    mut next: impl FnMut() -> Heard<FromAcceptor>,
 ) -> Result<(), Offence> {
     while let Some((message, sockets)) = next()? {
         said(shared, worker, message, sockets)?;
@@ -254,9 +259,9 @@ fn hear_all(
 }
 
 fn said(
-    shared: &Shared,
+    shared: &SharedExchange,
     worker: WorkerId,
-    message: FromTaker,
+    message: FromAcceptor,
     sockets: Vec<OwnedFd>,
 ) -> Result<(), Offence> {
     let back = shared.borrow_mut().hear_worker(worker, message, sockets)?;
@@ -267,7 +272,7 @@ fn said(
 }
 
 /// Says to a worker what its channel did not take at once.
-async fn speak(shared: Shared, worker: WorkerId, blocked: Rc<Notify>) {
+async fn speak(shared: SharedExchange, worker: WorkerId, blocked: Rc<Notify>) {
     loop {
         blocked.notified().await;
         let Some(room) = shared.borrow().room(worker) else {
@@ -283,7 +288,7 @@ async fn speak(shared: Shared, worker: WorkerId, blocked: Rc<Notify>) {
 }
 
 /// Looks after what waits for a worker, for ever.
-pub(crate) async fn pump(shared: Shared) {
+pub(crate) async fn pump(shared: SharedExchange) {
     let queued = shared.borrow().queued();
     loop {
         queued.notified().await;

@@ -18,8 +18,8 @@ use skep_core::route::{HostRoute, RoutePattern};
 use skep_core::{ConnectionLimits, Dispatch, ListenerName, PoolName, Sandbox, WorkerId};
 use skep_sys::{Board, Channel, Child, Ended, LocalAddress, Spawn};
 use skep_wire::{
-    Decoder, DispatchCounts, FromDispatcher, FromTaker, Message, Spoken, Taken, ToDispatcher,
-    ToTaker,
+    Decoder, DispatchCounts, FromAcceptor, FromDispatcher, Handout, Message, Spoken, ToAcceptor,
+    ToDispatcher,
 };
 
 /// Long enough for anything that happens.
@@ -181,15 +181,15 @@ struct Worker {
     id: WorkerId,
     talk: Talk,
     /// What was handed over and not looked at yet.
-    taken: Vec<(Taken, TcpStream)>,
+    handouts: Vec<(Handout, TcpStream)>,
 }
 
 impl Worker {
     /// The next connection, unacknowledged.
-    fn offered(&mut self) -> (Taken, TcpStream) {
-        while self.taken.is_empty() {
-            if let (ToTaker::Take(taken), fds) = self.talk.hear() {
-                assert_eq!(taken.len(), fds.len());
+    fn offered(&mut self) -> (Handout, TcpStream) {
+        while self.handouts.is_empty() {
+            if let (ToAcceptor::Take(handouts), fds) = self.talk.hear() {
+                assert_eq!(handouts.len(), fds.len());
                 let sockets = fds.into_iter().map(|fd| {
                     assert!(skep_sys::is_nonblocking(fd.as_fd()).unwrap());
                     let socket = TcpStream::from(fd);
@@ -199,33 +199,36 @@ impl Worker {
                     socket.set_read_timeout(Some(PATIENCE)).unwrap();
                     socket
                 });
-                self.taken.extend(taken.into_iter().zip(sockets));
+                self.handouts.extend(handouts.into_iter().zip(sockets));
             }
         }
-        self.taken.remove(0)
+        self.handouts.remove(0)
     }
 
-    fn took(&self, taken: &Taken) {
-        let ids = vec![taken.id];
-        self.talk.say(&FromTaker::Took { ids }, &[]);
+    fn took(&self, handout: &Handout) {
+        let ids = vec![handout.id];
+        self.talk.say(&FromAcceptor::Took { ids }, &[]);
     }
 
-    fn take(&mut self) -> (Taken, TcpStream) {
-        let (taken, socket) = self.offered();
-        self.took(&taken);
-        (taken, socket)
+    fn take(&mut self) -> (Handout, TcpStream) {
+        let (handout, socket) = self.offered();
+        self.took(&handout);
+        (handout, socket)
     }
 
     fn say_gave_back(&self, id: u64, socket: BorrowedFd<'_>, read: &[u8], spoken: Spoken) {
         let read = read.to_vec();
-        let message = FromTaker::GaveBack { id, read, spoken };
+        let message = FromAcceptor::GaveBack { id, read, spoken };
         self.talk.say(&message, &[socket]);
     }
 
     /// That the dispatcher talks with it no more.
     fn hears_no_more(mut self) {
-        while let Some((message, _)) = self.talk.hear_or_end::<ToTaker>() {
-            assert!(!matches!(message, ToTaker::GotBack { .. }), "{message:?}");
+        while let Some((message, _)) = self.talk.hear_or_end::<ToAcceptor>() {
+            assert!(
+                !matches!(message, ToAcceptor::GotBack { .. }),
+                "{message:?}"
+            );
         }
     }
 
@@ -233,8 +236,8 @@ impl Worker {
         self.say_gave_back(id, socket.as_fd(), read, Spoken::Http1);
         loop {
             match self.talk.hear() {
-                (ToTaker::GotBack { ids }, _) => return assert_eq!(ids, [id]),
-                (ToTaker::Hosts { .. }, _) => {}
+                (ToAcceptor::GotBack { ids }, _) => return assert_eq!(ids, [id]),
+                (ToAcceptor::Hosts { .. }, _) => {}
                 (other, _) => panic!("{other:?}"),
             }
         }
@@ -323,7 +326,7 @@ impl Primary {
         Worker {
             id: worker,
             talk,
-            taken: Vec::new(),
+            handouts: Vec::new(),
         }
     }
 
@@ -434,8 +437,11 @@ fn round_robin_is_exact_and_no_head_is_awaited() {
     for turn in 0..9 {
         // It says nothing at all.
         let mut client = primary.connect();
-        let (taken, mut socket) = workers[turn % 3].take();
-        assert_eq!((taken.host, taken.once, taken.read), (None, false, vec![]));
+        let (handout, mut socket) = workers[turn % 3].take();
+        assert_eq!(
+            (handout.host, handout.once, handout.read),
+            (None, false, vec![])
+        );
         socket.write_all(b"hello").unwrap();
         reads(&mut client, "hello");
     }
@@ -485,21 +491,21 @@ fn connections_go_by_host_with_every_byte_still_in_them() {
     for byte in GET_A.as_bytes() {
         slow.write_all(&[*byte]).unwrap();
     }
-    let (taken, mut socket) = a.take();
-    assert_eq!(taken.host.as_deref(), Some("a.example"));
-    assert!(!taken.once);
+    let (handout, mut socket) = a.take();
+    assert_eq!(handout.host.as_deref(), Some("a.example"));
+    assert!(!handout.once);
     reads(&mut socket, GET_A);
 
     let _other = primary.client(GET_B);
-    let (taken, mut socket) = b.take();
-    assert_eq!(taken.host.as_deref(), Some("b.example"));
+    let (handout, mut socket) = b.take();
+    assert_eq!(handout.host.as_deref(), Some("b.example"));
     reads(&mut socket, GET_B);
 
     // HTTP/2: settings, then a stream of which the authority is a literal.
     let mut http2 = primary.connect();
     http2.write_all(HTTP2).unwrap();
-    let (taken, mut socket) = a.take();
-    assert_eq!(taken.host.as_deref(), Some("a.example"));
+    let (handout, mut socket) = a.take();
+    assert_eq!(handout.host.as_deref(), Some("a.example"));
     reads(&mut socket, &String::from_utf8_lossy(&HTTP2[..24]));
 
     let mut tls = primary.connect();
@@ -564,25 +570,25 @@ fn what_a_worker_has_not_acknowledged_goes_to_another() {
     let mut client = primary.client("x");
     let mut taken_client = primary.client("y");
     let (_, lost) = first.offered();
-    let (taken, kept) = first.offered();
-    first.took(&taken);
+    let (handout, kept) = first.offered();
+    first.took(&handout);
     drop((lost, kept));
     // Nobody else is there yet; the one that was taken dies with its worker.
     primary.gone(first);
     is_closed(&mut taken_client);
     let mut second = primary.worker("a");
-    let (taken, mut socket) = second.offered();
+    let (handout, mut socket) = second.offered();
     reads(&mut socket, "x");
     socket.write_all(b"answer").unwrap();
-    second.took(&taken);
+    second.took(&handout);
     reads(&mut client, "answer");
 
     // One that takes no more says so.
     let mut third = primary.worker("a");
     let _client = primary.client("z");
-    let (taken, _) = third.offered();
-    let ids = vec![taken.id];
-    third.talk.say(&FromTaker::Declined { ids }, &[]);
+    let (handout, _) = third.offered();
+    let ids = vec![handout.id];
+    third.talk.say(&FromAcceptor::Declined { ids }, &[]);
     let (_, mut socket) = second.take();
     reads(&mut socket, "z");
     primary.counts(|counts| (counts.again, counts.handed_out, counts.unserved) == (1, 3, 0));
@@ -591,30 +597,30 @@ fn what_a_worker_has_not_acknowledged_goes_to_another() {
 fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
     let (mut primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut client = primary.client(GET_A);
-    let (taken, mut socket) = a.take();
+    let (handout, mut socket) = a.take();
     reads(&mut socket, GET_A);
-    assert!(!taken.once);
+    assert!(!handout.once);
 
     // Some of the next head was read, the rest is to come.
     let (read, rest) = GET_B.split_at(20);
-    a.give_back(taken.id, &socket, read.as_bytes());
+    a.give_back(handout.id, &socket, read.as_bytes());
     drop(socket);
     client.write_all(rest.as_bytes()).unwrap();
-    let (taken, mut socket) = b.take();
-    assert_eq!(taken.host.as_deref(), Some("b.example"));
-    assert_eq!(taken.read, read.as_bytes());
-    assert!(taken.once);
+    let (handout, mut socket) = b.take();
+    assert_eq!(handout.host.as_deref(), Some("b.example"));
+    assert_eq!(handout.read, read.as_bytes());
+    assert!(handout.once);
     reads(&mut socket, rest);
 
     // All of it was read.
-    b.give_back(taken.id, &socket, GET_A.as_bytes());
+    b.give_back(handout.id, &socket, GET_A.as_bytes());
     drop(socket);
-    let (taken, mut socket) = a.take();
-    assert_eq!(taken.read, GET_A.as_bytes());
-    assert!(taken.once);
+    let (handout, mut socket) = a.take();
+    assert_eq!(handout.read, GET_A.as_bytes());
+    assert!(handout.once);
 
     // None of it was, and it comes later.
-    a.give_back(taken.id, &socket, b"");
+    a.give_back(handout.id, &socket, b"");
     drop(socket);
     primary.counts(|counts| counts.waiting == 1);
     client.write_all(GET_B.as_bytes()).unwrap();
@@ -630,10 +636,10 @@ fn a_connection_that_is_given_back_goes_to_whom_its_next_request_is_for() {
 fn what_was_not_handed_out_is_not_taken_back() {
     let (mut primary, a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
     let client = primary.client(GET_B);
-    let (taken, theirs) = b.take();
+    let (handout, theirs) = b.take();
     // Of another worker's number.
     let id = a.id;
-    a.say_gave_back(taken.id, theirs.as_fd(), b"", Spoken::Http1);
+    a.say_gave_back(handout.id, theirs.as_fd(), b"", Spoken::Http1);
     a.hears_no_more();
     let (worker, why) = primary.distrusts();
     assert_eq!(worker, id);
@@ -641,17 +647,17 @@ fn what_was_not_handed_out_is_not_taken_back() {
     // Of one that was declined.
     let mut a = primary.worker("a");
     let _client = primary.client(GET_A);
-    let (taken, socket) = a.offered();
-    let ids = vec![taken.id];
-    a.talk.say(&FromTaker::Declined { ids }, &[]);
-    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
+    let (handout, socket) = a.offered();
+    let ids = vec![handout.id];
+    a.talk.say(&FromAcceptor::Declined { ids }, &[]);
+    a.say_gave_back(handout.id, socket.as_fd(), b"", Spoken::Http1);
     a.hears_no_more();
     // Of one that ended.
     let mut a = primary.worker("a");
-    let (taken, socket) = a.take();
-    let ids = vec![taken.id];
-    a.talk.say(&FromTaker::Ended { ids }, &[]);
-    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
+    let (handout, socket) = a.take();
+    let ids = vec![handout.id];
+    a.talk.say(&FromAcceptor::Ended { ids }, &[]);
+    a.say_gave_back(handout.id, socket.as_fd(), b"", Spoken::Http1);
     a.hears_no_more();
     // Others are not concerned.
     let _more = primary.client(GET_B);
@@ -663,15 +669,15 @@ fn what_was_not_handed_out_is_not_taken_back() {
 fn a_connection_is_taken_back_once_and_no_other_in_its_place() {
     let (mut primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut client = primary.client(GET_A);
-    let (taken, mut socket) = a.take();
+    let (handout, mut socket) = a.take();
     reads(&mut socket, GET_A);
     let (mine, _) = UnixStream::pair().unwrap();
     let own = File::open("/dev/null").unwrap();
     // Twice: by then it is another pool's.
-    a.give_back(taken.id, &socket, b"");
+    a.give_back(handout.id, &socket, b"");
     client.write_all(GET_B.as_bytes()).unwrap();
     let (other, mut theirs) = b.take();
-    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Http1);
+    a.say_gave_back(handout.id, socket.as_fd(), b"", Spoken::Http1);
     a.hears_no_more();
     reads(&mut theirs, GET_B);
     theirs.write_all(b"answer").unwrap();
@@ -683,16 +689,16 @@ fn a_connection_is_taken_back_once_and_no_other_in_its_place() {
     for thing in things {
         let mut a = primary.worker("a");
         let _client = primary.client(GET_A);
-        let (taken, _socket) = a.take();
-        a.say_gave_back(taken.id, thing, b"", Spoken::Http1);
+        let (handout, _socket) = a.take();
+        a.say_gave_back(handout.id, thing, b"", Spoken::Http1);
         a.hears_no_more();
     }
     // What it was given, its client being gone, is nobody's fault.
     let mut a = primary.worker("a");
     let client = primary.client(GET_A);
-    let (taken, socket) = a.take();
+    let (handout, socket) = a.take();
     drop(client);
-    a.give_back(taken.id, &socket, b"");
+    a.give_back(handout.id, &socket, b"");
     drop(other);
     primary.counts(|counts| (counts.distrusted, counts.given_back) == (5, 2));
 }
@@ -710,11 +716,11 @@ fn what_a_worker_kept_of_an_earlier_dispatcher_is_taken_back() {
     let mut b = primary.worker("b");
     let mut a = primary.worker("a");
     let ids = vec![3, 4, 5];
-    a.talk.say(&FromTaker::Kept { ids: ids.clone() }, &[]);
+    a.talk.say(&FromAcceptor::Kept { ids: ids.clone() }, &[]);
     a.give_back(3, &kept, b"");
     client.write_all(GET_B.as_bytes()).unwrap();
-    let (taken, mut socket) = b.take();
-    assert!(taken.id > 5);
+    let (handout, mut socket) = b.take();
+    assert!(handout.id > 5);
     reads(&mut socket, GET_B);
     // The same again is of no effect: it is somebody else's now.
     a.give_back(4, &kept, GET_A.as_bytes());
@@ -726,12 +732,12 @@ fn what_a_worker_kept_of_an_earlier_dispatcher_is_taken_back() {
     a.hears_no_more();
     // What is kept is said first, and was given earlier.
     let late = primary.worker("a");
-    late.talk.say(&FromTaker::Took { ids: vec![] }, &[]);
-    late.talk.say(&FromTaker::Kept { ids }, &[]);
+    late.talk.say(&FromAcceptor::Took { ids: vec![] }, &[]);
+    late.talk.say(&FromAcceptor::Kept { ids }, &[]);
     late.hears_no_more();
     let new = primary.worker("a");
-    let ids = vec![taken.id];
-    new.talk.say(&FromTaker::Kept { ids }, &[]);
+    let ids = vec![handout.id];
+    new.talk.say(&FromAcceptor::Kept { ids }, &[]);
     new.hears_no_more();
     primary.counts(|counts| (counts.distrusted, counts.handed_out) == (3, 1));
 }
@@ -749,9 +755,9 @@ fn a_client_of_http2_is_greeted_once_and_who_serves_it_knows() {
     client.write_all(settings).unwrap();
     client.write_all(ACKNOWLEDGED).unwrap();
     client.write_all(stream).unwrap();
-    let (taken, mut socket) = a.take();
-    assert_eq!(taken.host.as_deref(), Some("a.example"));
-    assert_eq!(taken.spoken, Spoken::Http2 { greeted: true });
+    let (handout, mut socket) = a.take();
+    assert_eq!(handout.host.as_deref(), Some("a.example"));
+    assert_eq!(handout.spoken, Spoken::Http2 { greeted: true });
     // All of it is there, and nothing more was said to the client.
     let all = [preface, settings, ACKNOWLEDGED, stream].concat();
     reads(&mut socket, std::str::from_utf8(&all[..42]).unwrap());
@@ -763,16 +769,16 @@ fn a_client_of_http2_is_greeted_once_and_who_serves_it_knows() {
     client.write_all(preface).unwrap();
     reads(&mut client, EMPTY_SETTINGS);
     client.write_all(rest).unwrap();
-    let (taken, socket) = a.take();
-    a.say_gave_back(taken.id, socket.as_fd(), b"", taken.spoken);
-    let (taken, _) = a.take();
-    assert_eq!(taken.spoken, Spoken::Http2 { greeted: true });
+    let (handout, socket) = a.take();
+    a.say_gave_back(handout.id, socket.as_fd(), b"", handout.spoken);
+    let (handout, _) = a.take();
+    assert_eq!(handout.spoken, Spoken::Http2 { greeted: true });
 
     // Who says all at once waits for nothing.
     let mut client = primary.connect();
     client.write_all(HTTP2).unwrap();
-    let (taken, mut socket) = a.take();
-    assert_eq!(taken.spoken, Spoken::Http2 { greeted: false });
+    let (handout, mut socket) = a.take();
+    assert_eq!(handout.spoken, Spoken::Http2 { greeted: false });
     socket.write_all(b"served").unwrap();
     reads(&mut client, "served");
 
@@ -783,9 +789,9 @@ fn a_client_of_http2_is_greeted_once_and_who_serves_it_knows() {
 fn what_has_spoken_http1_never_becomes_http2() {
     let (primary, mut a, mut b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut client = primary.client(GET_A);
-    let (taken, mut socket) = a.take();
+    let (handout, mut socket) = a.take();
     reads(&mut socket, GET_A);
-    a.give_back(taken.id, &socket, b"");
+    a.give_back(handout.id, &socket, b"");
     drop(socket);
     client.write_all(HTTP2).unwrap();
     let mut answer = String::new();
@@ -794,9 +800,9 @@ fn what_has_spoken_http1_never_becomes_http2() {
 
     // Whoever serves it next knows.
     let mut client = primary.client(GET_A);
-    let (taken, mut socket) = a.take();
+    let (handout, mut socket) = a.take();
     reads(&mut socket, GET_A);
-    a.give_back(taken.id, &socket, b"");
+    a.give_back(handout.id, &socket, b"");
     client.write_all(GET_B.as_bytes()).unwrap();
     assert_eq!(b.take().0.spoken, Spoken::Http1);
 }
@@ -837,7 +843,7 @@ fn a_worker_that_hides_what_ended_gets_no_more_than_its_limit() {
     primary.counts(|counts| counts.handed_out == 522 && counts.waiting == 0);
     // It says that one has ended, and gets one more.
     let ids = vec![last.id];
-    worker.talk.say(&FromTaker::Ended { ids }, &[]);
+    worker.talk.say(&FromAcceptor::Ended { ids }, &[]);
     worker.take();
     primary.counts(|counts| counts.handed_out == 523);
     drop(clients);
@@ -849,9 +855,9 @@ fn what_was_read_of_many_connections_cuts_nobody_off() {
     // one message holds.
     let read = format!("{GET_B}{}", "z".repeat((60 << 10) - GET_B.len()));
     let clients: Vec<_> = (0..80).map(|_| primary.client(GET_A)).collect();
-    let taken: Vec<_> = clients.iter().map(|_| a.take()).collect();
-    for (taken, socket) in &taken {
-        a.say_gave_back(taken.id, socket.as_fd(), read.as_bytes(), Spoken::Http1);
+    let handouts: Vec<_> = clients.iter().map(|_| a.take()).collect();
+    for (handout, socket) in &handouts {
+        a.say_gave_back(handout.id, socket.as_fd(), read.as_bytes(), Spoken::Http1);
     }
     // What is kept for one pool has a limit.
     let kept = (4 << 20) / read.len();
@@ -863,9 +869,9 @@ fn what_was_read_of_many_connections_cuts_nobody_off() {
     }
     // Both are still there, and what is not kept any more is room again.
     let _more = [primary.client(GET_A), primary.client(GET_B)];
-    let (taken, socket) = a.take();
+    let (handout, socket) = a.take();
     b.take();
-    a.say_gave_back(taken.id, socket.as_fd(), read.as_bytes(), Spoken::Http1);
+    a.say_gave_back(handout.id, socket.as_fd(), read.as_bytes(), Spoken::Http1);
     assert_eq!(b.take().0.read, read.as_bytes());
     primary.counts(|counts| counts.distrusted == 0 && counts.waiting == 0);
 }
@@ -897,13 +903,13 @@ fn who_says_what_is_no_message_ends_alone() {
 fn what_has_spoken_http1_is_not_given_back_as_new() {
     let (mut primary, mut a, _b) = Primary::with_two_pools(ConnectionLimits::default());
     let mut client = primary.client(GET_A);
-    let (taken, mut socket) = a.take();
+    let (handout, mut socket) = a.take();
     reads(&mut socket, GET_A);
-    a.give_back(taken.id, &socket, b"");
+    a.give_back(handout.id, &socket, b"");
     client.write_all(GET_A.as_bytes()).unwrap();
-    let (taken, socket) = a.take();
-    assert_eq!(taken.spoken, Spoken::Http1);
-    a.say_gave_back(taken.id, socket.as_fd(), b"", Spoken::Nothing);
+    let (handout, socket) = a.take();
+    assert_eq!(handout.spoken, Spoken::Http1);
+    a.say_gave_back(handout.id, socket.as_fd(), b"", Spoken::Nothing);
     a.hears_no_more();
     let (_, why) = primary.distrusts();
     assert!(why.contains("speaks"), "{why}");
@@ -916,7 +922,10 @@ fn when_hosts_change_workers_hear_of_it_before_anything_else() {
     assert_eq!(a.take().0.host, None);
     primary.pool("b", Dispatch::RoundRobin);
     primary.hosts(&[("b.example/*", "b")], "a");
-    assert_eq!(a.talk.hear::<ToTaker>().0, ToTaker::Hosts { matter: true });
+    assert_eq!(
+        a.talk.hear::<ToAcceptor>().0,
+        ToAcceptor::Hosts { matter: true }
+    );
     let mut b = primary.worker("b");
     let _after = primary.client(GET_B);
     assert_eq!(b.take().0.host.as_deref(), Some("b.example"));

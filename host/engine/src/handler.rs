@@ -18,9 +18,9 @@ use crate::instances::{InstanceCounts, Instances};
 use crate::link::Linked;
 use crate::meter::Meter;
 use crate::origin::{Origin, Outside};
-use crate::p3_shared::Shared;
 use crate::runtime::{EngineError, Runtime, seats_of};
 use crate::settings::Flavor;
+use crate::shared_instances::SharedInstances;
 use crate::slot::{CUT, Slot, Terms};
 use crate::startup::{Startup, ValidateFault, Validation};
 use crate::tenants::Usage;
@@ -46,7 +46,7 @@ pub enum LoadError {
 enum Kind {
     P2(Arc<Instances<ProxyPre<Guest>>>),
     P3(Arc<Instances<ServicePre<Guest>>>),
-    SharedP3(Arc<Shared>),
+    SharedP3(Arc<SharedInstances>),
 }
 
 /// An app's revision, loaded in this worker. Cheap to clone.
@@ -87,7 +87,7 @@ impl Handler {
         let blueprint = Blueprint::new(engine, setup, runtime.clock(), seats_of(&component));
         let kind = match linked {
             Linked::P2(pre) => Kind::P2(Instances::new(&blueprint, pre)),
-            Linked::P3(pre) if shared => Kind::SharedP3(Shared::new(&blueprint, pre)),
+            Linked::P3(pre) if shared => Kind::SharedP3(SharedInstances::new(&blueprint, pre)),
             Linked::P3(pre) => Kind::P3(Instances::new(&blueprint, pre)),
         };
         Ok(Self {
@@ -171,7 +171,7 @@ impl Handler {
         match &self.kind {
             Kind::P2(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
             Kind::P3(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
-            Kind::SharedP3(shared) => shared.seat(job),
+            Kind::SharedP3(shared) => shared.take(job),
         }
         // Most guests are done in their first turn, and cost no task.
         let mut begun = false;

@@ -1,8 +1,8 @@
 //! CPU time of one call, and its turns among the others.
 //!
-//! A guest's every poll is a turn. It begins at once or after a wait in line, as
+//! A guest's every poll is a turn. It begins at once or after a wait in the queue, as
 //! its tenant's share says, and ends when the guest waits for something or meets
-//! an epoch tick; then it gets in line again. What it has used is the sum over its
+//! an epoch tick; then it is queued again. What it has used is the sum over its
 //! turns. A call that never meets a tick is timed with the monotonic clock, which
 //! costs no system call; from the first tick on, and while tenants compete, the
 //! thread's CPU clock is used, so that a machine that is busy with other processes
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::UpdateDeadline;
 
-use crate::line::Place;
+use crate::run_queue::Entry;
 use crate::tenants::HandlerShare;
 
 /// Clocks that this crate may not read by itself.
@@ -72,7 +72,7 @@ impl Drop for Computing {
 #[derive(Debug)]
 pub(crate) struct Meter {
     share: Arc<HandlerShare>,
-    place: Place,
+    entry: Entry,
     clock: Clock,
     budget: Duration,
     used: Duration,
@@ -119,7 +119,7 @@ impl Meter {
     pub(crate) fn new(share: &Arc<HandlerShare>, clock: Clock, budget: Duration) -> Self {
         Self {
             share: Arc::clone(share),
-            place: Place::None,
+            entry: Entry::None,
             clock,
             budget,
             used: Duration::ZERO,
@@ -160,7 +160,7 @@ impl Meter {
         poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
         let now = Instant::now();
-        let Some(go) = self.share.may_go(&mut self.place, now, cx) else {
+        let Some(go) = self.share.may_go(&mut self.entry, now, cx) else {
             return Poll::Pending;
         };
         let began = if self.preempted || go.contended {
@@ -188,16 +188,16 @@ impl Meter {
             if turn.is_over {
                 self.preempted = true;
                 if result.is_pending() {
-                    self.share.preempted(&mut self.place, now, cx);
+                    self.share.preempted(&mut self.entry, now, cx);
                 }
             }
         }
         result
     }
 
-    /// The call is over: it is in line no more.
+    /// The call is over: it is queued no more.
     pub(crate) fn end(&mut self) {
-        self.share.leave(&mut self.place);
+        self.share.leave(&mut self.entry);
         self.computing = None;
     }
 }
@@ -221,7 +221,7 @@ pub(crate) fn on_tick() -> wasmtime::Result<UpdateDeadline> {
 }
 
 /// Ends when the call has another turn. It wakes nobody: the meter does, which
-/// is in line for the whole call.
+/// is queued for the whole call.
 struct NextTurn;
 
 impl Future for NextTurn {

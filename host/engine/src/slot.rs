@@ -6,7 +6,7 @@
 //! ```text
 //!          ┌───────────────────────── Live ─────────────────────────┐
 //!  guest   Waiting ⇄ Polled ──returned───────────────────▶ Returned  │  fault, deadline,
-//!          Seated ───────────────┘                                   │  patience, cut,
+//!          Placed ───────────────┘                                   │  patience, cut,
 //!                                                                    ├─ client gone ──▶ Over
 //!  reply   Awaited ─▶ Given ─▶ Flowing ───────taken──────▶ Whole     │
 //!             │          └──────────┴─▶ Swallowed ──read──▶┘         │

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use skep_core::Seats;
 use skep_core::fair::{self, Member};
 
-use crate::line::{Go, Line, Place};
+use crate::run_queue::{Entry, Go, RunQueue};
 use crate::runtime::Capacity;
 use crate::settings::Flavor;
 
@@ -40,7 +40,7 @@ impl Default for ShareLimits {
 pub struct Tenants(Arc<Shared>);
 
 struct Shared {
-    line: Arc<Line>,
+    run_queue: Arc<RunQueue>,
     /// One for each engine, whose instances are its own. Tenants have the same
     /// number in both.
     seats: Mutex<[Seats; 2]>,
@@ -69,7 +69,7 @@ impl Tenants {
     pub fn new(capacity: Capacity, pace: fn(Duration)) -> Self {
         let seats = Seats::new(capacity.instances);
         Self(Arc::new(Shared {
-            line: Arc::new(Line::new(pace)),
+            run_queue: Arc::new(RunQueue::new(pace)),
             seats: Mutex::new([seats.clone(), seats]),
             memory: AtomicU64::new(0),
         }))
@@ -85,7 +85,7 @@ impl Tenants {
         Arc::new(TenantShare {
             name: name.into(),
             worker: Arc::clone(&self.0),
-            member: self.0.line.join(limits.weight),
+            member: self.0.run_queue.join(limits.weight),
             number,
             cpu: AtomicU64::new(0),
             memory: AtomicU64::new(0),
@@ -185,14 +185,14 @@ impl TenantShare {
         })
     }
 
-    /// Whether one of its guests may run, which else is in line afterwards.
-    pub(crate) fn may_go(&self, place: &mut Place, now: Instant, cx: &Context<'_>) -> Option<Go> {
-        self.worker.line.may_go(self.member, place, now, cx)
+    /// Whether one of its guests may run, which else is queued afterwards.
+    pub(crate) fn may_go(&self, entry: &mut Entry, now: Instant, cx: &Context<'_>) -> Option<Go> {
+        self.worker.run_queue.may_go(self.member, entry, now, cx)
     }
 
     /// One of its guests met a tick.
-    pub(crate) fn preempted(&self, place: &mut Place, now: Instant, cx: &Context<'_>) {
-        self.worker.line.preempted(self.member, place, now, cx);
+    pub(crate) fn preempted(&self, entry: &mut Entry, now: Instant, cx: &Context<'_>) {
+        self.worker.run_queue.preempted(self.member, entry, now, cx);
     }
 
     /// One of its guests has run for so long, for which the worker had
@@ -200,18 +200,20 @@ impl TenantShare {
     pub(crate) fn charge(&self, now: Instant, spent: Duration, overhead: Duration) {
         let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         self.cpu.fetch_add(nanos, Relaxed);
-        self.worker.line.charge(self.member, now, spent + overhead);
+        self.worker
+            .run_queue
+            .charge(self.member, now, spent + overhead);
     }
 
     /// One of its guests is gone.
-    pub(crate) fn leave(&self, place: &mut Place) {
-        self.worker.line.leave(self.member, place);
+    pub(crate) fn leave(&self, entry: &mut Entry) {
+        self.worker.run_queue.leave(self.member, entry);
     }
 }
 
 impl Drop for TenantShare {
     fn drop(&mut self) {
-        self.worker.line.part(self.member);
+        self.worker.run_queue.part(self.member);
         for seats in self.worker.seats().iter_mut() {
             seats.leave(self.number);
         }
@@ -315,7 +317,7 @@ impl HandlerShare {
     }
 }
 
-/// An instance's place in its engine, until it is dropped.
+/// The seats of one instance in its engine, given back when it is dropped.
 pub(crate) struct Seat {
     tenant: Arc<TenantShare>,
     flavor: Flavor,

@@ -13,7 +13,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::fault::Verdict;
 use crate::guest::Guest;
 use crate::origin::Outside;
-use crate::seat::Place;
+use crate::places::Place;
 
 /// What a guest answers before its body.
 pub(crate) type Answer = Response<WasiBody>;
@@ -32,7 +32,7 @@ pub(crate) struct Job {
 /// Where a call's guest is heard.
 pub(crate) trait Reception: Send + Sync {
     /// The call shares an instance, on which it has this place.
-    fn seated(&self, place: Place);
+    fn placed(&self, place: Place);
 
     /// Whether the call still has that place.
     fn is_wanted(&self) -> bool;

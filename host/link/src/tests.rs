@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use skep_wire::{FromTaker, Message as _, ToTaker};
+use skep_wire::{FromAcceptor, Message as _, ToAcceptor};
 
 use super::*;
 
@@ -20,35 +20,35 @@ fn later() -> Instant {
 }
 
 /// The dispatcher's end of a worker's channel, and the worker's as bytes.
-fn link() -> (Link<FromTaker, ToTaker>, UnixStream) {
+fn link() -> (Link<FromAcceptor, ToAcceptor>, UnixStream) {
     let (ours, theirs) = Channel::pair().unwrap();
     (Link::new(ours).unwrap(), UnixStream::from(theirs))
 }
 
-fn took(id: u64) -> FromTaker {
-    FromTaker::Took { ids: vec![id] }
+fn took(id: u64) -> FromAcceptor {
+    FromAcceptor::Took { ids: vec![id] }
 }
 
 #[tokio::test]
 async fn messages_and_descriptors_go_both_ways() {
     let (ours, theirs) = Channel::pair().unwrap();
-    let mut one = Link::<FromTaker, ToTaker>::new(ours).unwrap();
+    let mut one = Link::<FromAcceptor, ToAcceptor>::new(ours).unwrap();
     let theirs = Channel::from_fd(theirs).unwrap();
-    let mut other = Link::<ToTaker, FromTaker>::new(theirs).unwrap();
-    let got_back = ToTaker::GotBack { ids: vec![1, 2] };
+    let mut other = Link::<ToAcceptor, FromAcceptor>::new(theirs).unwrap();
+    let got_back = ToAcceptor::GotBack { ids: vec![1, 2] };
     one.tell(&got_back, &[], later()).await.unwrap();
     let (message, fds) = soon(other.next()).await.unwrap().unwrap();
     assert_eq!((message, fds.len()), (got_back, 0));
 
     let (socket, mut client) = UnixStream::pair().unwrap();
-    let taken = skep_wire::Taken {
+    let handout = skep_wire::Handout {
         id: 3,
         host: None,
         once: false,
         read: Vec::new(),
         spoken: skep_wire::Spoken::Nothing,
     };
-    let take = ToTaker::Take(vec![taken]);
+    let take = ToAcceptor::Take(vec![handout]);
     // Descriptors that are too few are told to whoever forgot them.
     assert!(matches!(
         one.tell(&take, &[], later()).await,
@@ -82,14 +82,14 @@ async fn giving_up_loses_nothing() {
 #[tokio::test]
 async fn who_takes_nothing_ends_the_conversation_at_the_deadline() {
     let (mut link, worker) = link();
-    let large = ToTaker::GotBack {
+    let large = ToAcceptor::GotBack {
         ids: vec![u64::MAX; 100_000],
     };
     let by = Instant::now() + Duration::from_millis(50);
     let late = soon(link.tell(&large, &[], by)).await;
     assert!(matches!(late, Err(LinkError::Late)), "{late:?}");
     // What follows half a message would be read as the rest of it.
-    let small = ToTaker::Hosts { matter: true };
+    let small = ToAcceptor::Hosts { matter: true };
     let broken = link.tell(&small, &[], later()).await;
     assert!(matches!(broken, Err(LinkError::Broken)), "{broken:?}");
     assert!(matches!(soon(link.next()).await, Err(LinkError::Broken)));
@@ -99,7 +99,7 @@ async fn who_takes_nothing_ends_the_conversation_at_the_deadline() {
 #[tokio::test]
 async fn a_message_that_is_given_up_ends_the_conversation() {
     let (mut link, _worker) = link();
-    let large = ToTaker::GotBack {
+    let large = ToAcceptor::GotBack {
         ids: vec![u64::MAX; 100_000],
     };
     let given_up = tokio::time::timeout(
@@ -182,7 +182,7 @@ async fn what_is_no_message_ends_the_conversation() {
 
     let (mut link, mut worker) = self::link();
     let mut header = encode(&took(1)).unwrap()[..8].to_vec();
-    let length = u32::try_from(FromTaker::MOST + 1).unwrap();
+    let length = u32::try_from(FromAcceptor::MOST + 1).unwrap();
     header[4..].copy_from_slice(&length.to_le_bytes());
     worker.write_all(&header).unwrap();
     let heard = soon(link.next()).await;

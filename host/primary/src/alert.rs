@@ -1,11 +1,11 @@
-//! Alerts: what needs a person, told to the webhook.
+//! Alerts: events that need a person, sent to the webhook.
 //!
 //! A webhook may be slow, dead or hostile, and speaks HTTP and TLS, which the
 //! primary does not. So a process of its own, the alerter, talks to it; it is
-//! started when there is something to tell and stopped when there has been
-//! nothing for a while. Responsible for what waits meanwhile ([`outbox`]), and
-//! for that process: one alert is in its hand at a time, so that it is known
-//! which one it died of. Nobody who raises an alert waits for anything.
+//! started when an alert waits and stopped when it has been idle for a while.
+//! This module keeps the alerts that wait ([`outbox`]) and runs that process. The
+//! alerter gets one alert at a time, so that it is known which alert it died of.
+//! Raising an alert waits for nothing.
 //!
 //! ```text
 //! Absent{not_before} ──an alert waits──▶ Idle{since} ──the next one──▶ Busy{id, by}
@@ -32,24 +32,24 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::outbox::{Alert, Outbox, Raised};
-use crate::line::Line;
+use crate::channel_end::ChannelEnd;
 use crate::log::{Listening, Log, Speaker};
 use crate::walls::identity_of;
 
 /// The times of an alerter's life.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// How long it is kept without anything to do: a rollback that fails often
-    /// trips a breaker next.
+    /// How long an idle alerter is kept: a failed rollback is often followed by
+    /// a tripped breaker.
     idle: Duration,
-    /// How long it may have an alert in its hand: all its attempts with all its
+    /// How long it may work on one alert: all its attempts with all their
     /// pauses take less than four minutes.
     busy: Duration,
     /// Pause after the first death; doubles up to `longest_pause`.
     pause: Duration,
     /// Longest pause.
     longest_pause: Duration,
-    /// What is given to it at the end of the primary, which people wait for.
+    /// How long it has at the primary's shutdown, which people wait for.
     end: Duration,
 }
 
@@ -61,10 +61,10 @@ const PACE: Pace = Pace {
     end: Duration::from_secs(1),
 };
 
-/// What the task may take beyond its own deadline to see it.
+/// How much later than its own deadline the task may notice it.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Who tells the webhook. Clones tell the same.
+/// Sends alerts to the webhook. Clones share one outbox.
 #[derive(Clone, Debug)]
 pub(crate) struct Alerts {
     shared: Arc<Shared>,
@@ -80,7 +80,7 @@ struct Shared {
 }
 
 impl Alerts {
-    /// Tells the webhook of `spec` from now on, if there is one. Must be called
+    /// Sends alerts to the webhook of `spec`, if there is one. Must be called
     /// within a tokio runtime.
     pub(crate) fn start(spec: Option<AlertSpec>, log: Log) -> Self {
         let processes = Processes { log: log.clone() };
@@ -109,9 +109,10 @@ impl Alerts {
     }
 
     /// Raises the alert of the event `name` about `subject`, whose JSON text is
-    /// `event_json`. One of the same name and subject within a minute is only
-    /// counted, and told as `repeated` in the next one. What cannot be taken is
-    /// dropped, and the log says so. Waits for nothing; from any thread.
+    /// `event_json`. An alert of the same name and subject within a minute is
+    /// only counted, and the next one has that count as `repeated`. An alert for
+    /// which the outbox has no room is dropped, and the log says so. Waits for
+    /// nothing; from any thread.
     pub(crate) fn raise(&self, name: &str, subject: &str, event_json: &str) {
         let now = Instant::now().into_std();
         let raised = locked(&self.shared.outbox).raise(now, name, subject, event_json);
@@ -129,8 +130,8 @@ impl Alerts {
         }
     }
 
-    /// Tells another webhook from now on, or nobody. What waits goes there; the
-    /// old one may have got the first of it as well.
+    /// Sends alerts to another webhook, or none, from now on. Those that wait go
+    /// there; the old webhook may have got the first of them as well.
     pub(crate) fn reconfigure(&self, spec: Option<AlertSpec>) {
         let rest = locked(&self.shared.outbox).reconfigure(spec.map(|spec| spec.webhook));
         for alert in rest {
@@ -140,8 +141,8 @@ impl Alerts {
         self.shared.changed.notify_one();
     }
 
-    /// Takes no more alerts, gives those that wait up to a second, and leaves no
-    /// process behind. The log has what was not delivered.
+    /// Takes no more alerts, gives those that wait a second to be delivered, and
+    /// ends the alerter. Alerts that were not delivered are logged.
     pub(crate) async fn finish(self) {
         let by = Instant::now() + self.pace.end;
         locked(&self.shared.outbox).end(by.into_std());
@@ -166,12 +167,12 @@ impl Shared {
     }
 }
 
-/// Who starts alerters: processes, or something that only pretends in tests.
+/// Starts alerters: processes, or stand-ins in tests.
 trait Start: Send + 'static {
     /// Dropping it ends the alerter.
     type Life: Send;
 
-    fn start(&mut self) -> io::Result<(Line, Self::Life)>;
+    fn start(&mut self) -> io::Result<(ChannelEnd, Self::Life)>;
 }
 
 /// Alerters as processes of this executable.
@@ -180,11 +181,11 @@ struct Processes {
 }
 
 impl Start for Processes {
-    /// Dropping a child kills and reaps it, and then what it said last is read.
-    /// Its end is noticed by its channel's.
+    /// Dropping the child kills and reaps it; then the rest of its output is
+    /// read. That it ended is noticed when its channel closes.
     type Life = (Child, Listening);
 
-    fn start(&mut self) -> io::Result<(Line, Self::Life)> {
+    fn start(&mut self) -> io::Result<(ChannelEnd, Self::Life)> {
         let (ours, theirs) = Channel::pair()?;
         let (output, written) = Output::pipe()?;
         let child = skep_sys::spawn(Spawn {
@@ -197,7 +198,7 @@ impl Start for Processes {
         })?;
         let speaker = Speaker::role("alerter", None);
         let listening = self.log.listen(output, speaker, child.pid());
-        Ok((Line::new(ours)?, (child, listening)))
+        Ok((ChannelEnd::new(ours)?, (child, listening)))
     }
 }
 
@@ -208,21 +209,21 @@ enum Alerter<L> {
     },
     Present {
         webhook: String,
-        line: Line,
-        hand: Hand,
-        /// Held for what its drop does.
+        channel: ChannelEnd,
+        work: Work,
+        /// Dropping it ends the alerter.
         _life: L,
     },
 }
 
-/// What an alerter has in its hand.
+/// What an alerter is doing.
 #[derive(Clone, Copy)]
-enum Hand {
+enum Work {
     Idle { since: Instant },
     Busy { id: u64, by: Instant },
 }
 
-impl Hand {
+impl Work {
     fn has(self, alert: u64) -> bool {
         matches!(self, Self::Busy { id, .. } if id == alert)
     }
@@ -281,30 +282,30 @@ impl<S: Start> Task<S> {
         {
             return self.died(&format!("the alerter cannot be started: {error}"));
         }
-        let Alerter::Present { line, hand, .. } = &mut self.alerter else {
+        let Alerter::Present { channel, work, .. } = &mut self.alerter else {
             return;
         };
-        if matches!(hand, Hand::Idle { .. }) {
-            *hand = Hand::Busy {
+        if matches!(work, Work::Idle { .. }) {
+            *work = Work::Busy {
                 id,
                 by: now + self.pace.busy,
             };
-            if let Err(error) = line.say(&ToAlerter::Alert { id, event }, Vec::new()) {
+            if let Err(error) = channel.say(&ToAlerter::Alert { id, event }, Vec::new()) {
                 self.died(&format!("it cannot be told: {error}"));
             }
         }
     }
 
     fn begin(&mut self, webhook: String) -> io::Result<()> {
-        let (mut line, life) = self.start.start()?;
+        let (mut channel, life) = self.start.start()?;
         let begin = ToAlerter::Begin {
             webhook: webhook.clone(),
         };
-        line.say(&begin, Vec::new()).map_err(io::Error::other)?;
+        channel.say(&begin, Vec::new()).map_err(io::Error::other)?;
         self.alerter = Alerter::Present {
             webhook,
-            line,
-            hand: Hand::Idle {
+            channel,
+            work: Work::Idle {
                 since: Instant::now(),
             },
             _life: life,
@@ -324,8 +325,8 @@ impl<S: Start> Task<S> {
             &answer;
         let about = *about;
         match &mut self.alerter {
-            Alerter::Present { hand, .. } if hand.has(about) => {
-                *hand = Hand::Idle {
+            Alerter::Present { work, .. } if work.has(about) => {
+                *work = Work::Idle {
                     since: Instant::now(),
                 };
             }
@@ -333,7 +334,7 @@ impl<S: Start> Task<S> {
         }
         self.pause = self.pace.pause;
         let done = self.outbox().done(about);
-        // Nobody was to be told any more when the answer was on its way.
+        // The webhook was removed while the answer was on its way.
         let Some(alert) = done else { return };
         match answer {
             FromAlerter::Delivered { attempts, .. } => {
@@ -347,16 +348,16 @@ impl<S: Start> Task<S> {
         }
     }
 
-    /// What happens at the deadline.
+    /// The deadline has passed.
     fn late(&mut self) {
         let now = Instant::now();
         match &self.alerter {
             Alerter::Present {
-                hand: Hand::Busy { by, .. },
+                work: Work::Busy { by, .. },
                 ..
             } if *by <= now => self.died("the alerter did not answer in time"),
             Alerter::Present {
-                hand: Hand::Idle { since },
+                work: Work::Idle { since },
                 ..
             } if *since + self.pace.idle <= now => {
                 self.alerter = Alerter::Absent { not_before: now };
@@ -366,19 +367,19 @@ impl<S: Start> Task<S> {
                         line.text("reason", "it had nothing to do")
                     });
             }
-            // A pause is over, or the end has come: the loop sees to it.
+            // A pause is over, or the outbox has ended: the loop handles both.
             _ => {}
         }
     }
 
-    /// The alerter is of no more use; whatever is left of it is ended.
+    /// The alerter has died or cannot be used any more: ends it.
     fn died(&mut self, why: &str) {
         let about = match &self.alerter {
             Alerter::Absent { .. } => self.outbox().first().map(|alert| alert.id),
-            Alerter::Present { hand, .. } => match hand {
-                Hand::Busy { id, .. } => Some(*id),
-                // One that has nothing in its hand dies of no alert.
-                Hand::Idle { .. } => None,
+            Alerter::Present { work, .. } => match work {
+                Work::Busy { id, .. } => Some(*id),
+                // An alerter that is idle when it dies has lost no alert.
+                Work::Idle { .. } => None,
             },
         };
         self.alerter = Alerter::Absent {
@@ -400,9 +401,9 @@ impl<S: Start> Task<S> {
         let outbox = self.outbox();
         let own = match &self.alerter {
             Alerter::Absent { not_before } => outbox.first().map(|_| *not_before),
-            Alerter::Present { hand, .. } => Some(match hand {
-                Hand::Idle { since } => *since + self.pace.idle,
-                Hand::Busy { by, .. } => *by,
+            Alerter::Present { work, .. } => Some(match work {
+                Work::Idle { since } => *since + self.pace.idle,
+                Work::Busy { by, .. } => *by,
             }),
         };
         let end = outbox.ends().map(Instant::from_std);
@@ -422,10 +423,10 @@ enum Said {
 }
 
 async fn said<L>(alerter: &mut Alerter<L>) -> Said {
-    let Alerter::Present { line, .. } = alerter else {
+    let Alerter::Present { channel, .. } = alerter else {
         return std::future::pending().await;
     };
-    match line.next().await {
+    match channel.next().await {
         Ok(Some(answer)) => Said::Answer(answer),
         Ok(None) => Said::End,
         Err(error) => Said::Nonsense(error.to_string()),
@@ -439,7 +440,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// What is locked here is whole between any two statements that could panic.
+/// Ignores poisoning: no panic leaves what is locked here half changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -80,9 +80,9 @@ use crate::catalog::Catalog;
 use crate::control::Asker;
 use crate::figures::Books;
 use crate::journal::Journal;
-use crate::link::{Heard, Link};
 use crate::listeners::Listeners;
 use crate::pool::Pool;
+use crate::process::{Heard, Process};
 use crate::scribe::Scribe;
 use crate::shelf::Shelf;
 use crate::told::Hosts;
@@ -182,7 +182,7 @@ pub(crate) struct Fleet {
 /// A worker that has a process and a slot.
 #[derive(Debug)]
 struct Worker {
-    link: Link,
+    process: Process,
     pool: PoolName,
     generation: Generation,
     /// Requests that it was working on when it was told to stop.

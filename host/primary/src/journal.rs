@@ -1,8 +1,8 @@
-//! What happens, for everybody who wants to know: the log, operators who follow
-//! events, and, for what needs a person, the webhook (SPEC §5).
+//! Where events go: to the log, to operators who follow them, and, if they need a
+//! person, to the webhook (SPEC §5).
 //!
-//! Responsible for telling each of them the same and for waiting for none.
-//! What is told is decided by the callers, who may be on any thread.
+//! All of them get the same event, and the journal waits for none of them. Callers
+//! decide what an event says; they may be on any thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,15 +15,15 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use crate::alert::Alerts;
 use crate::log::Log;
 
-/// Events that are kept for those who ask later, and that one who follows may
-/// be behind: a day of a quiet fleet, or some seconds of a crash loop of a
-/// thousand workers, in less than 1 MiB.
+/// Events that are kept for later followers, and how many a follower may lag
+/// behind: a day of a quiet fleet, or some seconds of a crash loop of a thousand
+/// workers, in less than 1 MiB.
 const KEPT: usize = 1000;
 
-/// The least important level of an event; what is below concerns the log alone.
+/// The least important level of an event; what is below is only logged.
 const LEAST: LogLevel = LogLevel::Info;
 
-/// Events that the webhook gets.
+/// Names of the events that the webhook gets.
 const ALERTS: [&str; 4] = [
     "pool.tripped",
     "app.rolled_back",
@@ -31,11 +31,11 @@ const ALERTS: [&str; 4] = [
     "config.rejected",
 ];
 
-/// What an alert is about: the first of these fields that its event has. Alerts
-/// of the same name and subject are one in the eyes of who gets them.
+/// The subject of an alert is the first of these fields that its event has.
+/// Alerts of the same name and subject repeat each other.
 const SUBJECTS: [&str; 2] = ["app", "pool"];
 
-/// Where events go. Clones tell the same.
+/// Where events go. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     log: Log,
@@ -60,7 +60,7 @@ impl Journal {
         }
     }
 
-    /// Tells of an event with the fields that `fill` adds. What is below
+    /// Publishes an event with the fields that `fill` adds. An event below
     /// [`LogLevel::Info`] is only logged.
     pub(crate) fn event(&self, level: LogLevel, name: &str, fill: impl Fn(Record) -> Record) {
         self.log.record(level, name, &fill);
@@ -69,9 +69,10 @@ impl Journal {
         }
         let line = fill(Record::new(LogFormat::Json, now(), level, name)).finish();
         let line = line.trim_end();
-        // Cannot fail unless a number was none, and a text is better than none.
+        // Fails only if `fill` added a number that is no JSON: then the event is
+        // the line as a text.
         let event = serde_json::from_str(line).unwrap_or_else(|_| Value::from(line));
-        // What an operator has asked for needs nobody's attention.
+        // An event of level info was asked for by an operator: no alert.
         if ALERTS.contains(&name) && level < LogLevel::Info {
             let subject = SUBJECTS.iter().find_map(|field| event[*field].as_str());
             self.alerts.raise(name, subject.unwrap_or_default(), line);
@@ -82,20 +83,20 @@ impl Journal {
             kept.pop_front();
         }
         kept.push_back(event.clone());
-        // Within the lock, so that nobody misses one or gets one twice. Fails
-        // when nobody follows.
+        // Within the lock, so that a new follower neither misses an event nor
+        // gets one twice. Fails when nobody follows.
         let _ = self.followers.send(event);
     }
 
     /// The newest events, oldest first, and all that come after them: none is
-    /// missed and none is in both, whatever other threads tell meanwhile.
+    /// missed and none is in both, whatever other threads publish meanwhile.
     pub(crate) fn follow(&self) -> (Vec<Value>, Events) {
         let kept = self.kept();
         let recent = kept.iter().map(|event| (**event).clone()).collect();
         (recent, Events(self.followers.subscribe()))
     }
 
-    /// The log, for what is no event.
+    /// The log, for records that are no events.
     pub(crate) const fn log(&self) -> &Log {
         &self.log
     }
@@ -107,8 +108,8 @@ impl Journal {
 
 impl Events {
     /// The next event, or `None` once there can be none: the journal is gone.
-    /// Who is too far behind gets an `events.missed` with their `count` instead
-    /// of the oldest. Cancelling loses nothing.
+    /// A follower that lags too far behind gets an `events.missed` with their
+    /// `count` instead of the oldest. Cancelling loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         match self.0.recv().await {
             Ok(event) => Some((*event).clone()),

@@ -1,12 +1,12 @@
 //! Writing records to standard error without ever waiting for it.
 //!
-//! Standard error may be a stalled terminal or a full pipe, so a thread of its
-//! own writes, and nobody else does: our own records, which come through a
-//! queue, and what our processes write, each through a pipe of its own that this
-//! thread reads. What does not fit the queue is dropped, counted, and told of
-//! once there is room; what does not fit a pipe is dropped by who writes there.
-//! So one that floods takes nobody else's room, and its own turn only. What
-//! records say is decided by the callers, and how they look by `skep-core`.
+//! Standard error may be a stalled terminal or a full pipe, so one thread writes
+//! to it, and nothing else does. It writes the primary's own records, which come
+//! through a queue, and the output of each of skep's processes, which comes
+//! through a pipe per process. Records that do not fit the queue are dropped and
+//! counted, and the count is logged once there is room. A process drops what does
+//! not fit its pipe, so a process that floods takes no room from others. Callers
+//! decide what records say; `skep-core` decides how they look.
 
 mod lines;
 mod speaker;
@@ -33,18 +33,18 @@ pub(crate) use self::speaker::Speaker;
 /// a thousand workers, and less than 1 MiB.
 const QUEUE: usize = 4096;
 
-/// How long the last records may take to be written at the end.
+/// How long the shutdown waits for the last records to be written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Where records go. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     shared: Arc<Shared>,
-    /// `None` if nobody writes.
+    /// `None` if records are discarded.
     queue: Option<UnboundedSender<Said>>,
 }
 
-/// What the thread that writes knows, too.
+/// What the log and the writer's thread share.
 #[derive(Debug)]
 struct Shared {
     spec: Mutex<LogSpec>,
@@ -54,13 +54,13 @@ struct Shared {
     last_output: AtomicU64,
 }
 
-/// What the thread that writes is told, in this order.
+/// What the writer's thread gets through its queue.
 #[derive(Debug)]
 enum Said {
     Record(String),
     /// Read this process's pipe.
     Begun(u64, Box<(Output, Speaker, u32)>),
-    /// Read what is left in it: the process has ended.
+    /// The process has ended: read the rest of its pipe.
     Ended(u64),
 }
 
@@ -70,8 +70,8 @@ pub(crate) struct Writer {
     done: Receiver<()>,
 }
 
-/// The pipe of one process is read. To be dropped when that process has ended:
-/// what is left in the pipe comes before whatever is logged then.
+/// While it exists, the pipe of one process is read. To be dropped when that
+/// process has ended: the rest of the pipe is written before later records.
 #[derive(Debug)]
 pub(crate) struct Listening {
     id: u64,
@@ -120,7 +120,7 @@ impl Log {
         Ok((log, Writer { done }))
     }
 
-    /// Swallows everything.
+    /// A log that discards all records.
     #[cfg(test)]
     pub(crate) fn discard() -> Self {
         let spec = LogSpec {
@@ -141,7 +141,7 @@ impl Log {
         }
     }
 
-    /// Writes records in this way from now on, those of all clones too.
+    /// Changes format and level, for all clones too.
     pub(crate) fn reconfigure(&self, spec: LogSpec) {
         let own = &self.shared.spec;
         *own.lock().unwrap_or_else(PoisonError::into_inner) = spec;
@@ -195,14 +195,15 @@ impl Shared {
 }
 
 impl Writer {
-    /// Waits until everything was written, but not for ever. All clones of the
-    /// log must be gone.
+    /// Waits until everything is written, at most [`FLUSH_DEADLINE`]. All clones
+    /// of the log must be dropped before.
     pub(crate) fn finish(self) {
         let _ = self.done.recv_timeout(FLUSH_DEADLINE);
     }
 }
 
-/// Where the thread writes: the one place that may wait.
+/// Standard error, for the writer's thread: the only place where writing may
+/// block.
 struct Sink {
     shared: Arc<Shared>,
     out: RefCell<Box<dyn Write>>,
@@ -214,12 +215,12 @@ impl Sink {
     }
 
     fn write(&self, lines: &str) {
-        // There is nowhere to complain about standard error.
+        // A failure of standard error cannot be reported anywhere.
         let _ = self.out.borrow_mut().write_all(lines.as_bytes());
     }
 }
 
-/// The pipe of a process, and who reads it.
+/// The pipe of a process, and the task that reads it.
 struct Followed {
     source: Rc<Source>,
     task: AbortHandle,
@@ -232,7 +233,7 @@ impl Followed {
     }
 }
 
-/// Writes until nobody is left who logs.
+/// Writes until all clones of the log are dropped.
 async fn write(mut said: UnboundedReceiver<Said>, sink: Rc<Sink>) {
     let mut followed = BTreeMap::new();
     while let Some(said) = said.recv().await {
@@ -325,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Says when it is written to, and then waits for leave.
+    /// A terminal that reports each write, and then blocks until `leave`.
     struct Stalled {
         entered: Sender<()>,
         leave: Receiver<()>,
@@ -396,7 +397,7 @@ mod tests {
         theirs.write_all(b"one\ntwo").unwrap();
         drop(listening);
         log.plain("it has exited");
-        // Somebody else has its end of the pipe; nobody waits for that.
+        // `theirs` keeps the pipe open, which must not delay the end.
         drop(log);
         writer.finish();
         drop(theirs);

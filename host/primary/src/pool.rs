@@ -17,7 +17,7 @@ use skep_wire::{ListenerRole, ToWorker};
 use crate::artifacts::Digest;
 use crate::catalog::{Catalog, Entry};
 use crate::figures::{Books, Registered, Total, Whose};
-use crate::link::Words;
+use crate::process::Words;
 use crate::rows::{Reused, Rows};
 use crate::shelf::{Descriptor, Folder};
 

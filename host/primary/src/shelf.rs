@@ -3,7 +3,7 @@
 //!
 //! Links and unlinks wait for the disk, so a thread of its own does them, one
 //! after the other. A message that carries a descriptor which is still to be
-//! opened waits for it in its worker's task (`link`); the loop waits for none.
+//! opened waits for it in its worker's task (`process`); the loop waits for none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -7,14 +7,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_core::solo::{Action, Event, Record, Settings, Solo, State};
-use skep_core::{LogLevel, Moment};
+use skep_core::solo::{Action, Event, Notice, Settings, Solo, State};
+use skep_core::{LogLevel, Moment, Record};
 use skep_sys::Board;
 use skep_wire::SoloStatus;
 
 use crate::journal::Journal;
-use crate::link::{Link, Order, Role, Words};
-use crate::records::reason_of;
+use crate::notices::reason_of;
+use crate::process::{Command, Process, Role, Words};
 
 /// How long one that hung up may live.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Single<R: Role> {
     solo: Solo,
-    link: Option<Link<R>>,
+    process: Option<Process<R>>,
     /// Of one cell, into which the process beats: a new one for each.
     board: Option<Board>,
     /// What its events are about, besides itself.
@@ -35,7 +35,7 @@ impl<R: Role> Single<R> {
     pub(crate) fn new(seed: u64, subject: Option<(&'static str, String)>) -> Self {
         Self {
             solo: Solo::new(Settings::default(), seed),
-            link: None,
+            process: None,
             board: None,
             subject,
         }
@@ -48,7 +48,7 @@ impl<R: Role> Single<R> {
 
     /// Its process, if there is one.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.link.as_ref().map(Link::pid)
+        self.process.as_ref().map(Process::pid)
     }
 
     /// What operators are shown.
@@ -63,7 +63,7 @@ impl<R: Role> Single<R> {
 
     /// Whether there is one that can be told something.
     pub(crate) const fn hears(&self) -> bool {
-        matches!(self.solo.state(), State::Starting | State::Serving) && self.link.is_some()
+        matches!(self.solo.state(), State::Starting | State::Serving) && self.process.is_some()
     }
 
     /// Its newest sign of life, if it has given one.
@@ -75,8 +75,8 @@ impl<R: Role> Single<R> {
 
     /// Tells it something, if there is one.
     pub(crate) fn say(&self, (message, fds): Words<R::To>) {
-        if let Some(link) = &self.link {
-            link.order(Order::Say(message, fds));
+        if let Some(process) = &self.process {
+            process.send(Command::Say(message, fds));
         }
     }
 
@@ -87,7 +87,7 @@ impl<R: Role> Single<R> {
         now: Moment,
         event: Event,
         journal: &Journal,
-        mut start: impl FnMut(Arc<OwnedFd>) -> io::Result<Link<R>>,
+        mut start: impl FnMut(Arc<OwnedFd>) -> io::Result<Process<R>>,
     ) -> bool {
         let mut other = false;
         let mut actions: VecDeque<_> = self.solo.step(now, event).into();
@@ -100,8 +100,8 @@ impl<R: Role> Single<R> {
                         Ok((start(theirs)?, board))
                     });
                     let event = match started {
-                        Ok((link, board)) => {
-                            self.link = Some(link);
+                        Ok((process, board)) => {
+                            self.process = Some(process);
                             self.board = Some(board);
                             Event::Spawned
                         }
@@ -116,11 +116,11 @@ impl<R: Role> Single<R> {
                     None => self.kill(),
                 },
                 Action::Kill => self.kill(),
-                Action::Record(record) => {
-                    self.write(journal, now, &record);
-                    if matches!(record, Record::Exited(_)) {
+                Action::Notice(notice) => {
+                    self.write(journal, now, &notice);
+                    if matches!(notice, Notice::Exited(_)) {
                         other = true;
-                        self.link = None;
+                        self.process = None;
                         self.board = None;
                     }
                 }
@@ -130,13 +130,13 @@ impl<R: Role> Single<R> {
     }
 
     fn kill(&self) {
-        if let Some(link) = &self.link {
-            link.order(Order::Kill);
+        if let Some(process) = &self.process {
+            process.send(Command::Kill);
         }
     }
 
-    fn write(&self, journal: &Journal, now: Moment, record: &Record) {
-        let about = |line: skep_core::Record| {
+    fn write(&self, journal: &Journal, now: Moment, notice: &Notice) {
+        let about = |line: Record| {
             let line = match &self.subject {
                 Some((key, value)) => line.text(key, value),
                 None => line,
@@ -147,12 +147,12 @@ impl<R: Role> Single<R> {
             }
         };
         let named = |what| format!("{}.{what}", R::NAME);
-        match record {
-            Record::Spawned => journal.event(LogLevel::Info, &named("spawned"), about),
-            Record::Ready { after } => journal.event(LogLevel::Info, &named("ready"), |line| {
+        match notice {
+            Notice::Spawned => journal.event(LogLevel::Info, &named("spawned"), about),
+            Notice::Ready { after } => journal.event(LogLevel::Info, &named("ready"), |line| {
                 about(line).text("after", &format!("{:.1}ms", after.as_secs_f64() * 1000.0))
             }),
-            Record::Exited(exit) => {
+            Notice::Exited(exit) => {
                 let level = if exit.voluntary {
                     LogLevel::Info
                 } else {

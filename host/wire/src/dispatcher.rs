@@ -138,10 +138,10 @@ pub struct DispatchCounts {
 /// What a dispatcher tells a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ToTaker {
+pub enum ToAcceptor {
     /// Serve these connections. Carries their sockets, in this order. Each is
-    /// answered by [`FromTaker::Took`] or [`FromTaker::Declined`].
-    Take(Vec<Taken>),
+    /// answered by [`FromAcceptor::Took`] or [`FromAcceptor::Declined`].
+    Take(Vec<Handout>),
     /// These came back. The worker closes its copies.
     GotBack {
         /// Their numbers.
@@ -196,7 +196,7 @@ impl Spoken {
 
 /// One connection that is handed out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taken {
+pub struct Handout {
     /// Its number. Numbers of a listener's connections are never used again,
     /// also by the dispatchers that follow.
     pub id: u64,
@@ -220,7 +220,7 @@ pub struct Taken {
 /// What a worker tells a dispatcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FromTaker {
+pub enum FromAcceptor {
     /// Connections of an earlier dispatcher of the listener that are still
     /// open, or on their way back to it. The first messages, or none.
     Kept {
@@ -249,7 +249,7 @@ pub enum FromTaker {
         ids: Vec<u64>,
     },
     /// A connection between two requests. Carries its socket, of which the
-    /// worker keeps a copy until [`ToTaker::GotBack`].
+    /// worker keeps a copy until [`ToAcceptor::GotBack`].
     GaveBack {
         /// The number under which it was handed out. Of a number that was not,
         /// or was given back already, or with another socket than was handed
@@ -313,7 +313,7 @@ impl Message for FromDispatcher {
     }
 }
 
-impl Message for ToTaker {
+impl Message for ToAcceptor {
     // What was read of a connection, twice the largest head there is.
     const MOST: usize = 4 << 20;
 
@@ -327,13 +327,13 @@ impl Message for ToTaker {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Take(taken) => taken.len(),
+            Self::Take(handouts) => handouts.len(),
             Self::GotBack { .. } | Self::Hosts { .. } => 0,
         }
     }
 }
 
-impl Message for FromTaker {
+impl Message for FromAcceptor {
     // What was read of a connection, twice the largest head there is.
     const MOST: usize = 4 << 20;
 

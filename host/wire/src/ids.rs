@@ -37,15 +37,15 @@ pub(crate) fn few<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Decoder, FromTaker, encode};
+    use crate::{Decoder, FromAcceptor, encode};
 
     #[test]
     fn a_message_has_a_bounded_number_of_them() {
         for (count, fits) in [(MAX_IDS, true), (MAX_IDS + 1, false), (100_000, false)] {
             let mut decoder = Decoder::<()>::default();
             let ids = vec![1; count];
-            decoder.push(&encode(&FromTaker::Took { ids }).unwrap(), []);
-            assert_eq!(decoder.message::<FromTaker>().is_ok(), fits, "{count}");
+            decoder.push(&encode(&FromAcceptor::Took { ids }).unwrap(), []);
+            assert_eq!(decoder.message::<FromAcceptor>().is_ok(), fits, "{count}");
         }
     }
 }

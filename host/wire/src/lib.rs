@@ -10,7 +10,7 @@
 //! | primary ↔ builder (fd 3) | [`ToBuilder`] | [`FromBuilder`] |
 //! | primary ↔ alerter (fd 3) | [`ToAlerter`] | [`FromAlerter`] |
 //! | primary ↔ dispatcher (fd 3) | [`ToDispatcher`] | [`FromDispatcher`] |
-//! | dispatcher ↔ worker ([`Peer::Dispatcher`]) | [`FromTaker`] | [`ToTaker`] |
+//! | dispatcher ↔ worker ([`Peer::Dispatcher`]) | [`FromAcceptor`] | [`ToAcceptor`] |
 //! | primary ↔ connector (fd 3) | [`ToConnector`] | [`FromConnector`] |
 //! | worker ↔ connector ([`Peer::Connector`]) | [`ToOpener`] | [`FromOpener`] |
 //! | CLI ↔ primary (control socket) | [`ControlRequest`] | [`ControlReply`] |
@@ -36,7 +36,7 @@ pub use control::{
     decode_line, encode_line, encode_reply,
 };
 pub use dispatcher::{
-    DispatchCounts, FromDispatcher, FromTaker, Spoken, Taken, ToDispatcher, ToTaker,
+    DispatchCounts, FromAcceptor, FromDispatcher, Handout, Spoken, ToAcceptor, ToDispatcher,
 };
 pub use frame::{Decoder, FrameError, MAX_FDS, MAX_PLAN, VERSION, encode};
 pub use ids::MAX_IDS;

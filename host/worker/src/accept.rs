@@ -18,20 +18,20 @@ use crate::transport::Socket;
 /// it looks again. Short, because a less loaded worker may be stuck.
 const POLITENESS: Duration = Duration::from_millis(1);
 
-/// How long a worker waits for the end of a connection that can accept nothing
-/// for want of descriptors or memory: others may have given some back.
+/// How long a worker that lacks descriptors or memory waits for the end of one of
+/// its connections: another process may have freed some.
 const EXHAUSTION: Duration = Duration::from_millis(100);
 
-/// Most connections that are taken from a listener that is given up. Others
-/// take them, too, where there are others.
+/// Most connections that a worker still accepts from a listener that it gives
+/// up. Other workers, if there are any, accept from it as well.
 const SWEEP: usize = 1024;
 
 /// What a listener is to do.
 #[derive(Clone)]
-pub(crate) enum Order {
-    /// Take connections on these terms.
+pub(crate) enum ListenerCommand {
+    /// Accept connections on these terms.
     Accept(Arc<Terms>),
-    /// Take what waits, and end.
+    /// Accept the connections that wait, and end.
     Close,
 }
 
@@ -50,25 +50,27 @@ impl Terms {
 
 /// Accepts until this worker drains or the listener is given up.
 ///
-/// What waits at that moment is still taken: the kernel may have woken this
-/// process for it and no other, so that it would wait for the next one to
-/// come; and where there is no other, it would be reset.
+/// Connections that wait at that moment are still accepted: the kernel may have
+/// woken only this process for them, so that they would wait until the next one
+/// comes; without another worker they would be reset.
 pub(crate) async fn accept(
     desk: Arc<Desk>,
     listener: AsyncFd<ExclusiveListener>,
-    mut orders: watch::Receiver<Order>,
+    mut commands: watch::Receiver<ListenerCommand>,
     accepting: Accepting,
 ) {
     let mut draining = desk.draining();
     let mut terms = None;
     loop {
-        let order = orders.borrow_and_update().clone();
-        let Order::Accept(now) = order else { break };
+        let command = commands.borrow_and_update().clone();
+        let ListenerCommand::Accept(now) = command else {
+            break;
+        };
         let now = terms.insert(now);
         let next = tokio::select! {
             biased;
             _ = draining.wait_for(|draining| *draining) => break,
-            changed = orders.changed() => match changed {
+            changed = commands.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => break,
             },
@@ -103,8 +105,8 @@ fn open(desk: &Arc<Desk>, terms: &Terms, socket: Socket, peer: Peer) {
     tokio::spawn(connection);
 }
 
-/// Nothing can be accepted for want of descriptors or memory: who is idle makes
-/// room, and the end of a connection is waited for.
+/// Accepting failed for want of descriptors or memory: asks idle connections to
+/// end, and waits for the end of one.
 async fn exhausted(desk: &Desk, error: &io::Error) {
     if desk.may_complain() {
         complain(desk, "cannot accept", error);
@@ -125,9 +127,9 @@ async fn next(
                 listener.get_ref().resume()?;
             }
             Appetite::Sated => {
-                // Woken by connections, but as one beside those whose turn it is.
+                // Connections wake this worker too, but take no other's wake-up.
                 listener.get_ref().look_on()?;
-                // An end that comes with a connection is not to be missed.
+                // First, or an end that comes with a connection would be missed.
                 let mut ready = tokio::select! {
                     biased;
                     () = desk.next_end() => continue,

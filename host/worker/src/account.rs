@@ -20,8 +20,8 @@ const MAX_PATH: usize = 256;
 /// Bytes of a method that a record tells; those that have names are shorter.
 const MAX_METHOD: usize = 32;
 
-/// One request from its head to its outcome. Whatever happens to it, dropping
-/// this counts it once.
+/// One request from its head to its outcome. Dropping this counts the request,
+/// whatever happened to it, exactly once.
 pub(crate) struct Account {
     desk: Arc<Desk>,
     lifeline: Arc<Lifeline>,
@@ -45,7 +45,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// The path, without the query, which may hold what is nobody's concern.
+    /// The path, without the query, which may hold secrets.
     fn path(&self) -> &str {
         let path = self.target.as_ref().map_or("*", PathAndQuery::path);
         &path[..path.floor_char_boundary(MAX_PATH)]
@@ -113,7 +113,7 @@ impl Account {
         let begun = self.lifeline.has_begun();
         match self.status {
             Some(status) if begun || outcome == Outcome::Ok => Some(status.as_u16()),
-            // What it was is known to whoever was answered.
+            // The status is not known here, or no client was left to answer.
             _ if begun || outcome == Outcome::ClientGone => None,
             _ => Some(outcome.reply().status),
         }
@@ -124,7 +124,7 @@ impl Account {
         let Some(row) = self.row.and_then(|row| self.desk.register_row(row)) else {
             return;
         };
-        // What was refused at once would hide how long guests take.
+        // Immediate refusals would hide how long guests take.
         let latency = self.guest.then(|| Took {
             bucket: bucket_of(elapsed),
             fine: tally_bucket_of(elapsed),
@@ -167,8 +167,8 @@ impl Account {
 
 impl Witness for Account {
     fn ended(mut self, ended: Ended) {
-        // Whatever a guest makes of a request that something else has ended, it
-        // is for that that the request ended.
+        // If something else has ended the request, that is its outcome, whatever
+        // the guest returned.
         let outcome = self.lifeline.outcome().unwrap_or(ended.outcome);
         self.status = ended.status;
         if outcome != Outcome::Ok {
@@ -196,7 +196,7 @@ impl Drop for Account {
             .unwrap_or(Outcome::ClientGone);
         let elapsed = self.began.elapsed();
         let good = outcome == Outcome::Ok;
-        // Before the app is told of the end, which may be the end of its handler.
+        // Before the app is told of the end, which may drop its handler.
         self.register(outcome, elapsed);
         let cell = self.desk.cell();
         cell.request_ended(outcome as usize, bucket_of(elapsed), good);

@@ -3,9 +3,9 @@
 //!
 //! All handlers of an app share one of these, so that an app has never more
 //! calls in flight than its limit, whatever is swapped. The limits are those of
-//! its stable handler; a plan that changes them changes them in place. Whose
-//! turn it is, and who has a place, is said by [`skep_core::permits`]; here is
-//! who waits for that.
+//! its stable handler; a plan that changes them changes them in place.
+//! [`skep_core::permits`] decides whose turn it is and who has a place; this
+//! module keeps the requests that wait for that.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -55,7 +55,7 @@ struct State {
     told: BTreeMap<u64, Told>,
 }
 
-/// What somebody who has a place was told.
+/// What was decided about a request that has a place.
 #[derive(Debug)]
 enum Told {
     /// Nothing yet.
@@ -98,7 +98,7 @@ impl Admission {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whole at every step, and held for no longer than that.
+        // A panic leaves it consistent; it is held for one step only.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,7 +195,7 @@ impl Admission {
                 return;
             };
             let waker = state.tell(next, Told::Admitted);
-            // Whoever is woken may come here again.
+            // A request that is woken may lock this again.
             drop(state);
             if let Some(waker) = waker {
                 waker.wake();

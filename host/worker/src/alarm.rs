@@ -2,8 +2,8 @@
 //!
 //! A worker with thousands of idle connections has thousands of deadlines, and
 //! none of them needs to be exact. They are put off to the next beat of one
-//! clock, which is the worker's own heartbeat, so that the process wakes for all
-//! of them at once, and not at all where it would have woken only to look.
+//! clock, which is the worker's own heartbeat, so that the process wakes once for
+//! all of them, and not at all for deadlines that have moved meanwhile.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -63,7 +63,7 @@ pub(crate) struct Alarm {
 
 impl Alarm {
     /// Has the task woken at `deadline` or a little later. It may be woken
-    /// before: whoever is woken looks at the time. Says whether it is late.
+    /// earlier, so it must look at the time. Says whether it is late.
     pub(crate) fn watch(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = deadline else {
             return Poll::Pending;

@@ -17,8 +17,8 @@ use crate::news::News;
 use crate::register::{Queued, UseTold};
 use crate::upload::Upload;
 
-/// One handler of an app. It lives for as long as something of it is in
-/// flight; its end is news.
+/// One handler of an app. It lives for as long as a request of it is in flight;
+/// its end is reported as [`News`].
 pub(crate) struct App {
     pub(crate) id: HandlerId,
     pub(crate) name: AppName,
@@ -78,8 +78,7 @@ impl App {
     }
 
     /// The right to call, at once or after a wait. A request waits no longer
-    /// than it may take: having used up its time it could not be answered any
-    /// more.
+    /// than its own timeout, after which it could not be answered any more.
     pub(crate) async fn admit(
         &self,
         budget: &Budget,
@@ -210,7 +209,7 @@ impl Admitted {
 impl Drop for App {
     fn drop(&mut self) {
         self.use_told.end(self.handler.usage());
-        // Nobody listens any more when the worker itself ends.
+        // Fails when the worker itself ends.
         let _ = self.news.send(News::Gone {
             handler: self.id,
             made: self.handler.instances().made,

@@ -25,8 +25,8 @@ use crate::admission::{Admission, Share};
 /// per worker looks, however many wait; it takes a microsecond.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Different values of the field that a rate is by which a request may have:
-/// more than a sender that is not after something else has a use for.
+/// Most different values that a request may have in the field by which a rate is
+/// counted: more than an honest client sends.
 const MAX_VALUES: usize = 4;
 
 /// Where this worker counts by app: its column of the pool's sheet, and its
@@ -85,7 +85,7 @@ pub(crate) struct Call {
     tenant: Arc<Tenant>,
 }
 
-/// Whose connection it is, as far as rates per client and shares of clients go.
+/// The client of a connection, for rates per client and clients' shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Origin([u8; 9]);
 
@@ -130,7 +130,7 @@ impl Tenant {
         if self.limits.concurrency == 0 {
             return Ok(None);
         }
-        // Not past those who wait.
+        // Requests that wait come first.
         if self.line.first.is_idle() {
             self.begin(on).map(Some)
         } else {
@@ -311,7 +311,7 @@ fn count(
     match counting {
         Counting::Done => Ok(()),
         Counting::Refused(over) => Err(over.into()),
-        // More apps than a sheet has rows: what cannot be counted is not let in.
+        // The sheet has no row left: a request that cannot be counted is refused.
         Counting::NoPlace => Err(OverRate(rate.period).into()),
     }
 }

@@ -21,11 +21,10 @@ use crate::intake::GiveBack;
 use crate::rooms::{Ask, Stay};
 use crate::transport::{Socket, Transport};
 
-/// A connection that did not come from a listener, but from who hands its
-/// connections out.
+/// A connection that came from a dispatcher instead of a listener.
 pub(crate) struct HandedOut {
     pub(crate) home: Arc<Home>,
-    /// It is wanted back after one request.
+    /// It is to be given back after one request.
     pub(crate) once: bool,
     /// What was read of it already.
     pub(crate) read: Vec<u8>,
@@ -54,7 +53,7 @@ pub(crate) struct Left {
 /// How a connection of HTTP/1.1 ends.
 pub(crate) enum End<T> {
     Closed,
-    /// Others go on with it, and the client does not notice.
+    /// Another process goes on with it, and the client does not notice.
     GivenBack(T, Vec<u8>, Spoken),
     /// It is one of HTTP/2, and this was read of it.
     Http2(T, BytesMut),

@@ -43,8 +43,8 @@ impl Counts {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
         let failed = match outcome {
             Outcome::Ok => status.is_some_and(|status| status.is_server_error()),
-            // The client's doing, whatever revision it meets: nobody may have a
-            // deploy rolled back by sending nonsense to it.
+            // The client's doing: clients that send nonsense must not be able to
+            // have a deploy rolled back.
             Outcome::ClientGone
             | Outcome::BodyTooLarge
             | Outcome::TooSlow
@@ -112,7 +112,7 @@ impl Counts {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // Whole at every step.
+        // A panic leaves it consistent.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
 //! What all parts of this worker share: its cell in the scoreboard, its ticks,
-//! its handlers and its plan, and whether it is on its way out.
+//! its handlers and its plan, and whether it drains.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -26,17 +26,17 @@ pub(crate) struct Desk {
     column: Column,
     ticker: Ticker,
     shelf: Mutex<Shelf>,
-    /// Read for an instant per request and written when a plan comes. All of it
-    /// happens on one thread, so nobody ever waits.
+    /// Read briefly per request and written when a plan comes, all on one thread,
+    /// so the lock never blocks.
     serving: RwLock<Serving<Valid>>,
     pub(crate) log: Log,
     drain_timeout: Duration,
     ended: Notify,
     /// The window of latencies that is open, by the last beat.
     window: AtomicU64,
-    /// Who waits for an end: most of the time nobody.
+    /// How many wait for an end; usually none.
     waits: AtomicU32,
-    /// When something last was complained of that may happen often.
+    /// When a frequent failure was last logged.
     complained: Mutex<Option<Instant>>,
     draining: watch::Sender<bool>,
     /// Listeners that may still take connections.
@@ -112,7 +112,7 @@ impl Desk {
 
     /// The handlers. Not to be held for longer than a look.
     pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        // Whole at every step.
+        // A panic leaves it consistent.
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -225,8 +225,7 @@ impl Desk {
         self.ended.notified().await;
     }
 
-    /// Whether something may be complained of that may happen often: once a
-    /// second.
+    /// Whether a frequent failure may be logged now: once a second.
     pub(crate) fn may_complain(&self) -> bool {
         let mut complained = self
             .complained

@@ -1,10 +1,10 @@
 //! Which hosts are at home in this worker, on connections that were handed out
 //! by their host.
 //!
-//! A worker does not know what other pools serve, and need not. It takes for its
-//! own what a connection was handed out for, and what its own routes name
-//! exactly, for no other pool may name the same. For all else the dispatcher is
-//! asked, by giving the connection back.
+//! A worker does not know which hosts other pools serve. It takes as its own the
+//! host that a connection was handed out for, and hosts that its own routes name
+//! exactly, because no other pool may name the same. With a request for any other
+//! host the connection goes back to the dispatcher, which decides.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -22,8 +22,8 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// They have changed: nothing that was handed out before is known to be for
-    /// the host that it was handed out for.
+    /// Hosts have changed: the host that an earlier connection was handed out for
+    /// may belong to another pool now.
     pub(crate) fn change(&self, matter: bool) {
         self.matter.store(matter, Relaxed);
         self.changes.fetch_add(1, Relaxed);

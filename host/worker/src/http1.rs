@@ -35,8 +35,8 @@ use listening::Listening;
 /// guest. One piece of a guest's is 64 KiB at most and may come on top.
 const ENOUGH: usize = 64 << 10;
 
-/// Bytes that are read of what a client says while it is answered: nobody needs
-/// them yet, but whether it is still there shows by reading.
+/// Bytes that are read from a client while it is answered: only reading shows
+/// whether the client is still there.
 const AHEAD: usize = 16 << 10;
 
 /// Bytes that are read at a time where a head is expected: most requests whole.
@@ -237,7 +237,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             return Ok(Turn::Rest);
         }
         if self.carrier.is_once() && self.machine.requests() > 0 && !self.input.is_empty() {
-            // It rests here until then: whoever hands it out may die meanwhile.
+            // Not before a request has come: the dispatcher may die meanwhile.
             return Err(self.give_back());
         }
         if self.may_switch && !self.input.is_empty() {
@@ -357,11 +357,11 @@ impl<'a, T: Transport> Http1<'a, T> {
         if self.writing.is_empty() || self.written {
             return Ok(Turn::Rest);
         }
-        // What waits for more to say goes out with it.
+        // Output that was held back for more goes out with it.
         let before = self.writing.len();
         match self.writing.poll(&mut self.transport, cx) {
             Poll::Pending => {
-                // It is the others' turn, or the client's.
+                // Other connections are first, or the client takes nothing.
                 self.written = true;
                 if self.writing.len() < before
                     && let Some(exchange) = &self.exchange
@@ -433,7 +433,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             self.probe(now)?;
         }
         if self.machine.idle_since().is_some() && self.transport.has_more() {
-            // A request came in the last moment.
+            // A request came just before the end.
             self.machine.postpone(now);
             return Ok(Turn::Again);
         }

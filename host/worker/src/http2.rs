@@ -1,5 +1,5 @@
-//! A connection of HTTP/2: hyper between its socket and the service, held to
-//! account.
+//! A connection of HTTP/2: hyper between its socket and the service, within
+//! limits.
 //!
 //! hyper and h2 speak the protocol. What they leave open is decided here: which
 //! frames a client may send us without end ([`guard`]), that a stream nobody
@@ -127,7 +127,7 @@ impl Pulse {
         }
     }
 
-    /// The client does what costs it nothing and us something.
+    /// The client sends frames that cost it nothing and this worker work.
     fn abused(&self, abuse: Abuse) {
         let record = self.desk.log.record(LogLevel::Debug, "connection.abused");
         if let Some(record) = record {
@@ -203,7 +203,7 @@ pub(crate) async fn run<T: Transport>(
         let pulse = Arc::clone(&pulse);
         move |request: Request<Incoming>| {
             let (service, pulse) = (Arc::clone(&service), Arc::clone(&pulse));
-            // On its way to its task it is moved several times, and large.
+            // Boxed, because it is large and moved several times.
             Box::pin(async move {
                 let stream = Answering::current();
                 let (head, body) = request.into_parts();
@@ -236,8 +236,8 @@ pub(crate) async fn run<T: Transport>(
     };
     std::future::poll_fn(|cx| {
         loop {
-            // How it fails is the client's affair: it has hung up, or broken the
-            // protocol and been told.
+            // A failure needs no report: the client has hung up, or has broken
+            // the protocol and was told.
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -340,7 +340,7 @@ impl Ending<'_> {
                 let silent = moved + self.header_timeout();
                 Some(self.carrier.old_at().map_or(silent, |old| old.min(silent)))
             }
-            // It is woken when it is busy no more.
+            // The task is woken when the last stream ends.
             Leaving::Asked(..) | Leaving::Finishing(..) if busy => None,
             Leaving::Asked(linger, from) | Leaving::Finishing(linger, from) => {
                 Some(from.max(moved) + linger)

@@ -1,14 +1,14 @@
 //! Taking connections from a dispatcher, and giving them back.
 //!
-//! A connection is acknowledged before a byte of it is read, so that whoever
-//! dies, one of the two processes has it: not acknowledged, the dispatcher gives
-//! it to another worker; acknowledged, it is this one's. On the way back it is
-//! the same with the roles exchanged; without a dispatcher, connections wait for
-//! the next one.
+//! A worker acknowledges a connection before it reads a byte of it, so that one of
+//! the two processes has it whichever dies: before the acknowledgement the
+//! dispatcher, which gives it to another worker; afterwards this worker. The way
+//! back is the same with the roles exchanged; without a dispatcher, connections
+//! wait for the next one.
 //!
-//! A dispatcher takes back what it handed out, under the number under which it
-//! did. So it is told of connections that have ended, now and then, and the next
-//! dispatcher is told first of those that are left.
+//! A dispatcher takes back only connections that it handed out, by their number.
+//! So it is told now and then which have ended, and a new dispatcher is told first
+//! which are left.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use skep_link::{Link, LinkError};
 use skep_sys::{Accepted, Channel};
-use skep_wire::{FromTaker, MAX_IDS, Taken, ToTaker};
+use skep_wire::{FromAcceptor, Handout, MAX_IDS, ToAcceptor};
 use tokio::sync::{Notify, mpsc};
 
 use crate::accept::{self, Terms};
@@ -36,13 +36,12 @@ const BACK_PATIENCE: Duration = Duration::from_secs(10);
 /// stuck, and another one may come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections that have ended before a dispatcher is told of them. It counts
-/// them as open until then, which is why there is a bound; and it has no other
-/// use for them, which is why it is not one.
+/// Connections that end before a dispatcher is told: bounded, because it counts
+/// them as open until then; more than one, to save messages.
 const ENDED: usize = 128;
 
-/// What comes from the dispatcher of one listener. Ends when it is dropped and
-/// no connection is left that could be given back.
+/// Takes connections from the dispatcher of one listener. Its task ends when it
+/// is dropped and no connection is left that could be given back.
 pub(crate) struct Intake {
     met: mpsc::UnboundedSender<(Arc<Terms>, OwnedFd)>,
 }
@@ -51,34 +50,34 @@ impl Intake {
     pub(crate) fn begin(desk: &Arc<Desk>) -> Self {
         let (met, meets) = mpsc::unbounded_channel();
         let (back, returned) = mpsc::unbounded_channel();
-        let taking = Taking {
+        let task = IntakeTask {
             desk: Arc::clone(desk),
             hosts: Arc::default(),
             held: Arc::default(),
             back: Some(back),
             returning: VecDeque::new(),
         };
-        tokio::spawn(run(taking, meets, returned));
+        tokio::spawn(run(task, meets, returned));
         Self { met }
     }
 
     /// Takes connections over this channel from now on.
     pub(crate) fn meet(&self, terms: Arc<Terms>, channel: OwnedFd) {
-        // It ends only when this is dropped.
+        // Cannot fail: the task ends only when this is dropped.
         let _ = self.met.send((terms, channel));
     }
 }
 
-/// What is known besides the dispatcher.
-struct Taking {
+/// The state of an intake's task, but for its dispatcher.
+struct IntakeTask {
     desk: Arc<Desk>,
     hosts: Arc<Hosts>,
     held: Arc<Held>,
     /// Where connections go that are given back; `None` once none are taken any
     /// more.
     back: Option<mpsc::UnboundedSender<(u64, Returned)>>,
-    /// What was given back and not acknowledged, and until when that is waited
-    /// for. In the order in which it was given.
+    /// Connections that were given back and are not acknowledged, oldest first,
+    /// each with the time until which that is waited for.
     returning: VecDeque<(u64, Returned, Instant)>,
 }
 
@@ -86,7 +85,7 @@ struct Taking {
 #[derive(Default)]
 struct Held {
     numbers: Mutex<Numbers>,
-    /// So many have ended that the dispatcher is to be told.
+    /// Notified when [`ENDED`] connections have ended.
     enough: Notify,
 }
 
@@ -109,12 +108,12 @@ pub(crate) struct GiveBack {
 /// A dispatcher.
 struct Dispatcher {
     terms: Arc<Terms>,
-    link: Link<ToTaker, FromTaker>,
+    link: Link<ToAcceptor, FromAcceptor>,
 }
 
 impl Held {
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
-        // Nothing in here panics halfway through a change.
+        // A panic leaves it consistent.
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,7 +129,7 @@ impl Held {
 }
 
 impl GiveBack {
-    /// Gives the connection back. If nobody is there any more, it is closed.
+    /// Gives the connection back. If the intake has ended, it is closed.
     pub(crate) fn send(mut self, returned: Returned) {
         if let Some(back) = self.back.take()
             && back.send((self.id, returned)).is_err()
@@ -149,18 +148,18 @@ impl Drop for GiveBack {
 }
 
 async fn run(
-    mut taking: Taking,
+    mut task: IntakeTask,
     mut meets: mpsc::UnboundedReceiver<(Arc<Terms>, OwnedFd)>,
     mut returned: mpsc::UnboundedReceiver<(u64, Returned)>,
 ) {
     let mut dispatcher: Option<Dispatcher> = None;
     loop {
-        let late = taking.returning.front().map(|(_, _, until)| *until);
-        let held = Arc::clone(&taking.held);
+        let late = task.returning.front().map(|(_, _, until)| *until);
+        let held = Arc::clone(&task.held);
         let done = tokio::select! {
             biased;
-            met = meets.recv(), if taking.back.is_some() => match met {
-                Some((terms, channel)) => match taking.meet(terms, channel).await {
+            met = meets.recv(), if task.back.is_some() => match met {
+                Some((terms, channel)) => match task.meet(terms, channel).await {
                     Ok(met) => {
                         dispatcher = Some(met);
                         Ok(())
@@ -169,36 +168,36 @@ async fn run(
                 },
                 // The listener was given up. What is open may still go back.
                 None => {
-                    taking.back = None;
+                    task.back = None;
                     Ok(())
                 }
             },
             message = next(dispatcher.as_mut()) => match (message, &mut dispatcher) {
-                (Ok((message, fds)), Some(from)) => taking.told(from, message, fds).await,
+                (Ok((message, fds)), Some(from)) => task.told(from, message, fds).await,
                 (Err(error), _) => Err(error),
                 (Ok(_), None) => Ok(()),
             },
             returned = returned.recv() => match returned {
-                Some((id, returned)) => taking.returned(id, returned, dispatcher.as_mut()).await,
-                // Nothing is left that could.
+                Some((id, returned)) => task.returned(id, returned, dispatcher.as_mut()).await,
+                // No connection is left that could be given back.
                 None => return,
             },
-            () = held.enough.notified() => taking.tell_ended(dispatcher.as_mut()).await,
+            () = held.enough.notified() => task.tell_ended(dispatcher.as_mut()).await,
             () = at(late) => {
-                if let Some((id, ..)) = taking.returning.pop_front() {
-                    taking.held.ended(id);
+                if let Some((id, ..)) = task.returning.pop_front() {
+                    task.held.ended(id);
                 }
                 Ok(())
             }
         };
-        // Who makes no sense or is gone is nobody to talk with any more.
+        // The dispatcher is gone or says nonsense: its channel is closed.
         if done.is_err() {
             dispatcher = None;
         }
     }
 }
 
-impl Taking {
+impl IntakeTask {
     /// A dispatcher has come. It is told what is left of those before it, and
     /// what they have not acknowledged is given to this one.
     async fn meet(&self, terms: Arc<Terms>, channel: OwnedFd) -> Result<Dispatcher, LinkError> {
@@ -213,7 +212,7 @@ impl Taking {
         };
         for ids in kept.chunks(MAX_IDS) {
             let ids = ids.to_vec();
-            dispatcher.tell(&FromTaker::Kept { ids }, None).await?;
+            dispatcher.tell(&FromAcceptor::Kept { ids }, None).await?;
         }
         for (id, returned, _) in &self.returning {
             dispatcher.give_back(*id, returned).await?;
@@ -224,12 +223,12 @@ impl Taking {
     async fn told(
         &mut self,
         dispatcher: &mut Dispatcher,
-        message: ToTaker,
+        message: ToAcceptor,
         fds: Vec<OwnedFd>,
     ) -> Result<(), LinkError> {
         match message {
-            ToTaker::Take(taken) => return self.take(dispatcher, taken, fds).await,
-            ToTaker::GotBack { ids } => {
+            ToAcceptor::Take(handouts) => return self.take(dispatcher, handouts, fds).await,
+            ToAcceptor::GotBack { ids } => {
                 for id in ids {
                     // The first one, nearly always.
                     if let Some(at) = self.returning.iter().position(|(its, ..)| *its == id) {
@@ -238,7 +237,7 @@ impl Taking {
                     }
                 }
             }
-            ToTaker::Hosts { matter } => self.hosts.change(matter),
+            ToAcceptor::Hosts { matter } => self.hosts.change(matter),
         }
         Ok(())
     }
@@ -246,7 +245,7 @@ impl Taking {
     async fn take(
         &self,
         dispatcher: &mut Dispatcher,
-        taken: Vec<Taken>,
+        handouts: Vec<Handout>,
         fds: Vec<OwnedFd>,
     ) -> Result<(), LinkError> {
         let room = match &self.back {
@@ -256,21 +255,24 @@ impl Taking {
             }
             _ => 0,
         };
-        let mut taken: Vec<_> = taken.into_iter().zip(fds).collect();
-        let declined = taken.split_off(room.min(taken.len()));
-        let numbers = |of: &[(Taken, OwnedFd)]| of.iter().map(|(taken, _)| taken.id).collect();
+        let mut accepted: Vec<_> = handouts.into_iter().zip(fds).collect();
+        let declined = accepted.split_off(room.min(accepted.len()));
+        let numbers =
+            |of: &[(Handout, OwnedFd)]| of.iter().map(|(handout, _)| handout.id).collect();
         if !declined.is_empty() {
             let ids = numbers(&declined);
-            dispatcher.tell(&FromTaker::Declined { ids }, None).await?;
+            dispatcher
+                .tell(&FromAcceptor::Declined { ids }, None)
+                .await?;
         }
-        if taken.is_empty() {
+        if accepted.is_empty() {
             return Ok(());
         }
-        let ids = numbers(&taken);
-        dispatcher.tell(&FromTaker::Took { ids }, None).await?;
-        for (taken, stream) in taken {
-            // It fails for one that is broken, or for want of memory.
-            if let Err(error) = self.serve(dispatcher, taken, stream)
+        let ids = numbers(&accepted);
+        dispatcher.tell(&FromAcceptor::Took { ids }, None).await?;
+        for (handout, stream) in accepted {
+            // Fails if the connection is broken, or for want of memory.
+            if let Err(error) = self.serve(dispatcher, handout, stream)
                 && error.kind() != io::ErrorKind::NotConnected
             {
                 accept::complain(&self.desk, "cannot take a connection", &error);
@@ -279,17 +281,17 @@ impl Taking {
         Ok(())
     }
 
-    fn serve(&self, dispatcher: &Dispatcher, taken: Taken, stream: OwnedFd) -> io::Result<()> {
+    fn serve(&self, dispatcher: &Dispatcher, handout: Handout, stream: OwnedFd) -> io::Result<()> {
         if self.back.is_none() {
             return Ok(());
         }
-        self.held.numbers().open.insert(taken.id);
+        self.held.numbers().open.insert(handout.id);
         let back = GiveBack {
-            id: taken.id,
+            id: handout.id,
             held: Arc::clone(&self.held),
             back: self.back.clone(),
         };
-        // Who passes a connection on has seen to that, for we may not.
+        // The dispatcher has set this; a worker must not change what others share.
         if !skep_sys::is_nonblocking(stream.as_fd())? {
             let blocks = "a connection that blocks whoever reads it";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, blocks));
@@ -302,10 +304,10 @@ impl Taking {
             Arc::clone(&dispatcher.terms.limits),
             (socket, peer),
             Some(HandedOut {
-                home: Arc::new(Home::new(&self.desk, &self.hosts, taken.host)),
-                once: taken.once,
-                read: taken.read,
-                spoken: taken.spoken,
+                home: Arc::new(Home::new(&self.desk, &self.hosts, handout.host)),
+                once: handout.once,
+                read: handout.read,
+                spoken: handout.spoken,
                 back,
             }),
         ));
@@ -333,7 +335,7 @@ impl Taking {
             Some(dispatcher) => {
                 for ids in ids.chunks(MAX_IDS) {
                     let ids = ids.to_vec();
-                    dispatcher.tell(&FromTaker::Ended { ids }, None).await?;
+                    dispatcher.tell(&FromAcceptor::Ended { ids }, None).await?;
                 }
                 Ok(())
             }
@@ -344,7 +346,7 @@ impl Taking {
 
 impl Dispatcher {
     async fn give_back(&mut self, id: u64, returned: &Returned) -> Result<(), LinkError> {
-        let message = FromTaker::GaveBack {
+        let message = FromAcceptor::GaveBack {
             id,
             read: returned.left.read.clone(),
             spoken: returned.left.spoken,
@@ -354,7 +356,7 @@ impl Dispatcher {
 
     async fn tell(
         &mut self,
-        message: &FromTaker,
+        message: &FromAcceptor,
         socket: Option<&OwnedFd>,
     ) -> Result<(), LinkError> {
         let sockets = socket.map(|socket| socket.as_fd());
@@ -364,7 +366,9 @@ impl Dispatcher {
 }
 
 /// The next message of a dispatcher; never, without one.
-async fn next(dispatcher: Option<&mut Dispatcher>) -> Result<(ToTaker, Vec<OwnedFd>), LinkError> {
+async fn next(
+    dispatcher: Option<&mut Dispatcher>,
+) -> Result<(ToAcceptor, Vec<OwnedFd>), LinkError> {
     let Some(dispatcher) = dispatcher else {
         return pending().await;
     };
@@ -372,7 +376,7 @@ async fn next(dispatcher: Option<&mut Dispatcher>) -> Result<(ToTaker, Vec<Owned
     dispatcher.link.next().await?.ok_or_else(|| gone().into())
 }
 
-/// Ends then, or never.
+/// Waits until `then`; for ever without one.
 async fn at(then: Option<Instant>) {
     match then {
         Some(then) => tokio::time::sleep_until(then.into()).await,

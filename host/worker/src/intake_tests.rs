@@ -24,7 +24,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// The dispatcher's end.
 struct Hand {
-    link: Link<FromTaker, ToTaker>,
+    link: Link<FromAcceptor, ToAcceptor>,
     /// Of what was given back last.
     spoken: Spoken,
 }
@@ -39,13 +39,13 @@ impl Hand {
         }
     }
 
-    async fn say(&mut self, message: &ToTaker, sockets: &[OwnedFd]) {
+    async fn say(&mut self, message: &ToAcceptor, sockets: &[OwnedFd]) {
         let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
         let by = Instant::now() + LONG;
         self.link.tell(message, &sockets, by).await.unwrap();
     }
 
-    async fn hear(&mut self) -> (FromTaker, Vec<OwnedFd>) {
+    async fn hear(&mut self) -> (FromAcceptor, Vec<OwnedFd>) {
         soon(self.link.next()).await.unwrap().unwrap()
     }
 
@@ -54,33 +54,33 @@ impl Hand {
         // Those of a listener are never the same, whoever gives them.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Relaxed);
-        let taken = Taken {
+        let handout = Handout {
             id,
             host: host.map(str::to_owned),
             once,
             read: read.to_vec(),
             spoken: Spoken::Nothing,
         };
-        self.say(&ToTaker::Take(vec![taken]), &[socket]).await;
+        self.say(&ToAcceptor::Take(vec![handout]), &[socket]).await;
         id
     }
 
     async fn hand_out(&mut self, socket: OwnedFd, host: Option<&str>, once: bool, read: &[u8]) {
         let id = self.offer(socket, host, once, read).await;
         let (answer, _) = self.hear().await;
-        assert_eq!(answer, FromTaker::Took { ids: vec![id] });
+        assert_eq!(answer, FromAcceptor::Took { ids: vec![id] });
     }
 
     /// What is given back next; acknowledged.
     async fn back(&mut self) -> (OwnedFd, Vec<u8>) {
         let (id, socket, read) = self.back_unacknowledged().await;
-        self.say(&ToTaker::GotBack { ids: vec![id] }, &[]).await;
+        self.say(&ToAcceptor::GotBack { ids: vec![id] }, &[]).await;
         (socket, read)
     }
 
     async fn back_unacknowledged(&mut self) -> (u64, OwnedFd, Vec<u8>) {
         match self.hear().await {
-            (FromTaker::GaveBack { id, read, spoken }, mut fds) => {
+            (FromAcceptor::GaveBack { id, read, spoken }, mut fds) => {
                 self.spoken = spoken;
                 (id, fds.pop().unwrap(), read)
             }
@@ -235,7 +235,7 @@ async fn without_hosts_all_is_ours_until_they_matter() {
     assert_eq!(client.answered().await, "1");
     client.send(&request("b", "2")).await;
     assert_eq!(client.answered().await, "2");
-    hand.say(&ToTaker::Hosts { matter: true }, &[]).await;
+    hand.say(&ToAcceptor::Hosts { matter: true }, &[]).await;
     // The worker has heard of it when it has answered the next message.
     let (other, socket) = pair();
     hand.hand_out(socket, None, false, b"").await;
@@ -275,7 +275,7 @@ async fn a_drain_gives_back_what_is_idle_and_declines_the_rest() {
     let (_client, socket) = pair();
     let id = hand.offer(socket, None, false, b"").await;
     let (answer, _) = hand.hear().await;
-    assert_eq!(answer, FromTaker::Declined { ids: vec![id] });
+    assert_eq!(answer, FromAcceptor::Declined { ids: vec![id] });
     soon(desk.all_quiet()).await;
     drop((back, fresh, half));
 }
@@ -295,13 +295,13 @@ async fn a_connection_on_its_way_back_outlives_the_dispatcher() {
     let (_other, socket) = pair();
     let id = hand.offer(socket, Some("a"), true, b"").await;
     let (answer, _) = hand.hear().await;
-    assert_eq!(answer, FromTaker::Declined { ids: vec![id] });
+    assert_eq!(answer, FromAcceptor::Declined { ids: vec![id] });
 
     client.send(&request("a", "1")).await;
     client.answered().await;
     client.send(&request("b", "2")).await;
     let lost = hand.back_unacknowledged().await;
-    let kept = FromTaker::Kept { ids: vec![lost.0] };
+    let kept = FromAcceptor::Kept { ids: vec![lost.0] };
     drop((hand, lost));
     let mut hand = Hand::meets(&intake, limits);
     assert_eq!(hand.hear().await.0, kept);
@@ -325,7 +325,7 @@ async fn what_has_ended_is_told_when_it_is_many_and_what_is_kept_first() {
         closed_connections(&desk).await;
     }
     let (told, _) = hand.hear().await;
-    assert_eq!(told, FromTaker::Ended { ids: ended });
+    assert_eq!(told, FromAcceptor::Ended { ids: ended });
 
     // The next dispatcher is told of what is open, and not of what has ended.
     let (kept, socket) = pair();
@@ -339,7 +339,7 @@ async fn what_has_ended_is_told_when_it_is_many_and_what_is_kept_first() {
     }
     let mut next = Hand::meets(&intake, ConnectionLimits::default());
     let (told, _) = next.hear().await;
-    assert_eq!(told, FromTaker::Kept { ids: vec![id] });
+    assert_eq!(told, FromAcceptor::Kept { ids: vec![id] });
     let mut kept = Client::new(kept);
     kept.send(&request("a", "1")).await;
     kept.answered().await;
@@ -367,14 +367,14 @@ async fn who_was_greeted_acknowledges_twice_and_is_served() {
     let intake = Intake::begin(&desk);
     let mut hand = Hand::meets(&intake, ConnectionLimits::default());
     let (mut client, socket) = pair();
-    let taken = Taken {
+    let handout = Handout {
         id: 1 << 60,
         host: Some("a".to_owned()),
         once: false,
         read: Vec::new(),
         spoken: Spoken::Http2 { greeted: true },
     };
-    hand.say(&ToTaker::Take(vec![taken]), &[socket]).await;
+    hand.say(&ToAcceptor::Take(vec![handout]), &[socket]).await;
     hand.hear().await;
     let acknowledged = [0, 0, 0, 4, 1, 0, 0, 0, 0];
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();

@@ -11,8 +11,8 @@ use skep_core::Sandbox;
 use skep_engine::Runtime;
 use skep_sys::confine::{Confined, Strictness, WorkerConfinement, confine_worker};
 
-/// Descriptors that a worker may have, where the system lets it: as many
-/// connections as anybody had on one thread, twice.
+/// Descriptors that a worker may have, if the system allows it: twice the most
+/// connections that one thread has had.
 const DESCRIPTORS: u64 = 1 << 20;
 
 /// Confines this process for good. `artifacts` is the folder of its pool's

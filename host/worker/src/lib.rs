@@ -70,9 +70,8 @@ use crate::outbound::Outlet;
 /// Beats in which the counts of a handler become a turn older: a minute's.
 const TURN: u32 = 120;
 
-/// How long the primary may take to take a message. Workers go on without it
-/// for as long as a person may hold it in a debugger; longer means that it is as
-/// good as gone.
+/// How long the primary may take to accept a message: workers serve on while
+/// somebody holds it in a debugger; after this it counts as gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The channel to the primary.

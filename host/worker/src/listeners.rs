@@ -11,7 +11,7 @@ use skep_wire::ListenerRole;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::accept::{self, Order, Terms};
+use crate::accept::{self, ListenerCommand, Terms};
 use crate::desk::Desk;
 use crate::intake::Intake;
 
@@ -28,7 +28,7 @@ pub(crate) struct Listeners {
 }
 
 struct Open {
-    orders: watch::Sender<Order>,
+    commands: watch::Sender<ListenerCommand>,
     task: JoinHandle<()>,
 }
 
@@ -45,9 +45,9 @@ impl Listeners {
     /// from now on.
     pub(crate) fn listen(&mut self, role: ListenerRole, socket: OwnedFd) {
         self.warn_of_few_descriptors(&role);
-        let order = Order::Accept(Terms::new(role.limits));
+        let command = ListenerCommand::Accept(Terms::new(role.limits));
         if let Some(open) = self.open.get(&role.name) {
-            open.orders.send_replace(order);
+            open.commands.send_replace(command);
             return;
         }
         let listener = match ExclusiveListener::new(socket).and_then(skep_sys::watch) {
@@ -57,15 +57,15 @@ impl Listeners {
                 return accept::complain(&self.desk, &what, &error);
             }
         };
-        let (orders, received) = watch::channel(order);
+        let (commands, received) = watch::channel(command);
         let desk = Arc::clone(&self.desk);
         let accepting = desk.accepting();
         let task = tokio::spawn(accept::accept(desk, listener, received, accepting));
-        self.open.insert(role.name, Open { orders, task });
+        self.open.insert(role.name, Open { commands, task });
     }
 
-    /// Says if this process cannot have as many connections as the listener
-    /// allows, before that shows under load.
+    /// Logs if this process cannot have as many connections as the listener
+    /// allows, before load shows it.
     fn warn_of_few_descriptors(&self, role: &ListenerRole) {
         let Ok(limit) = skep_sys::process::nofile_limit() else {
             return;
@@ -102,11 +102,11 @@ impl Listeners {
             .filter_map(|name| self.open.remove(name))
             .collect();
         for open in &closed {
-            open.orders.send_replace(Order::Close);
+            open.commands.send_replace(ListenerCommand::Close);
         }
         for open in closed {
-            // It takes what waits and ends, which needs no waiting. It does not
-            // panic, and if it did it would not accept, either.
+            // The task accepts what waits and ends, which takes no time. If it
+            // panics, it accepts nothing either.
             let _ = open.task.await;
         }
     }

@@ -35,8 +35,8 @@ const MAX_INSTANCES: u32 = 2000;
 /// engine cannot grow. Making so many costs half a millisecond.
 const MIN_INSTANCES: u32 = 64;
 
-/// A worker whose first plan is served by valid handlers, as far as they are:
-/// what it needs from now on, and the proof that it may begin.
+/// A worker that may begin to serve: its valid handlers, and what it needs from
+/// now on.
 pub(crate) struct Fit {
     pub(crate) desk: Arc<Desk>,
     pub(crate) loader: Loader,
@@ -66,7 +66,7 @@ pub(crate) struct Loader {
 ///
 /// # Errors
 ///
-/// Why the worker can serve nothing: never for one handler's sake.
+/// Why the worker cannot serve at all; one failing handler is never the reason.
 pub(crate) async fn load(link: &mut Primary) -> anyhow::Result<Fit> {
     let (message, fds) = link.next().await?.context("the primary has gone")?;
     let ToWorker::Begin {
@@ -210,7 +210,7 @@ async fn prove(
                 proving.refused(handler, false);
                 refused.push((handler, message));
             }
-            // Of one that was refused.
+            // News of a handler that was refused.
             News::Gone { .. } => {}
         }
     }

@@ -1,9 +1,8 @@
 //! The worker's log records, on their way to stderr.
 //!
-//! Stderr is a pipe to the primary, of this worker alone, and never waits. What
-//! the primary has not read yet and the pipe does not take is kept, so much of
-//! it at most; what does not fit is dropped and counted. A worker that waited
-//! would serve nothing.
+//! Stderr is a pipe from this worker alone to the primary, and writing to it never
+//! blocks: a worker that waited would serve nothing. Records that the pipe does
+//! not take are kept up to a limit; records beyond it are dropped and counted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write as _};
@@ -29,8 +28,8 @@ const QUEUE: usize = 4 * LANE;
 /// of which every byte is quoted.
 const LANE: usize = 256 << 10;
 
-/// How often the drops of one app are reported at most: whoever floods its log
-/// shall not fill it with that.
+/// The shortest time between two reports of one app's dropped records, so that
+/// the reports do not flood the log themselves.
 const REPORT: Duration = Duration::from_secs(10);
 
 /// Where the worker's records go.
@@ -81,7 +80,7 @@ impl Out {
                 return true;
             }
         }
-        // What has begun is ended: half a line would spoil the next one.
+        // A line that has begun is completed: half a line would spoil the next one.
         let must = written > 0;
         if let Some(lane) = lane
             && !lane.enter(line.len(), LANE, must)
@@ -120,14 +119,14 @@ impl Out {
             }
             queue.pop_front();
         }
-        // The memory of a burst is not kept.
+        // Frees the memory that a burst took.
         *queue = VecDeque::new();
         true
     }
 }
 
-/// How much of this stderr takes now. What it will never take, because the
-/// primary is gone, counts as taken: nobody can be told.
+/// How many of these bytes stderr takes now. If the primary is gone, all count as
+/// taken: nothing reads them any more.
 fn write_some(bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
@@ -404,7 +403,7 @@ fn now() -> Moment {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole at every step.
+    // A panic leaves it consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,5 @@
-//! What the parts of a worker tell the one that talks to the primary.
+//! What the parts of a worker report to [`Orders`](crate::orders::Orders), which
+//! talks to the primary.
 
 use skep_core::{AppName, HandlerId};
 

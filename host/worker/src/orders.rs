@@ -1,9 +1,9 @@
-//! A serving worker's conversation with the primary: what it is told, what
-//! becomes of that, and what it reports unasked.
+//! A serving worker's conversation with the primary: it does what it is told,
+//! answers, and reports.
 //!
-//! Requests never come by here. Everything that takes time (a handler's
-//! validation, a retired one's last requests) goes on beside and is news when
-//! it is done.
+//! Requests do not pass through here. Work that takes time (a handler's
+//! validation, a retired one's last requests) runs in other tasks, which report
+//! its end as [`News`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -30,8 +30,8 @@ const REPORT: Duration = Duration::from_millis(250);
 /// Tallies in one message: with all that each may count, as many as fit.
 const TALLIES: usize = 16;
 
-/// How long a worker that has lost its primary finishes requests before it
-/// leaves: nobody is there to hurry it.
+/// How long a worker that has lost its primary may finish requests before it
+/// exits: no primary is left to kill it.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
 
 /// A worker from its first plan to its end.
@@ -146,8 +146,8 @@ impl Orders {
     async fn deal_with(&mut self, next: Next) -> Ends {
         match next {
             Next::Told(ToWorker::Stop, _) | Next::Given => return Some(ExitCode::SUCCESS),
-            // A worker on its way out still answers, and by the newest plan; it
-            // accepts from nobody new, but gives connections back.
+            // A draining worker still answers by the newest plan, and gives
+            // connections back, but accepts from no new listener.
             Next::Told(message, fds)
                 if self.stage == Stage::Serving
                     || matches!(
@@ -225,7 +225,7 @@ impl Orders {
     fn meet(&mut self, peer: Peer, channel: OwnedFd) {
         match peer {
             Peer::Dispatcher(role) => self.listeners.meet(role, channel),
-            // A channel that is none: the connector's next one will do.
+            // The channel is broken: the next connector brings another one.
             Peer::Connector => {
                 if let Err(error) = self.loader.outlet().meet(channel)
                     && let Some(record) = self.desk.log.record(LogLevel::Error, "outbound.failed")
@@ -365,7 +365,7 @@ impl Orders {
         self.tell(FromWorker::Listening { listeners }).await;
     }
 
-    /// Told what no primary says.
+    /// The primary sent a message that makes no sense: this worker ends.
     async fn unfit(&mut self, message: String) -> ExitCode {
         if let Some(record) = self.desk.log.record(LogLevel::Error, "worker.unfit") {
             self.desk.log.write(record.text("reason", &message));
@@ -374,7 +374,7 @@ impl Orders {
         ExitCode::from(UNFIT)
     }
 
-    /// That nobody is there is found out by listening.
+    /// Errors are ignored: that the primary is gone shows when its channel is read.
     async fn tell(&mut self, message: FromWorker) {
         if !matches!(self.stage, Stage::Orphaned(_)) {
             let by = Instant::now() + PATIENCE;
@@ -383,7 +383,7 @@ impl Orders {
     }
 }
 
-/// Ends then, or never.
+/// Waits until `then`; for ever without one.
 async fn at(then: Option<Instant>) {
     match then {
         Some(then) => tokio::time::sleep_until(then.into()).await,

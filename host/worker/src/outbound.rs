@@ -1,8 +1,8 @@
 //! Outbound requests of this worker's guests: `skep-capabilities` between the
 //! engine, which calls it, and the connector, which opens its connections.
 //!
-//! The connector may come, go and be replaced at any time. Who waits for a
-//! connection then asks the next one, once; connections that are open stay.
+//! The connector may come, go and be replaced at any time. A request that waits
+//! for a connection then asks the next one, once; open connections stay.
 
 mod asker;
 
@@ -93,7 +93,7 @@ impl Outlet {
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
-        // Nothing in here panics halfway through a change.
+        // A panic leaves it consistent.
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

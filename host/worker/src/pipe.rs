@@ -1,7 +1,7 @@
 //! A request's body on its way from the connection that reads it to the guest.
 //!
-//! Nothing is read before it is wanted: the pipe holds one piece at most, and
-//! what the guest leaves in the socket the kernel makes the client keep.
+//! Nothing is read before the guest wants it: the pipe holds one piece at most,
+//! and a full socket stops the client.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,7 +67,7 @@ pub(crate) fn pipe(length: Option<u64>) -> (PipeIn, PipeOut) {
 }
 
 fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
-    // Whole at every step.
+    // A panic leaves it consistent.
     pipe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -139,12 +139,12 @@ impl Proving {
             let validated = tokio::select! {
                 validated = &mut validation => validated,
                 () = tokio::time::sleep(TURN) => {
-                    // One that hangs keeps nobody from being tried.
+                    // A handler that hangs keeps no other from its turn.
                     drop(turn);
                     validation.await
                 }
             };
-            // If nobody listens the worker has ended.
+            // Fails when the worker has ended.
             let _ = news.send(match validated {
                 Ok(valid) => News::Valid(valid),
                 Err(message) => News::Refused {

@@ -44,7 +44,7 @@ impl GuestReply {
         let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let goes_on = matches!(&polled, Some(Ok(frame)) if frame.is_data());
         Poll::Ready(match self.lifeline.outcome() {
-            // Of a request that broke off, the guest may have made a good end.
+            // The guest may end its body well although the request broke off.
             Some(outcome) if !goes_on && !matches!(polled, Some(Err(_))) => {
                 Some(Err(CutShort(outcome)))
             }

@@ -1,13 +1,13 @@
 //! The connections of a worker, and which of them are asked to end.
 //!
-//! Connections are kept alive for clients who come back. A client, or all of
-//! one tenant's, may open as many as there may be and ask for nothing; then
-//! those that have been idle for the longest end, to make room for somebody who
-//! has come. None ends while it has a request, and one that gets a request in
+//! Connections are kept alive for clients that come back. Clients that open
+//! connections without using them could take all there may be; then the
+//! connections that have been idle for the longest are asked to end, so that a new
+//! one has room. None ends while it has a request, and one that gets a request in
 //! the last moment still answers it. A worker that drains asks all of them.
 //!
-//! Here it is decided who is asked. How a connection ends is its driver's; that
-//! there is need of room, the acceptor's.
+//! This module decides which connections are asked. The driver of a connection
+//! ends it; `accept.rs` says when room is needed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -139,7 +139,7 @@ impl Rooms {
     /// Asks all to go, those too that still come.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
-        // Nobody comes any more.
+        // No connection comes any more.
         self.going.store(0, Relaxed);
         for guest in self.stays().values() {
             guest.ask(Ask::Drain);
@@ -147,7 +147,7 @@ impl Rooms {
     }
 
     fn stays(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Guest>>> {
-        // Whole at every step.
+        // A panic leaves it consistent.
         self.stays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

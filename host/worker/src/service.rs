@@ -29,9 +29,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// How long the first part of a body is waited for before it is looked whether
-/// anybody else wants the permit. Bodies of clients that send them come within a
-/// round trip.
+/// How long a request waits for the first part of its body before it checks
+/// whether another one wants the permit. Clients that send a body need one round
+/// trip.
 const FIRST_PART: Duration = Duration::from_millis(250);
 
 /// What the requests of one connection share.
@@ -212,9 +212,8 @@ impl Service {
                         Err(lifeline.outcome().unwrap_or(Outcome::BadRequest))
                     }
                     called = call => match lifeline.outcome() {
-                        // The request broke in the very turn in which the guest
-                        // answered: what it made of the half of it is nobody's
-                        // concern.
+                        // The request broke off in the same turn in which the
+                        // guest answered: an answer to half a request is not sent.
                         Some(outcome) => Err(outcome),
                         None => called,
                     },
@@ -277,7 +276,7 @@ impl Service {
             "http"
         };
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
-        // It is looked at by whoever reads the body, which is us.
+        // Only the reader of the body handles it, which is this worker.
         headers.remove(header::EXPECT);
         match headers.get(header::HOST).cloned() {
             Some(host) => {

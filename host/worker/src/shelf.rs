@@ -1,5 +1,5 @@
-//! The handlers that this worker has: those that may serve, and those that are
-//! on their way out.
+//! The handlers that this worker has: those that may serve, and those that
+//! drain.
 //!
 //! ```text
 //!        keep                not in the plan               until passed
@@ -24,8 +24,8 @@ use crate::validate::Valid;
 /// requests end would fill the worker's memory.
 pub(crate) const MAX_LIVE: usize = 3;
 
-/// How long calls that were cut may take to notice. They notice at once, but
-/// for those whose client takes no bytes.
+/// How long calls that were cut may take to end. They end at once, except those
+/// whose client takes no bytes.
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// The handlers of one worker.
@@ -52,7 +52,7 @@ enum Stage {
     Cut(u32),
 }
 
-/// A handler that is gone, or as good as gone.
+/// A handler that is gone, or was given up.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Retired {
     pub(crate) handler: HandlerId,
@@ -128,8 +128,8 @@ impl Shelf {
         self.leaving.values().map(|leaving| leaving.until).min()
     }
 
-    /// Cuts what has drained for too long. What was cut and still is not gone
-    /// is given up: it is gone when its clients are.
+    /// Cuts handlers that have drained for too long, and gives up those that were
+    /// cut and are still there: their clients keep them.
     pub(crate) fn pass(&mut self, now: Instant) -> Vec<Retired> {
         let mut retired = Vec::new();
         self.leaving.retain(|handler, leaving| {

@@ -38,7 +38,7 @@ impl Shares {
 
     /// The share of this tenant.
     pub(crate) fn of(&self, tenant: &TenantName) -> Arc<TenantShare> {
-        // Whole at every step.
+        // A panic leaves it consistent.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = known.get(tenant).and_then(Weak::upgrade) {
             return share;

@@ -1,5 +1,5 @@
-//! The watch over one request's body while its call holds a permit: who brings
-//! bytes too slowly ends when others wait for that permit.
+//! The watch over one request's body while its call holds a permit: an upload
+//! that is too slow is ended when other requests wait for that permit.
 //!
 //! Pauses are bounded by the listener's `body_timeout` whoever waits; a drip
 //! keeps every pause short and holds on all the same. How slow is too slow is
@@ -81,7 +81,7 @@ impl Upload {
                         return Poll::Ready(());
                     }
                     ready!(told);
-                    // Whoever that was waits no more.
+                    // That request waits no more.
                     self.stage = Stage::Dawdles(Box::pin(self.admission.pressed()));
                 }
             }

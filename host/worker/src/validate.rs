@@ -46,9 +46,9 @@ pub(crate) struct Unproven {
 impl Unproven {
     /// Asks the component, then sends it the request that it must answer well.
     ///
-    /// A component that has nothing to say is instantiated once, here as well
-    /// as in a canary: it costs some 20 µs, and what traps or allocates too
-    /// much in this worker must not be found out by a request.
+    /// A component without a validation of its own is instantiated once, here as
+    /// well as in a canary worker: it costs some 20 µs, and no request shall be the
+    /// first to find that it traps or allocates too much.
     pub(crate) async fn validate(self, ticker: &Ticker) -> Result<Valid, String> {
         let _ticks = ticker.inside();
         let validated = self.app.handler.validate(self.deadline).await;

@@ -18,7 +18,7 @@ use super::connection::{Connection, Returning};
 use super::pool::{Crowded, Found, Slot, Use};
 use super::target::{Target, Written};
 use super::{
-    AppOutbound, Denial, OutboundError, OutboundResult, RequestBody, ResponseBody, Shared,
+    AppOutbound, AppShared, Denial, OutboundError, OutboundResult, RequestBody, ResponseBody,
     Timeouts, Wanted,
 };
 
@@ -35,7 +35,7 @@ const BETWEEN_BYTES: Duration = Duration::from_secs(600);
 
 /// Counts what becomes of a request, also if it is given up.
 struct Count<'a> {
-    shared: &'a Shared,
+    shared: &'a AppShared,
     result: OutboundResult,
 }
 

@@ -23,12 +23,12 @@ fn at(millis: u64) -> Moment {
 fn serving() -> Solo {
     let mut solo = Solo::new(SETTINGS, 7);
     assert_eq!(solo.step(at(0), Event::Wanted), [Action::Spawn]);
-    let spawned = [Action::Record(Record::Spawned)];
+    let spawned = [Action::Notice(Notice::Spawned)];
     assert_eq!(solo.step(at(0), Event::Spawned), spawned);
     assert_eq!(solo.state(), State::Starting);
     assert_eq!(solo.deadline(), Some(at(10_000)));
     let after = Duration::from_millis(100);
-    let ready = [Action::Record(Record::Ready { after })];
+    let ready = [Action::Notice(Notice::Ready { after })];
     assert_eq!(solo.step(at(100), Event::Ready), ready);
     let hung = Some(at(5_100));
     assert_eq!((solo.state(), solo.deadline()), (State::Serving, hung));
@@ -37,7 +37,7 @@ fn serving() -> Solo {
 
 fn exit_of(actions: &[Action]) -> Exit {
     match actions {
-        [Action::Record(Record::Exited(exit)), ..] => exit.clone(),
+        [Action::Notice(Notice::Exited(exit)), ..] => exit.clone(),
         other => panic!("no exit in {other:?}"),
     }
 }

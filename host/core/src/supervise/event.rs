@@ -78,7 +78,7 @@ pub enum Event {
     },
     /// Workers are to be replaced, slot by slot. While a roll is under way in
     /// the pool these are added to it, and the lesser patience counts.
-    /// Answered by [`Record::Rolled`] or [`Record::RollFailed`], unless it is
+    /// Answered by [`Notice::Rolled`] or [`Notice::RollFailed`], unless it is
     /// cancelled or the pool ends.
     Roll {
         /// The pool.
@@ -261,7 +261,7 @@ pub enum Action {
         worker: WorkerId,
     },
     /// Publish what happened.
-    Record(Record),
+    Notice(Notice),
     /// The shutdown is complete: no worker is left.
     Finished,
 }
@@ -279,7 +279,7 @@ impl Action {
 
 /// Something that happened and that events, log and alerts tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum Notice {
     /// A process exists.
     Spawned {
         /// The worker.

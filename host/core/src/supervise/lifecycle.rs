@@ -5,7 +5,7 @@ use crate::exit::ExitReason;
 use crate::moment::Moment;
 use crate::name::{SlotIndex, WorkerId};
 use crate::supervise::backoff;
-use crate::supervise::event::{Action, Record, RollFailure, Strength};
+use crate::supervise::event::{Action, Notice, RollFailure, Strength};
 use crate::supervise::forks::Fork;
 use crate::supervise::pool::{Pool, Turn};
 use crate::supervise::retiree::Retiree;
@@ -20,7 +20,7 @@ impl Pool {
             && worker.spawned_at.is_none()
         {
             worker.spawned_at = Some(turn.now);
-            turn.record(Record::Spawned {
+            turn.notice(Notice::Spawned {
                 worker: id,
                 pool: self.name.clone(),
                 slot: worker.slot,
@@ -46,7 +46,7 @@ impl Pool {
             standing: Standing::Unproven,
         };
         let slot = worker.slot;
-        turn.record(Record::Ready {
+        turn.notice(Notice::Ready {
             worker: id,
             pool: self.name.clone(),
             slot,
@@ -99,7 +99,7 @@ impl Pool {
             reason,
             at: turn.now,
         };
-        turn.record(Record::Exited {
+        turn.notice(Notice::Exited {
             worker: id,
             pool: self.name.clone(),
             slot,
@@ -284,7 +284,7 @@ impl Pool {
             .breaker
             .record(turn.now, kind, turn.ids.next(), &self.settings);
         if let Some(crashes) = tripped {
-            turn.record(Record::Tripped {
+            turn.notice(Notice::Tripped {
                 pool: self.name.clone(),
                 kind,
                 crashes,
@@ -314,7 +314,7 @@ impl Pool {
         if given_up || !self.is_admitting() {
             self.roll = None;
             self.call_off(turn);
-            turn.record(Record::RollFailed {
+            turn.notice(Notice::RollFailed {
                 pool: self.name.clone(),
                 reason: RollFailure::Worker { worker, reason },
                 replaced,

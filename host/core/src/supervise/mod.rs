@@ -115,7 +115,7 @@ mod worker;
 pub(crate) use backoff::{SplitMix64, jittered};
 pub use breaker::BreakerState;
 pub use event::{
-    Action, EndStatus, Event, FailureKind, Patience, Record, RecycleCause, RollFailure, Strength,
+    Action, EndStatus, Event, FailureKind, Notice, Patience, RecycleCause, RollFailure, Strength,
 };
 pub use forks::fork_budget;
 pub use pool::{Pool, WorkerIds};

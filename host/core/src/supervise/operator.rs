@@ -6,7 +6,7 @@ use crate::moment::Moment;
 use crate::name::{Generation, WorkerId};
 use crate::supervise::breaker::Breaker;
 use crate::supervise::crew::counted;
-use crate::supervise::event::{Patience, Record, RollFailure, Strength};
+use crate::supervise::event::{Notice, Patience, RollFailure, Strength};
 use crate::supervise::forks::{Fork, Forks};
 use crate::supervise::pool::{Pool, Presence, Turn, bounded};
 use crate::supervise::recycle::Recycling;
@@ -88,7 +88,7 @@ impl Pool {
         let wanted = |worker: &WorkerId| workers.is_empty() || workers.contains(worker);
         if !self.is_admitting() {
             let left = self.crew.holders().filter(wanted).count();
-            return turn.record(Record::RollFailed {
+            return turn.notice(Notice::RollFailed {
                 pool: self.name.clone(),
                 reason: RollFailure::Tripped,
                 replaced: 0,

@@ -16,7 +16,7 @@ use crate::name::{Generation, PoolName, SlotIndex, WorkerId};
 use crate::supervise::backoff::SplitMix64;
 use crate::supervise::breaker::{Breaker, BreakerState};
 use crate::supervise::crew::Crew;
-use crate::supervise::event::{Action, Record, Strength};
+use crate::supervise::event::{Action, Notice, Strength};
 use crate::supervise::forks::{Fork, Forks};
 use crate::supervise::recycle::Recycling;
 use crate::supervise::retiree::Retiree;
@@ -111,8 +111,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    pub(super) fn record(&mut self, record: Record) {
-        self.out.push(Action::Record(record));
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.out.push(Action::Notice(notice));
     }
 }
 
@@ -286,7 +286,7 @@ impl Pool {
         let slot = worker.slot;
         turn.out.push(Action::ask(id, asked));
         if strength == Strength::Drain {
-            turn.record(Record::Draining {
+            turn.notice(Notice::Draining {
                 worker: id,
                 pool: self.name.clone(),
                 slot,
@@ -304,7 +304,7 @@ impl Pool {
 
     /// A worker that was to be replaced stays.
     pub(super) fn keep(&self, worker: WorkerId, slot: SlotIndex, turn: &mut Turn<'_>) {
-        turn.record(Record::Kept {
+        turn.notice(Notice::Kept {
             worker,
             pool: self.name.clone(),
             slot,
@@ -331,7 +331,7 @@ impl Pool {
             roll.reset();
         }
         self.crew.wait_no_longer(turn.now, None);
-        turn.record(Record::Reset {
+        turn.notice(Notice::Reset {
             pool: self.name.clone(),
         });
     }

@@ -2,7 +2,7 @@
 
 use crate::exit::ExitReason;
 use crate::moment::Moment;
-use crate::supervise::event::{Action, Event, Record, Strength};
+use crate::supervise::event::{Action, Event, Notice, Strength};
 use crate::supervise::forks::Fork;
 use crate::supervise::pool::{Pool, Presence, Turn, WorkerIds};
 use crate::supervise::recycle::{Candidate, can_wear_out};
@@ -124,7 +124,7 @@ impl Pool {
                     self.crew.put(slot, Slot::Held { worker });
                 }
                 Want::Probe { slot, attempt } => {
-                    turn.record(Record::Probing {
+                    turn.notice(Notice::Probing {
                         pool: self.name().clone(),
                     });
                     let worker = self.start(slot, attempt, Fork::Again, turn);
@@ -144,7 +144,7 @@ impl Pool {
         if roll.is_complete() {
             let replaced = roll.replaced();
             self.roll = None;
-            turn.record(Record::Rolled {
+            turn.notice(Notice::Rolled {
                 pool: self.name().clone(),
                 replaced,
             });
@@ -174,7 +174,7 @@ impl Pool {
         let Some(next) = next else {
             return false;
         };
-        turn.record(Record::Recycling {
+        turn.notice(Notice::Recycling {
             worker: next.worker,
             pool: self.name().clone(),
             slot: next.slot,

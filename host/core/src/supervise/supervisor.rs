@@ -9,7 +9,7 @@ use crate::moment::Moment;
 use crate::name::{PoolName, WorkerId};
 use crate::supervise::agenda::Agenda;
 use crate::supervise::backoff::SplitMix64;
-use crate::supervise::event::{Action, Event, Record, Strength};
+use crate::supervise::event::{Action, Event, Notice, Strength};
 use crate::supervise::pool::{Pool, WorkerIds};
 use crate::supervise::view::{PoolView, WorkerView};
 
@@ -188,7 +188,7 @@ impl Supervisor {
                 Action::Spawn { worker, pool, .. } => {
                     self.homes.insert(*worker, pool.clone());
                 }
-                Action::Record(Record::Exited { worker, .. }) => {
+                Action::Notice(Notice::Exited { worker, .. }) => {
                     self.homes.remove(worker);
                 }
                 _ => {}

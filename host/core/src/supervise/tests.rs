@@ -7,7 +7,7 @@ use crate::moment::Moment;
 use crate::name::{Generation, PoolName, SlotIndex, WorkerId};
 use crate::supervise::visits;
 use crate::supervise::{
-    Action, EndStatus, Event, Patience, Pool, Record, Supervisor, WorkerIds, WorkerState,
+    Action, EndStatus, Event, Notice, Patience, Pool, Supervisor, WorkerIds, WorkerState,
 };
 
 fn at(millis: u64) -> Moment {
@@ -198,7 +198,7 @@ fn a_pool_steps_alone_and_is_what_it_was_when_it_is_read_back() {
         });
     }
     let exits = |actions: Vec<Action>| {
-        let exit = |action: &Action| matches!(action, Action::Record(Record::Exited { .. }));
+        let exit = |action: &Action| matches!(action, Action::Notice(Notice::Exited { .. }));
         actions.iter().filter(|action| exit(action)).count()
     };
     let status = EndStatus::Signal(11);

@@ -8,13 +8,13 @@
 //!   replaces workers that failed, however long they had served.
 //! - No timer is lost: nothing is due before [`Supervisor::deadline`], tried on
 //!   a copy of the supervisor; and none is left in the past by a timer.
-//! - Every exit has one record, and no record is without an exit.
+//! - Every exit has one notice, and no notice is without an exit.
 //! - A breaker raises one alert until it is reset.
 //! - A roll or a recycling takes a serving worker away only if another serves
 //!   in its slot, or if `max_unavailable` allows one less.
 //! - No more replacements at a time than `surge`; one for recyclings. None in
 //!   a slot to which three workers would belong without it.
-//! - A roll begins when it is asked for and ends with one record, unless it is
+//! - A roll begins when it is asked for and ends with one notice, unless it is
 //!   cancelled or the pool or all ends. What it was for is then gone from its
 //!   slots, or stays. With [`Patience::OneTry`] its first failure is its last.
 //! - Recyclings wait for rolls and breakers, and `probe_interval` after one
@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use skep_core::supervise::{
-    Action, BreakerState, Event, FailureKind, Patience, PoolView, Record, RollFailure, Supervisor,
+    Action, BreakerState, Event, FailureKind, Notice, Patience, PoolView, RollFailure, Supervisor,
     WorkerState, WorkerView, fork_budget,
 };
 use skep_core::{Moment, PoolName, SlotIndex, SupervisionSettings, WorkerId};
@@ -184,9 +184,9 @@ impl Checked {
         id
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = (Moment, &Record)> {
+    pub(crate) fn notices(&self) -> impl Iterator<Item = (Moment, &Notice)> {
         self.log.iter().filter_map(|(at, action)| match action {
-            Action::Record(record) => Some((*at, record)),
+            Action::Notice(notice) => Some((*at, notice)),
             _ => None,
         })
     }
@@ -357,7 +357,7 @@ impl Checked {
                 assert!(self.known.insert(*worker), "{worker} was used before");
                 let recycles = matches!(
                     self.log.last(),
-                    Some((_, Action::Record(Record::Recycling { .. })))
+                    Some((_, Action::Notice(Notice::Recycling { .. })))
                 );
                 // Who asks is answered; a loop is bounded, whoever serves between.
                 let filled = !self.filled.insert((pool.clone(), *slot));
@@ -396,7 +396,7 @@ impl Checked {
                     self.filled.remove(&(gone.pool.clone(), gone.slot));
                 }
             }
-            Action::Record(Record::Exited {
+            Action::Notice(Notice::Exited {
                 worker,
                 reason,
                 voluntary,
@@ -405,17 +405,17 @@ impl Checked {
                 assert!(self.exited.insert(*worker), "{worker} exited twice");
                 assert_eq!(*voluntary, reason.is_voluntary());
             }
-            Action::Record(Record::Ready { pool, slot, .. }) => {
+            Action::Notice(Notice::Ready { pool, slot, .. }) => {
                 if let Some(roll) = self.rolls.get_mut(pool) {
                     roll.open.remove(slot);
                 }
             }
-            Action::Record(Record::Tripped { pool, kind, .. }) => {
+            Action::Notice(Notice::Tripped { pool, kind, .. }) => {
                 let kinds = self.tripped.entry(pool.clone()).or_default();
                 assert!(!kinds.contains(kind), "a second alert for {kind:?}");
                 kinds.push(*kind);
             }
-            Action::Record(Record::Reset { pool }) => {
+            Action::Notice(Notice::Reset { pool }) => {
                 self.tripped.remove(pool);
                 if matches!(event, Event::Reset { .. }) {
                     self.forks.remove(pool);
@@ -423,13 +423,13 @@ impl Checked {
                 }
             }
             // A recycling failed; one that a roll calls off has not.
-            Action::Record(Record::Kept { pool, .. })
+            Action::Notice(Notice::Kept { pool, .. })
                 if before.pools[pool].rolling.is_none() && !matches!(event, Event::Roll { .. }) =>
             {
                 let pause = self.settings[pool].probe_interval;
                 self.recycles.insert(pool.clone(), self.now + pause);
             }
-            Action::Record(Record::Recycling { worker, pool, .. }) => {
+            Action::Notice(Notice::Recycling { worker, pool, .. }) => {
                 let view = self.pool(pool.as_str());
                 assert_eq!(view.rolling, None, "a recycling within a roll");
                 assert_eq!(view.breaker, BreakerState::Admitting);
@@ -449,14 +449,14 @@ impl Checked {
                 actions
                     .iter()
                     .any(|action| exit_of(action) == Some(*worker)),
-                "one record for every exit"
+                "one notice for every exit"
             );
             // It may be the number of one that is created in this very step.
             assert!(!before.workers.contains_key(worker) || self.worker(*worker).is_none());
         } else {
             assert!(
                 actions.iter().all(|action| exit_of(action).is_none()),
-                "no exit, no record"
+                "no exit, no notice"
             );
         }
     }
@@ -627,18 +627,18 @@ impl Checked {
             let view = self.view.pools.get(&name);
             let is = view.and_then(|pool| pool.rolling);
             let asked = matches!(event, Event::Roll { pool, .. } if *pool == name);
-            let ends: Vec<&Record> = actions
+            let ends: Vec<&Notice> = actions
                 .iter()
                 .filter_map(|action| match action {
-                    Action::Record(
-                        record @ (Record::Rolled { pool, .. } | Record::RollFailed { pool, .. }),
-                    ) if *pool == name => Some(record),
+                    Action::Notice(
+                        notice @ (Notice::Rolled { pool, .. } | Notice::RollFailed { pool, .. }),
+                    ) if *pool == name => Some(notice),
                     _ => None,
                 })
                 .collect();
             let lost = actions
                 .iter()
-                .any(|action| matches!(action, Action::Record(Record::Kept { pool, .. }) if *pool == name));
+                .any(|action| matches!(action, Action::Notice(Notice::Kept { pool, .. }) if *pool == name));
             assert!(is.is_none() || was.is_some() || asked, "an unasked roll");
             assert!(
                 asked || is.is_none() || is <= was,
@@ -649,7 +649,7 @@ impl Checked {
                 assert!(ends.iter().all(|end| asked
                     && matches!(
                         end,
-                        Record::RollFailed {
+                        Notice::RollFailed {
                             reason: RollFailure::Tripped,
                             replaced: 0,
                             ..
@@ -678,7 +678,7 @@ impl Checked {
             let cancelled = matches!(event,
                 Event::RollCancelled { pool } | Event::PoolRemoved { pool } if *pool == name);
             assert_eq!(ends.len(), usize::from(!cancelled), "{ends:?} of a roll");
-            if let [Record::Rolled { .. }] = ends[..] {
+            if let [Notice::Rolled { .. }] = ends[..] {
                 let left =
                     self.view.workers.values().find(|worker| {
                         worker.state.is_in_slot() && roll.workers.contains(&worker.id)
@@ -759,7 +759,7 @@ fn is_successor(worker: &WorkerView, before: &View) -> bool {
 
 fn exit_of(action: &Action) -> Option<WorkerId> {
     match action {
-        Action::Record(Record::Exited { worker, .. }) => Some(*worker),
+        Action::Notice(Notice::Exited { worker, .. }) => Some(*worker),
         _ => None,
     }
 }

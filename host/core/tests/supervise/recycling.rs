@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_core::supervise::{Event, Patience, Record, RecycleCause};
+use skep_core::supervise::{Event, Notice, Patience, RecycleCause};
 use skep_core::{ExitReason, Moment, SupervisionSettings, WorkerId};
 
 use crate::sim::{Fate, Sim, densest, name, secs};
@@ -24,10 +24,10 @@ fn sim(seed: u64, workers: u16, settings: SupervisionSettings) -> Sim {
 }
 
 fn recycled(sim: &Sim) -> Vec<(Moment, WorkerId, RecycleCause)> {
-    let records = sim.checked.records();
-    records
-        .filter_map(|(at, record)| match record {
-            Record::Recycling { worker, cause, .. } => Some((at, *worker, *cause)),
+    let notices = sim.checked.notices();
+    notices
+        .filter_map(|(at, notice)| match notice {
+            Notice::Recycling { worker, cause, .. } => Some((at, *worker, *cause)),
             _ => None,
         })
         .collect()
@@ -183,7 +183,7 @@ fn recyclings_wait_for_rolls() {
     assert_eq!(recycled(&sim).len(), 1);
     assert_eq!(
         sim.rolls(),
-        [Record::Rolled {
+        [Notice::Rolled {
             pool: name("p"),
             replaced: 2
         }]

@@ -1,7 +1,7 @@
 //! The rules of rolls, one by one.
 
 use skep_core::supervise::{
-    Action, BreakerState, Event, FailureKind, Patience, Record, RollFailure, WorkerState,
+    Action, BreakerState, Event, FailureKind, Notice, Patience, RollFailure, WorkerState,
     fork_budget,
 };
 use skep_core::{ExitReason, Moment, SlotIndex, SupervisionSettings, WorkerId};
@@ -44,8 +44,8 @@ fn slow() -> Fate {
     }
 }
 
-fn rolled(replaced: u16) -> Record {
-    Record::Rolled {
+fn rolled(replaced: u16) -> Notice {
+    Notice::Rolled {
         pool: name("p"),
         replaced,
     }
@@ -72,9 +72,9 @@ fn drains(actions: &[Action]) -> Vec<u64> {
 }
 
 fn kept(sim: &Sim) -> usize {
-    let records = sim.checked.records();
-    records
-        .filter(|(_, record)| matches!(record, Record::Kept { .. }))
+    let notices = sim.checked.notices();
+    notices
+        .filter(|(_, notice)| matches!(notice, Notice::Kept { .. }))
         .count()
 }
 
@@ -154,7 +154,7 @@ fn one_try_ends_with_the_first_failure() {
         sim.run(secs(30.0));
         let rolls = sim.rolls();
         let [
-            Record::RollFailed {
+            Notice::RollFailed {
                 reason: RollFailure::Worker { worker, .. },
                 replaced,
                 left,
@@ -196,7 +196,7 @@ fn one_try_without_surge_gives_up_at_most_what_is_allowed() {
     sim.run(secs(0.2));
     assert_eq!(
         sim.rolls(),
-        [Record::RollFailed {
+        [Notice::RollFailed {
             pool: name("p"),
             reason: RollFailure::Worker {
                 worker: WorkerId(4),
@@ -239,7 +239,7 @@ fn patience_ends_with_the_breaker() {
     sim.run(secs(25.0));
     assert_eq!(sim.tripped(), [FailureKind::Startup]);
     let crash = ExitReason::Crash { code: 1 };
-    let failed = Record::RollFailed {
+    let failed = Notice::RollFailed {
         pool: name("p"),
         reason: RollFailure::Worker {
             worker: WorkerId(7),
@@ -262,7 +262,7 @@ fn patience_ends_even_if_failures_are_too_slow_for_the_breaker() {
     assert!(sim.tripped().is_empty());
     assert!(matches!(
         sim.rolls()[..],
-        [Record::RollFailed {
+        [Notice::RollFailed {
             replaced: 0,
             left: 2,
             ..
@@ -304,7 +304,7 @@ fn a_tripped_pool_does_not_roll() {
     let mut sim = Sim::pool(1, 2, |_| Fate::Stillborn { after: secs(0.01) });
     sim.run(secs(20.0));
     assert_eq!(sim.tripped().len(), 1);
-    let refused = Record::RollFailed {
+    let refused = Notice::RollFailed {
         pool: name("p"),
         reason: RollFailure::Tripped,
         replaced: 0,
@@ -312,7 +312,7 @@ fn a_tripped_pool_does_not_roll() {
     };
     assert_eq!(
         sim.roll(&[], Patience::UntilTripped),
-        [Action::Record(refused)]
+        [Action::Notice(refused)]
     );
 }
 
@@ -321,7 +321,7 @@ fn a_roll_of_nobody_is_complete_at_once() {
     let mut sim = sim(1, settings(1, 0), |_| Fate::healthy());
     assert_eq!(
         sim.roll(&[99], Patience::OneTry),
-        [Action::Record(rolled(0))]
+        [Action::Notice(rolled(0))]
     );
 }
 
@@ -368,7 +368,7 @@ fn the_successor_of_one_that_ended_by_itself_may_fail_the_roll() {
     sim.run(secs(0.2));
     assert!(matches!(
         sim.rolls()[..],
-        [Record::RollFailed {
+        [Notice::RollFailed {
             replaced: 0,
             left: 3,
             ..
@@ -390,7 +390,7 @@ fn a_second_roll_adds_its_workers_and_the_lesser_patience_counts() {
     let failed = sim.rolls();
     assert!(matches!(
         failed[..],
-        [Record::RollFailed {
+        [Notice::RollFailed {
             replaced: 1,
             left: 1,
             ..
@@ -412,7 +412,7 @@ fn a_cancelled_roll_leaves_things_as_they_are() {
             Action::Stop {
                 worker: WorkerId(5)
             },
-            Action::Record(Record::Kept {
+            Action::Notice(Notice::Kept {
                 worker: WorkerId(2),
                 pool: name("p"),
                 slot: SlotIndex(1),
@@ -472,7 +472,7 @@ fn a_crash_elsewhere_trips_the_breaker_and_ends_the_roll() {
     assert_eq!(sim.tripped(), [FailureKind::Runtime]);
     assert!(matches!(
         sim.rolls()[..],
-        [Record::RollFailed {
+        [Notice::RollFailed {
             reason: RollFailure::Worker {
                 worker: WorkerId(3),
                 ..

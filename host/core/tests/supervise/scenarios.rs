@@ -1,7 +1,7 @@
 //! The rules of the supervisor, one by one.
 
 use skep_core::supervise::{
-    Action, BreakerState, EndStatus, Event, FailureKind, Patience, Record, RollFailure, Strength,
+    Action, BreakerState, EndStatus, Event, FailureKind, Notice, Patience, RollFailure, Strength,
     WorkerState, fork_budget,
 };
 use skep_core::{ExitReason, SlotIndex, SupervisionSettings, WorkerId};
@@ -22,8 +22,8 @@ fn spawn_of(actions: &[Action]) -> Option<(WorkerId, SlotIndex, u32)> {
 
 fn resets(sim: &Sim) -> usize {
     sim.checked
-        .records()
-        .filter(|(_, record)| matches!(record, Record::Reset { .. }))
+        .notices()
+        .filter(|(_, notice)| matches!(notice, Notice::Reset { .. }))
         .count()
 }
 
@@ -292,7 +292,7 @@ fn an_operator_may_reset_a_breaker() {
     sim.run(secs(20.0));
     assert_eq!(sim.spawns().len(), 5);
     let actions = sim.send(Event::Reset { pool: name("p") });
-    assert!(actions.contains(&Action::Record(Record::Reset { pool: name("p") })));
+    assert!(actions.contains(&Action::Notice(Notice::Reset { pool: name("p") })));
     assert_eq!(sim.spawns().len(), 7);
     sim.run(secs(20.0));
     assert_eq!(sim.tripped().len(), 2);
@@ -472,15 +472,15 @@ fn a_replacement_that_fails_leaves_the_old_worker_in_place() {
         sim.run(secs(20.0));
         assert_eq!(sim.serving(), [WorkerId(1)]);
         assert_eq!(sim.spawns().len(), 2, "it is not tried again");
-        let kept = Record::Kept {
+        let kept = Notice::Kept {
             worker: WorkerId(1),
             pool: name("p"),
             slot: SlotIndex(0),
         };
         assert_eq!(
             sim.checked
-                .records()
-                .filter(|(_, record)| **record == kept)
+                .notices()
+                .filter(|(_, notice)| **notice == kept)
                 .count(),
             1
         );
@@ -515,7 +515,7 @@ fn replacements_that_fail_trip_the_breaker_and_then_are_refused() {
     }
     assert_eq!(sim.spawns().len(), 6);
     assert_eq!(sim.tripped(), [FailureKind::Startup]);
-    let refused = Record::RollFailed {
+    let refused = Notice::RollFailed {
         pool: name("p"),
         reason: RollFailure::Tripped,
         replaced: 0,
@@ -619,7 +619,7 @@ fn a_shutdown_escalates_and_never_weakens() {
         .map(|actions| {
             actions
                 .iter()
-                .filter(|action| !matches!(action, Action::Record(_)))
+                .filter(|action| !matches!(action, Action::Notice(_)))
                 .count()
         })
         .to_vec();

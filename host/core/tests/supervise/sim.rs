@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_core::supervise::{
-    Action, EndStatus, Event, FailureKind, Patience, Record, Strength, WorkerState,
+    Action, EndStatus, Event, FailureKind, Notice, Patience, Strength, WorkerState,
 };
 use skep_core::{ExitReason, Generation, Moment, PoolName, SupervisionSettings, WorkerId};
 
@@ -255,7 +255,7 @@ impl Sim {
                     self.exit(*worker, duration + DEATH, EndStatus::Code(1));
                 }
             }
-            Action::Record(_) | Action::Finished => {}
+            Action::Notice(_) | Action::Finished => {}
         }
     }
 
@@ -322,10 +322,10 @@ impl Sim {
     }
 
     /// Records of rolls, with their times.
-    pub(crate) fn rolls(&self) -> Vec<Record> {
-        let records = self.checked.records().map(|(_, record)| record.clone());
-        records
-            .filter(|record| matches!(record, Record::Rolled { .. } | Record::RollFailed { .. }))
+    pub(crate) fn rolls(&self) -> Vec<Notice> {
+        let notices = self.checked.notices().map(|(_, notice)| notice.clone());
+        notices
+            .filter(|notice| matches!(notice, Notice::Rolled { .. } | Notice::RollFailed { .. }))
             .collect()
     }
 
@@ -345,20 +345,20 @@ impl Sim {
     }
 
     pub(crate) fn tripped(&self) -> Vec<FailureKind> {
-        let records = self.checked.records();
-        records
-            .filter_map(|(_, record)| match record {
-                Record::Tripped { kind, .. } => Some(*kind),
+        let notices = self.checked.notices();
+        notices
+            .filter_map(|(_, notice)| match notice {
+                Notice::Tripped { kind, .. } => Some(*kind),
                 _ => None,
             })
             .collect()
     }
 
     pub(crate) fn exits(&self) -> Vec<(WorkerId, ExitReason)> {
-        let records = self.checked.records();
-        records
-            .filter_map(|(_, record)| match record {
-                Record::Exited { worker, reason, .. } => Some((*worker, reason.clone())),
+        let notices = self.checked.notices();
+        notices
+            .filter_map(|(_, notice)| match notice {
+                Notice::Exited { worker, reason, .. } => Some((*worker, reason.clone())),
                 _ => None,
             })
             .collect()

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use skep_core::{PoolName, WorkerId};
 use skep_sys::LocalAddress;
-use skep_wire::FromTaker;
+use skep_wire::FromAcceptor;
 
 use super::{Exchange, address};
+use crate::acceptor::{Connection, GivenBack, Offence, Out, Said};
 use crate::read_ahead::Kept;
-use crate::taker::{Connection, GivenBack, Offence, Out, Said};
 
 impl Exchange {
     /// A worker says something. A connection that it gives back is the caller's
@@ -22,27 +22,27 @@ impl Exchange {
     pub(crate) fn hear_worker(
         &mut self,
         worker: WorkerId,
-        message: FromTaker,
+        message: FromAcceptor,
         sockets: Vec<OwnedFd>,
     ) -> Result<Option<Connection>, Offence> {
-        let Some(taker) = self.takers.get_mut(&worker) else {
+        let Some(acceptor) = self.acceptors.get_mut(&worker) else {
             return Ok(None);
         };
-        match taker.heard(message, sockets)? {
+        match acceptor.heard(message, sockets)? {
             Said::Took(took) => self.counts.handed_out += took,
             Said::Declined(declined) => {
-                let pool = taker.pool.clone();
+                let pool = acceptor.pool.clone();
                 for connection in declined {
                     self.give(connection, &pool, Some(worker));
                 }
             }
             Said::GaveBack(back) => {
-                let (id, pool) = (back.id, taker.pool.clone());
-                let kept = taker.read_ahead.clone();
+                let (id, pool) = (back.id, acceptor.pool.clone());
+                let kept = acceptor.read_ahead.clone();
                 let connection = self.returned(back, pool, &kept)?;
                 self.counts.given_back += 1;
-                if let Some(taker) = self.takers.get_mut(&worker) {
-                    taker.got_back(id);
+                if let Some(acceptor) = self.acceptors.get_mut(&worker) {
+                    acceptor.got_back(id);
                 }
                 return Ok(connection);
             }
@@ -120,7 +120,7 @@ impl Exchange {
     /// Whether a connection with this socket is here or with a worker.
     fn has(&self, cookie: u64) -> bool {
         self.hearing.values().any(|(_, other)| *other == cookie)
-            || self.takers.values().any(|taker| taker.has(cookie))
+            || self.acceptors.values().any(|acceptor| acceptor.has(cookie))
             || self
                 .pools
                 .values()
@@ -130,7 +130,7 @@ impl Exchange {
 
     /// Ends the conversation with a worker for what it said.
     pub(crate) fn distrust(&mut self, worker: WorkerId, why: &Offence) {
-        if self.takers.contains_key(&worker) {
+        if self.acceptors.contains_key(&worker) {
             self.counts.distrusted += 1;
             self.distrusted.push((worker, why.to_string()));
             self.worker_gone(worker);

@@ -11,7 +11,7 @@ use crate::call::Witness;
 use crate::fault::Verdict;
 use crate::flow::{self, Ahead, Content, Flow, Piece, Rest};
 use crate::meter::Meter;
-use crate::seat::Place;
+use crate::places::Place;
 use crate::world::{Answer, Reception, Work};
 
 /// What runs the guest.
@@ -21,7 +21,7 @@ pub(super) enum Guest {
     /// Its future is being polled by a caller of this.
     Polled,
     /// The task of an instance that it shares.
-    Seated(Place),
+    Placed(Place),
     /// Nothing any more: it has done all that it had to.
     Returned(Duration),
 }
@@ -46,7 +46,7 @@ impl Guest {
         match self {
             Self::Waiting(run) => run.end(),
             Self::Returned(cpu) => cpu,
-            Self::Polled | Self::Seated(_) => Duration::ZERO,
+            Self::Polled | Self::Placed(_) => Duration::ZERO,
         }
     }
 }
@@ -157,7 +157,7 @@ impl<W: Witness> Slot<W> {
         let State::Live(live) = &mut *state else {
             return;
         };
-        if let Guest::Seated(place) = &mut live.guest {
+        if let Guest::Placed(place) = &mut live.guest {
             place.leave();
         }
         live.guest = Guest::Returned(cpu);
@@ -212,14 +212,14 @@ impl<W: Witness> Drop for Unwinding<'_, W> {
 }
 
 impl<W: Witness> Reception for Slot<W> {
-    fn seated(&self, place: Place) {
+    fn placed(&self, place: Place) {
         if let State::Live(live) = &mut *self.lock() {
-            live.guest = Guest::Seated(place);
+            live.guest = Guest::Placed(place);
         }
     }
 
     fn is_wanted(&self) -> bool {
-        matches!(&*self.lock(), State::Live(live) if matches!(live.guest, Guest::Seated(_)))
+        matches!(&*self.lock(), State::Live(live) if matches!(live.guest, Guest::Placed(_)))
     }
 
     fn answer(&self, answer: Answer) {
@@ -236,7 +236,7 @@ impl<W: Witness> Reception for Slot<W> {
             let verdict = Verdict::trap(format!(
                 "the guest answered with the interim status {status}"
             ));
-            if let Guest::Seated(_) = live.guest {
+            if let Guest::Placed(_) = live.guest {
                 self.end(state, verdict);
             } else {
                 let at_once = true;

@@ -1,21 +1,21 @@
-//! The alerts that wait to be delivered: which are kept, which are one with
-//! another, which are given up. Pure: the time is an argument.
+//! The alerts that wait to be delivered: which are kept, which are counted as
+//! repetitions, which are given up. Pure: the time is an argument.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Alerts that may wait. The webhook gets a handful on a bad day; what is more
-/// than this is a webhook that does not answer, and everything is in the log.
+/// Most alerts that wait. A bad day has a handful; more than this means that the
+/// webhook does not answer, and the log has all events anyway.
 const WAITING: usize = 64;
 
-/// How long an alert speaks for those like it.
+/// How long after an alert others of its name and subject are only counted.
 const SAME: Duration = Duration::from_secs(60);
 
-/// How long repetitions are remembered that no other alert told of; bounds
-/// what is remembered to the names of an hour.
+/// How long repetitions are remembered that no later alert has reported; bounds
+/// the memory to the names and subjects of an hour.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// How often an alert is handed to another alerter when one dies of it.
+/// How often an alert is tried again after an alerter died of it.
 const RETRIES: u32 = 3;
 
 /// What became of an alert that was raised.
@@ -23,11 +23,11 @@ const RETRIES: u32 = 3;
 pub(super) enum Raised {
     /// It waits.
     Waits,
-    /// One like it was told a short while ago: counted, and told with the next.
+    /// It repeats a recent one: it is counted, and the next one reports it.
     Repeated,
     /// Too many wait.
     Full,
-    /// Nobody is to be told.
+    /// There is no webhook, or the outbox has ended.
     Nobody,
 }
 
@@ -71,13 +71,13 @@ impl Outbox {
         }
     }
 
-    /// Who is told.
+    /// The webhook that gets the alerts.
     pub(super) fn webhook(&self) -> Option<&str> {
         self.webhook.as_deref()
     }
 
-    /// Tells another webhook from now on. What waits goes there; with none it
-    /// is returned.
+    /// Exchanges the webhook. Alerts that wait go to the new one; without one
+    /// they are returned.
     pub(super) fn reconfigure(&mut self, webhook: Option<String>) -> VecDeque<Alert> {
         self.webhook = webhook;
         match self.webhook {
@@ -126,13 +126,13 @@ impl Outbox {
         self.waiting.front()
     }
 
-    /// Done with this alert, for better or worse, if it is its turn.
+    /// Removes an alert that was delivered or given up, if it is the first.
     pub(super) fn done(&mut self, id: u64) -> Option<Alert> {
         self.waiting.pop_front_if(|first| first.id == id)
     }
 
-    /// An alerter died of this alert, if it is its turn; returns it if it has
-    /// had its chances.
+    /// Counts that an alerter died of this alert, if it is the first; removes and
+    /// returns it once it has had all its retries.
     pub(super) fn died(&mut self, id: u64) -> Option<Alert> {
         self.waiting.pop_front_if(|first| {
             if first.id != id {
@@ -143,7 +143,7 @@ impl Outbox {
         })
     }
 
-    /// Takes no more, and ends at that time at the latest.
+    /// Takes no more alerts, and ends at `by` at the latest.
     pub(super) const fn end(&mut self, by: Instant) {
         self.ends = Some(by);
     }
@@ -153,19 +153,19 @@ impl Outbox {
         self.ends
     }
 
-    /// Whether it ends and nothing waits, or has waited long enough.
+    /// Whether it ends and no alert waits, or the time is up.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.ends
             .is_some_and(|by| self.waiting.is_empty() || now >= by)
     }
 
-    /// What still waits; for the end.
+    /// Takes all alerts that still wait; for the end.
     pub(super) fn rest(&mut self) -> VecDeque<Alert> {
         std::mem::take(&mut self.waiting)
     }
 }
 
-/// Adds how many like it were not told, where there were some.
+/// Adds the number of repetitions, unless it is 0.
 fn with_repeated(event: &str, repeated: u64) -> String {
     match event.trim_end().strip_suffix('}') {
         Some(open) if repeated > 0 => format!("{open},\"repeated\":{repeated}}}"),

@@ -20,7 +20,7 @@ struct Stage(mpsc::UnboundedSender<Played>);
 
 /// The alerter's side.
 struct Played {
-    line: Line,
+    channel: ChannelEnd,
     /// Closed once the primary is done with this alerter.
     alive: mpsc::Receiver<()>,
 }
@@ -28,13 +28,13 @@ struct Played {
 impl Start for Stage {
     type Life = mpsc::Sender<()>;
 
-    fn start(&mut self) -> io::Result<(Line, mpsc::Sender<()>)> {
+    fn start(&mut self) -> io::Result<(ChannelEnd, mpsc::Sender<()>)> {
         let (ours, theirs) = Channel::pair()?;
         let (life, alive) = mpsc::channel(1);
-        let line = Line::new(Channel::from_fd(theirs)?)?;
-        let played = Played { line, alive };
+        let channel = ChannelEnd::new(Channel::from_fd(theirs)?)?;
+        let played = Played { channel, alive };
         match self.0.send(played) {
-            Ok(()) => Ok((Line::new(ours)?, life)),
+            Ok(()) => Ok((ChannelEnd::new(ours)?, life)),
             Err(_) => Err(io::ErrorKind::OutOfMemory.into()),
         }
     }
@@ -42,7 +42,10 @@ impl Start for Stage {
 
 impl Played {
     async fn hears(&mut self) -> Option<ToAlerter> {
-        timeout(PATIENCE, self.line.next()).await.unwrap().unwrap()
+        timeout(PATIENCE, self.channel.next())
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     async fn hears_begin(&mut self) -> String {
@@ -62,7 +65,7 @@ impl Played {
     /// What is said goes out with the next wait.
     fn delivered(&mut self, id: u64) {
         let answer = FromAlerter::Delivered { id, attempts: 1 };
-        self.line.say(&answer, Vec::new()).unwrap();
+        self.channel.say(&answer, Vec::new()).unwrap();
     }
 
     async fn is_ended(&mut self) {
@@ -148,7 +151,7 @@ async fn alerts_are_told_one_by_one_and_the_alerter_ends_with_the_primary() {
         id: 2,
         reason: "it answers 404".into(),
     };
-    alerter.line.say(&gave_up, Vec::new()).unwrap();
+    alerter.channel.say(&gave_up, Vec::new()).unwrap();
     let end = tokio::spawn(play.end());
     assert_eq!(alerter.hears().await, None);
     alerter.is_ended().await;

@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::Built;
-use crate::line::{Line, LineError};
+use crate::channel_end::{ChannelEnd, ChannelEndError};
 use crate::log::{Listening, Log, Speaker};
 use crate::walls::identity_of;
 
@@ -102,14 +102,15 @@ async fn converse(
     log: &Log,
 ) -> Result<FromBuilder, Refusal> {
     // Dropped after the child, so that it has ended by then.
-    let (_listening, child, mut line) = start(log).map_err(|error| Refusal {
+    let (_listening, child, mut channel) = start(log).map_err(|error| Refusal {
         problem: format!("the compiler cannot be started: {error}"),
         hint: None,
     })?;
-    line.say(question, fds)
+    channel
+        .say(question, fds)
         .expect("questions are small and carry their descriptors");
     let by = Instant::now() + deadline;
-    let Ok(answer) = timeout_at(by, line.next()).await else {
+    let Ok(answer) = timeout_at(by, channel.next()).await else {
         // Dropping the child kills and reaps it.
         return Err(Refusal {
             problem: format!("compilation took longer than {} s", deadline.as_secs()),
@@ -126,7 +127,7 @@ async fn converse(
     }
 }
 
-fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, Line)> {
+fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, ChannelEnd)> {
     let (ours, theirs) = Channel::pair()?;
     let (output, written) = Output::pipe()?;
     let child = skep_sys::spawn(Spawn {
@@ -139,7 +140,7 @@ fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, Line)> {
     })?;
     let speaker = Speaker::role("builder", None);
     let listening = log.listen(output, speaker, child.pid());
-    Ok((listening, skep_sys::watch(child)?, Line::new(ours)?))
+    Ok((listening, skep_sys::watch(child)?, ChannelEnd::new(ours)?))
 }
 
 /// Waits for a builder's end, which it has no reason to put off.
@@ -192,7 +193,7 @@ fn why_it_died(ended: Option<Ended>) -> Refusal {
     }
 }
 
-fn said_nonsense(error: &LineError) -> Refusal {
+fn said_nonsense(error: &ChannelEndError) -> Refusal {
     Refusal {
         problem: format!("the compiler's answer makes no sense: {error}"),
         hint: None,

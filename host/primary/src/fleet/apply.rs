@@ -15,8 +15,8 @@ use super::Fleet;
 use super::app::App;
 use super::lingering::Lingering;
 use super::material::{Applied, Attempt, Attempts, Before, Material, Next, NextApp, Old};
-use crate::link::Order as Tell;
 use crate::listeners::Bound;
+use crate::process::Command;
 use crate::told::Hosts;
 
 impl Fleet {
@@ -233,13 +233,13 @@ impl Fleet {
                 .collect();
             if !gone.is_empty() {
                 let message = ToWorker::Unlisten { listeners: gone };
-                self.order(*id, Tell::Say(message, Vec::new()));
+                self.command(*id, Command::Say(message, Vec::new()));
             }
             if !ours.is_empty() {
                 let ours = ours.into_iter().map(|(role, fd)| (role, fd.into()));
                 let (listeners, sockets) = ours.unzip();
                 let message = ToWorker::Listen { listeners };
-                self.order(*id, Tell::Say(message, sockets));
+                self.command(*id, Command::Say(message, sockets));
             }
         }
     }

@@ -18,10 +18,10 @@ use skep_sys::Channel;
 use skep_wire::{DispatchCounts, FromDispatcher, ListenerRole, Peer, ToDispatcher, ToWorker};
 
 use super::{Fleet, Phase, now};
-use crate::link::{Birth, DispatcherRole, Link, News, Order, Words};
 use crate::listeners::Bound;
 use crate::log::Speaker;
 use crate::pool::Pool;
+use crate::process::{Birth, Command, DispatcherRole, News, Process, Words};
 use crate::single::{GRACE, Single};
 use crate::told::{Hosts, Told, Wanted, Word};
 use crate::walls::Walls;
@@ -195,7 +195,7 @@ impl Fleet {
                     });
                 // Its code is not skep's any more, whoever else it serves.
                 if self.takes_from(worker, name) {
-                    self.order(worker, Order::Kill);
+                    self.command(worker, Command::Kill);
                 }
             }
             News::Said(FromDispatcher::Switched) => self.forget_lingering(name),
@@ -244,7 +244,7 @@ impl Fleet {
                     Speaker::role("dispatcher", Some(("listener", name.to_string()))),
                 ),
             };
-            Link::<DispatcherRole>::start(birth, self.news.clone())
+            Process::<DispatcherRole>::start(birth, self.news.clone())
         };
         let other = single.step(now(), event, &self.journal, start);
         if other || single.hears() != heard {
@@ -346,7 +346,7 @@ impl Fleet {
                 let Some((theirs, meet)) = self.pair("dispatcher", peer) else {
                     return;
                 };
-                self.order(worker, Order::Say(meet.0, meet.1));
+                self.command(worker, Command::Say(meet.0, meet.1));
                 let word = ToDispatcher::Worker { worker, pool, cell };
                 (word, vec![theirs.into()])
             }
@@ -439,7 +439,7 @@ impl Fleet {
     /// A channel to the connector, for a worker that runs.
     pub(super) fn meet_connector(&self, worker: WorkerId) -> Option<Arc<OwnedFd>> {
         let (theirs, meet) = self.pair("connector", Peer::Connector)?;
-        self.order_any(worker, Order::Say(meet.0, meet.1));
+        self.command_any(worker, Command::Say(meet.0, meet.1));
         Some(theirs)
     }
 

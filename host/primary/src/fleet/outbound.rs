@@ -12,8 +12,8 @@ use skep_core::{AppName, FleetSpec, LogLevel, PoolName, WorkerId};
 use skep_wire::{AppGrants, FromConnector, ToConnector};
 
 use super::{Fleet, Phase, now};
-use crate::link::{Birth, ConnectorRole, Link, News};
 use crate::log::Speaker;
+use crate::process::{Birth, ConnectorRole, News, Process};
 use crate::single::{GRACE, Single};
 use crate::told::{GrantWord, ToldGrants, WantedGrants};
 use crate::walls::Walls;
@@ -119,7 +119,7 @@ impl Fleet {
                 wall: Walls::around(Role::Connector),
                 log: (self.journal.log().clone(), Speaker::role("connector", None)),
             };
-            Link::<ConnectorRole>::start(birth, self.news.clone())
+            Process::<ConnectorRole>::start(birth, self.news.clone())
         };
         let single = &mut self.connector.single;
         let heard = single.hears();

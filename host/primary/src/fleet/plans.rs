@@ -12,7 +12,7 @@ use skep_wire::ToWorker;
 
 use super::app::App;
 use super::{Fleet, now};
-use crate::link::Order;
+use crate::process::Command;
 
 impl Fleet {
     /// What a pool's workers are to serve, as things are.
@@ -135,7 +135,7 @@ impl Fleet {
                     (worker, (message, Vec::new()))
                 }
             };
-            self.order(worker, Order::Say(message, fds));
+            self.command(worker, Command::Say(message, fds));
         }
     }
 

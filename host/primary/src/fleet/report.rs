@@ -34,7 +34,7 @@ impl Fleet {
             let pool = self.pools.get(&worker.pool)?;
             Some(status::of_worker(
                 view,
-                worker.link.pid(),
+                worker.process.pid(),
                 pool.cell_of(view_id),
                 now,
             ))

@@ -17,10 +17,10 @@ use skep_wire::FromWorker;
 
 use super::{Consequence, Fleet, now};
 use crate::figures::Registered;
-use crate::link::{Birth, Link, Mute, News, Order};
 use crate::log::Speaker;
+use crate::notices::reason_of;
 use crate::pool::Newborn;
-use crate::records::reason_of;
+use crate::process::{Birth, Command, Mute, News, Process};
 
 /// The place that a canary worker says it has.
 const CANARY_SLOT: SlotIndex = SlotIndex(0);
@@ -28,7 +28,7 @@ const CANARY_SLOT: SlotIndex = SlotIndex(0);
 /// A canary worker.
 #[derive(Debug)]
 pub(super) struct Trial {
-    pub(super) link: Link,
+    pub(super) process: Process,
     pub(super) pool: PoolName,
     whose: Whose,
     handlers: BTreeMap<AppName, HandlerId>,
@@ -126,14 +126,14 @@ impl Fleet {
                 Speaker::worker(name, worker, self.spec.server.log.format),
             ),
         };
-        let link = match Link::start(birth, self.news.clone()) {
-            Ok(link) => link,
+        let process = match Process::start(birth, self.news.clone()) {
+            Ok(process) => process,
             Err(error) => {
                 pool.release_cell(worker, &mut self.books, now());
                 return Err(error);
             }
         };
-        let pid = link.pid();
+        let pid = process.pid();
         self.journal
             .event(LogLevel::Info, "worker.spawned", |line| {
                 line.text("pool", name.as_str())
@@ -142,7 +142,7 @@ impl Fleet {
                     .text("role", "canary")
             });
         let trial = Trial {
-            link,
+            process,
             pool: name.clone(),
             whose,
             handlers: handlers.clone(),
@@ -238,7 +238,7 @@ impl Fleet {
         if let Some(trial) = self.trials.get_mut(&id) {
             trial.told = true;
             trial.asked_to_go = true;
-            trial.link.order(Order::End);
+            trial.process.send(Command::End);
         }
     }
 
@@ -269,7 +269,7 @@ impl Fleet {
             let line = line
                 .text("pool", trial.pool.as_str())
                 .number("worker", id)
-                .number("pid", trial.link.pid())
+                .number("pid", trial.process.pid())
                 .text("role", "canary")
                 .number("voluntary", reason.is_voluntary());
             reason_of(line, &reason)

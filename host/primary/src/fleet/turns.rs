@@ -17,7 +17,7 @@ use super::app::App;
 use super::{Consequence, Fleet, Phase, now};
 use crate::alert::Alerts;
 use crate::control::Asked;
-use crate::link::Order;
+use crate::process::Command;
 use crate::rejection::Rejection;
 use crate::scribe::Scribe;
 use crate::signals::Signals;
@@ -164,10 +164,10 @@ impl Fleet {
                 };
                 return self.supervisor.step(now(), event);
             }
-            Action::Drain { worker } => self.order(worker, Order::drain()),
+            Action::Drain { worker } => self.command(worker, Command::drain()),
             Action::Stop { worker } => self.stop(worker),
-            Action::Kill { worker } => self.order(worker, Order::Kill),
-            Action::Record(record) => self.record(&record),
+            Action::Kill { worker } => self.command(worker, Command::Kill),
+            Action::Notice(notice) => self.notice(&notice),
             Action::Finished => self.workers_gone = true,
         }
         Vec::new()

@@ -6,7 +6,7 @@ use std::io;
 use skep_core::converge::Convergence;
 use skep_core::rollout::Input;
 use skep_core::solo;
-use skep_core::supervise::{EndStatus, Event, Record, WorkerView};
+use skep_core::supervise::{EndStatus, Event, Notice, WorkerView};
 use skep_core::{
     Generation, ListenerName, LogLevel, Moment, PlannedApp, PoolName, SlotIndex, WorkerId,
 };
@@ -16,10 +16,10 @@ use skep_wire::FromWorker;
 use super::words::counted;
 use super::{Consequence, Fleet, Worker, now};
 use crate::figures::Registered;
-use crate::link::{Birth, Heard, Link, News, Order};
 use crate::log::Speaker;
+use crate::notices::{self, Known};
 use crate::pool::{Counts, Newborn};
-use crate::records::{self, Known};
+use crate::process::{Birth, Command, Heard, News, Process};
 
 /// Most lacks of the kernel that are told of: more than there are.
 const MAX_LACKS: usize = 16;
@@ -78,12 +78,12 @@ impl Fleet {
                 Speaker::worker(name, worker, self.spec.server.log.format),
             ),
         };
-        match Link::start(birth, self.news.clone()) {
-            Ok(link) => {
+        match Process::start(birth, self.news.clone()) {
+            Ok(process) => {
                 pool.convergence.born(worker, slot);
                 let pool = name.clone();
                 let born = Worker {
-                    link,
+                    process,
                     pool,
                     generation,
                     cut: 0,
@@ -101,17 +101,17 @@ impl Fleet {
         }
     }
 
-    pub(super) fn order(&self, worker: WorkerId, order: Order) {
+    pub(super) fn command(&self, worker: WorkerId, command: Command) {
         if let Some(worker) = self.workers.get(&worker) {
-            worker.link.order(order);
+            worker.process.send(command);
         }
     }
 
     /// Tells a worker something, be it a canary worker.
-    pub(super) fn order_any(&self, worker: WorkerId, order: Order) {
+    pub(super) fn command_any(&self, worker: WorkerId, command: Command) {
         match self.trials.get(&worker) {
-            Some(trial) => trial.link.order(order),
-            None => self.order(worker, order),
+            Some(trial) => trial.process.send(command),
+            None => self.command(worker, command),
         }
     }
 
@@ -122,7 +122,7 @@ impl Fleet {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.cut = in_flight;
         }
-        self.order(id, Order::stop());
+        self.command(id, Command::stop());
     }
 
     pub(super) fn hear(&mut self, heard: Heard) {
@@ -229,7 +229,7 @@ impl Fleet {
         };
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.release_cell(id, &mut self.books, now());
-            pool.remember_gone(id, worker.link.pid());
+            pool.remember_gone(id, worker.process.pid());
         }
         self.untold.worker(id);
         if !self.spec.pools.contains_key(&worker.pool) {
@@ -294,7 +294,7 @@ impl Fleet {
         // Asking the system costs more than all the rest.
         let watched = pool.spec.supervision.soft_memory().is_some();
         let memory = watched
-            .then(|| process::memory(worker.link.pid()))
+            .then(|| process::memory(worker.process.pid()))
             .flatten()
             .map_or(0, |memory| memory.rss_bytes);
         let event = Event::Beat {
@@ -307,28 +307,28 @@ impl Fleet {
         self.step(event);
     }
 
-    pub(super) fn record(&mut self, record: &Record) {
-        let known = records::subject(record).map(|worker| self.known(worker));
-        records::write(&self.journal, record, &known.unwrap_or_default());
-        if let Some(message) = records::progress(record) {
+    pub(super) fn notice(&mut self, notice: &Notice) {
+        let known = notices::subject(notice).map(|worker| self.known(worker));
+        notices::write(&self.journal, notice, &known.unwrap_or_default());
+        if let Some(message) = notices::progress(notice) {
             self.waiting.retain(|asker| !asker.is_gone());
             for asker in &self.waiting {
                 asker.progress(message.clone());
             }
         }
-        match record {
-            Record::Ready { worker, pool, .. } => {
+        match notice {
+            Notice::Ready { worker, pool, .. } => {
                 self.ready(*worker);
                 self.complete(pool);
                 self.announce_served();
             }
             // One that drains still answers, so it comes along.
-            Record::Exited { worker, .. } => {
+            Notice::Exited { worker, .. } => {
                 let id = *worker;
                 self.converge(id, |convergence| convergence.leaving(id));
                 self.check_quarantine();
             }
-            Record::Tripped { pool, last, .. } => {
+            Notice::Tripped { pool, last, .. } => {
                 let reason = format!("pool {pool} has tripped: {last}");
                 let passing = self.passing(pool);
                 self.consequences.extend(passing.into_iter().map(|app| {
@@ -336,20 +336,20 @@ impl Fleet {
                     Consequence::Feed(app, Input::Tripped { reason })
                 }));
             }
-            Record::Rolled { pool, replaced } => {
+            Notice::Rolled { pool, replaced } => {
                 let ended = Consequence::RollEnded(pool.clone(), Ok(*replaced));
                 self.consequences.push_back(ended);
             }
-            Record::RollFailed { pool, reason, .. } => {
+            Notice::RollFailed { pool, reason, .. } => {
                 let ended = Consequence::RollEnded(pool.clone(), Err(reason.clone()));
                 self.consequences.push_back(ended);
             }
-            Record::Spawned { .. }
-            | Record::Draining { .. }
-            | Record::Kept { .. }
-            | Record::Probing { .. }
-            | Record::Recycling { .. }
-            | Record::Reset { .. } => {}
+            Notice::Spawned { .. }
+            | Notice::Draining { .. }
+            | Notice::Kept { .. }
+            | Notice::Probing { .. }
+            | Notice::Recycling { .. }
+            | Notice::Reset { .. } => {}
         }
     }
 
@@ -364,7 +364,7 @@ impl Fleet {
             .get(&worker.pool)
             .and_then(|pool| pool.cell_of(id));
         Known {
-            pid: Some(worker.link.pid()),
+            pid: Some(worker.process.pid()),
             generation: Some(worker.generation),
             ready_after: view.and_then(ready_after),
             counts: cell.map(Counts::of),

@@ -15,7 +15,7 @@ use skep_core::egress::OpenFailure;
 use skep_sys::{Board, Channel, clock};
 use skep_wire::{
     Decoder, DispatchCounts, Flavor, FromBuilder, FromConnector, FromDispatcher, FromOpener,
-    FromWorker, Message, Peer, Refusal, ToBuilder, ToConnector, ToDispatcher, ToTaker, ToWorker,
+    FromWorker, Message, Peer, Refusal, ToAcceptor, ToBuilder, ToConnector, ToDispatcher, ToWorker,
     encode,
 };
 
@@ -218,8 +218,8 @@ fn meet(me: &str, when: &'static str, peer: Peer, mut fds: Vec<OwnedFd>) {
     let mut talk = Talk::over(Channel::from_fd(fds.remove(0)).unwrap());
     let hear = move || match peer {
         Peer::Dispatcher(role) => {
-            if let Some((ToTaker::Take(taken), _)) = talk.next(|| ()) {
-                assert!(taken.is_empty());
+            if let Some((ToAcceptor::Take(handouts), _)) = talk.next(|| ()) {
+                assert!(handouts.is_empty());
                 note!("{me} met the dispatcher of {} {when}", role.name);
             }
         }
@@ -288,7 +288,7 @@ pub(crate) fn dispatcher() -> ExitCode {
             ToDispatcher::Worker { worker, pool, cell } => {
                 assert_eq!(boards[&pool].cell(cell).unwrap().owner(), worker.0);
                 let mut other = Talk::over(Channel::from_fd(fds.remove(0)).unwrap());
-                other.say(&ToTaker::Take(Vec::new()));
+                other.say(&ToAcceptor::Take(Vec::new()));
                 workers.insert(worker, other);
                 note!("{me} has worker {worker} of {pool}");
             }

@@ -1,14 +1,14 @@
-//! The supervisor's records as log records (SPEC §5).
+//! The supervisor's notices as log records (SPEC §5).
 
 use std::time::Duration;
 
-use skep_core::supervise::{FailureKind, Record};
-use skep_core::{ExitReason, Generation, LogLevel, PoolName, SlotIndex, WorkerId};
+use skep_core::supervise::{FailureKind, Notice};
+use skep_core::{ExitReason, Generation, LogLevel, PoolName, Record, SlotIndex, WorkerId};
 
 use crate::journal::Journal;
 use crate::pool::Counts;
 
-/// What the primary knows about a worker that its record does not say.
+/// What the primary knows about a worker that its notice does not say.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known {
     /// Its process, if there is one.
@@ -23,28 +23,28 @@ pub(crate) struct Known {
     pub(crate) in_flight: u32,
 }
 
-/// The worker that a record is about, if it is about one.
-pub(crate) const fn subject(record: &Record) -> Option<WorkerId> {
-    match record {
-        Record::Spawned { worker, .. }
-        | Record::Ready { worker, .. }
-        | Record::Draining { worker, .. }
-        | Record::Exited { worker, .. }
-        | Record::Kept { worker, .. } => Some(*worker),
-        Record::Recycling { worker, .. } => Some(*worker),
-        Record::Tripped { .. }
-        | Record::Probing { .. }
-        | Record::Reset { .. }
-        | Record::Rolled { .. }
-        | Record::RollFailed { .. } => None,
+/// The worker that a notice is about, if there is one.
+pub(crate) const fn subject(notice: &Notice) -> Option<WorkerId> {
+    match notice {
+        Notice::Spawned { worker, .. }
+        | Notice::Ready { worker, .. }
+        | Notice::Draining { worker, .. }
+        | Notice::Exited { worker, .. }
+        | Notice::Kept { worker, .. } => Some(*worker),
+        Notice::Recycling { worker, .. } => Some(*worker),
+        Notice::Tripped { .. }
+        | Notice::Probing { .. }
+        | Notice::Reset { .. }
+        | Notice::Rolled { .. }
+        | Notice::RollFailed { .. } => None,
     }
 }
 
-/// Writes a record.
-pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
+/// Writes a notice.
+pub(crate) fn write(journal: &Journal, notice: &Notice, known: &Known) {
     let place = |pool: &PoolName, worker: WorkerId, slot: SlotIndex| {
         let (pool, known) = (pool.clone(), *known);
-        move |mut line: skep_core::Record| {
+        move |mut line: Record| {
             line = line
                 .text("pool", pool.as_str())
                 .number("worker", worker)
@@ -58,15 +58,15 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
             }
         }
     };
-    match record {
-        Record::Spawned {
+    match notice {
+        Notice::Spawned {
             worker, pool, slot, ..
         } => journal.event(
             LogLevel::Info,
             "worker.spawned",
             place(pool, *worker, *slot),
         ),
-        Record::Ready { worker, pool, slot } => {
+        Notice::Ready { worker, pool, slot } => {
             journal.event(LogLevel::Info, "worker.ready", |line| {
                 let line = place(pool, *worker, *slot)(line);
                 match known.ready_after {
@@ -77,14 +77,14 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
                 }
             });
         }
-        Record::Draining { worker, pool, slot } => {
+        Notice::Draining { worker, pool, slot } => {
             journal.event(
                 LogLevel::Info,
                 "worker.draining",
                 place(pool, *worker, *slot),
             );
         }
-        Record::Exited {
+        Notice::Exited {
             worker,
             pool,
             slot,
@@ -108,10 +108,10 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
                 }
             });
         }
-        Record::Kept { worker, pool, slot } => {
+        Notice::Kept { worker, pool, slot } => {
             journal.event(LogLevel::Warn, "worker.kept", place(pool, *worker, *slot));
         }
-        Record::Tripped {
+        Notice::Tripped {
             pool,
             kind,
             crashes,
@@ -129,11 +129,11 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
                 .number("crashes", crashes);
             reason_of(line, last)
         }),
-        Record::Rolled { pool, replaced } => journal.event(LogLevel::Info, "pool.rolled", |line| {
+        Notice::Rolled { pool, replaced } => journal.event(LogLevel::Info, "pool.rolled", |line| {
             line.text("pool", pool.as_str())
                 .number("replaced", replaced)
         }),
-        Record::RollFailed {
+        Notice::RollFailed {
             pool,
             reason,
             replaced,
@@ -144,7 +144,7 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
                 .number("left", left)
                 .text("reason", &reason.to_string())
         }),
-        Record::Recycling {
+        Notice::Recycling {
             worker,
             pool,
             slot,
@@ -152,10 +152,10 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
         } => journal.event(LogLevel::Info, "worker.recycling", |line| {
             place(pool, *worker, *slot)(line).text("reason", cause.name())
         }),
-        Record::Probing { pool } => journal.event(LogLevel::Warn, "pool.probing", |line| {
+        Notice::Probing { pool } => journal.event(LogLevel::Warn, "pool.probing", |line| {
             line.text("pool", pool.as_str())
         }),
-        Record::Reset { pool } => {
+        Notice::Reset { pool } => {
             journal.event(LogLevel::Info, "pool.reset", |line| {
                 line.text("pool", pool.as_str())
             });
@@ -164,12 +164,12 @@ pub(crate) fn write(journal: &Journal, record: &Record, known: &Known) {
 }
 
 /// One sentence for an operator who waits for a shutdown, where it is one.
-pub(crate) fn progress(record: &Record) -> Option<String> {
-    match record {
-        Record::Draining { worker, pool, .. } => {
+pub(crate) fn progress(notice: &Notice) -> Option<String> {
+    match notice {
+        Notice::Draining { worker, pool, .. } => {
             Some(format!("worker {worker} of pool {pool} is draining"))
         }
-        Record::Exited {
+        Notice::Exited {
             worker,
             pool,
             reason,
@@ -180,7 +180,7 @@ pub(crate) fn progress(record: &Record) -> Option<String> {
 }
 
 /// Adds why a process ended.
-pub(crate) fn reason_of(line: skep_core::Record, reason: &ExitReason) -> skep_core::Record {
+pub(crate) fn reason_of(line: Record, reason: &ExitReason) -> Record {
     let line = line.text("reason", reason.name());
     match reason {
         ExitReason::Crash { code } => line.number("code", code),

@@ -2,7 +2,7 @@
 //!
 //! Responsible for framing, queueing and waiting. Nothing is ever waited for
 //! in order to write: what the socket does not take at once is kept and goes
-//! out while [`Line::next`] waits for an answer. The queue is bounded by what
+//! out while [`ChannelEnd::next`] waits for an answer. The queue is bounded by what
 //! is said to one child in its life.
 
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ const LAST_PIECES: usize = 512;
 
 /// Why a channel is of no more use.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LineError {
+pub(crate) enum ChannelEndError {
     /// The child speaks no message of ours.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -54,14 +54,14 @@ struct Outgoing {
 
 /// Our end of one channel.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct ChannelEnd {
     channel: AsyncFd<Channel>,
     outgoing: VecDeque<Outgoing>,
     decoder: Decoder<OwnedFd>,
     heard: usize,
 }
 
-impl Line {
+impl ChannelEnd {
     /// Takes our end of a channel. Must be called within a tokio runtime.
     pub(crate) fn new(channel: Channel) -> io::Result<Self> {
         Ok(Self {
@@ -95,7 +95,7 @@ impl Line {
 
     /// The next thing that the child says, or `None` once it has closed its
     /// end. Writes what is queued meanwhile. Cancelling loses nothing.
-    pub(crate) async fn next<M: Message>(&mut self) -> Result<Option<M>, LineError> {
+    pub(crate) async fn next<M: Message>(&mut self) -> Result<Option<M>, ChannelEndError> {
         loop {
             self.flush()?;
             match self.hear()? {
@@ -172,7 +172,7 @@ impl Line {
         Ok(())
     }
 
-    fn hear<M: Message>(&mut self) -> Result<Heard<M>, LineError> {
+    fn hear<M: Message>(&mut self) -> Result<Heard<M>, ChannelEndError> {
         let mut piece = [0; PIECE];
         loop {
             if let Some((message, _)) = self.decoder.message()? {
@@ -184,7 +184,7 @@ impl Line {
             });
             match received {
                 Ok(0) => return Ok(Heard::Closed),
-                Ok(_) if !fds.is_empty() => return Err(LineError::Descriptors),
+                Ok(_) if !fds.is_empty() => return Err(ChannelEndError::Descriptors),
                 Ok(count) => self.received(&piece[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Heard::Nothing);
@@ -213,17 +213,17 @@ mod tests {
 
     use super::*;
 
-    fn line() -> (Line, UnixStream) {
+    fn end() -> (ChannelEnd, UnixStream) {
         let (ours, theirs) = Channel::pair().unwrap();
-        (Line::new(ours).unwrap(), UnixStream::from(theirs))
+        (ChannelEnd::new(ours).unwrap(), UnixStream::from(theirs))
     }
 
     #[tokio::test]
     async fn a_child_that_does_not_read_blocks_nobody() {
-        let (mut line, theirs) = line();
+        let (mut end, theirs) = end();
         let component = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
         for _ in 0..5000 {
-            line.say(
+            end.say(
                 &ToBuilder::Compile,
                 vec![component.clone(), component.clone()],
             )
@@ -240,37 +240,37 @@ mod tests {
                 .write_all(&encode(&FromWorker::Drained).unwrap())
                 .unwrap();
         });
-        assert_eq!(line.next().await.unwrap(), Some(ready()));
-        assert_eq!(line.next().await.unwrap(), Some(FromWorker::Drained));
+        assert_eq!(end.next().await.unwrap(), Some(ready()));
+        assert_eq!(end.next().await.unwrap(), Some(FromWorker::Drained));
         words.await.unwrap();
         assert_eq!(Arc::strong_count(&component), 1);
         drop(theirs);
-        assert_eq!(line.next::<FromWorker>().await.unwrap(), None);
+        assert_eq!(end.next::<FromWorker>().await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn what_was_said_before_the_end_is_heard() {
-        let (mut line, mut theirs) = line();
-        line.say(&ToWorker::Drain, vec![]).unwrap();
+        let (mut end, mut theirs) = end();
+        end.say(&ToWorker::Drain, vec![]).unwrap();
         theirs
             .write_all(&encode(&FromWorker::Drained).unwrap())
             .unwrap();
         theirs.write_all(&encode(&ready()).unwrap()).unwrap();
         drop(theirs);
         assert_eq!(
-            line.last_words::<FromWorker>(),
+            end.last_words::<FromWorker>(),
             [FromWorker::Drained, ready()]
         );
     }
 
     #[tokio::test]
     async fn garbage_and_wrong_counts_are_errors() {
-        let (mut line, mut theirs) = line();
-        assert!(line.say(&ToBuilder::Compile, vec![]).is_err());
+        let (mut end, mut theirs) = end();
+        assert!(end.say(&ToBuilder::Compile, vec![]).is_err());
         theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         assert!(matches!(
-            line.next::<FromWorker>().await,
-            Err(LineError::Frame(FrameError::NotOurs))
+            end.next::<FromWorker>().await,
+            Err(ChannelEndError::Frame(FrameError::NotOurs))
         ));
     }
 

@@ -1,12 +1,12 @@
-//! The line of guests that wait for their turn on this worker's one thread.
+//! The queue of guests that wait for their turn on this worker's one thread.
 //!
 //! Responsible for doing what [`Fair`] decides. A guest's poll asks here first
-//! ([`Line::may_go`]); one that may not, or that met a tick, gets in line with
+//! ([`RunQueue::may_go`]); one that may not, or that met a tick, is queued with
 //! its waker. One task, which exists only while it has something to do, lets
 //! them go on, one after the other:
 //!
 //! ```text
-//! look at the sockets ──▶ what is ready runs ──▶ one in line runs ──▶ …another, if it was short
+//! look at the sockets ──▶ what is ready runs ──▶ one queued runs ───▶ …another, if it was short
 //!        ▲                                                                  │ the allowance is used up
 //!        └──────────────────────────────────────────────────────────────────┘
 //! ```
@@ -33,7 +33,7 @@ const SLICE: Duration = Duration::from_millis(1);
 const SHORT_SLICE: Duration = Duration::from_micros(250);
 
 /// Guests that wait, and whose turn it is.
-pub(crate) struct Line {
+pub(crate) struct RunQueue {
     state: Mutex<State>,
     /// Where moments are counted from.
     origin: Instant,
@@ -44,20 +44,20 @@ pub(crate) struct Line {
 struct State {
     fair: Fair,
     waiting: BTreeMap<(Member, u64), Waker>,
-    next_place: u64,
+    next_entry: u64,
     /// Whether the task is there.
     driven: bool,
     slice: Duration,
 }
 
-/// A guest's place in line, if it has one. To be given up through
-/// [`Line::leave`] when the guest goes.
+/// A guest's entry in the queue, if it has one. To be given up through
+/// [`RunQueue::leave`] when the guest goes.
 #[derive(Debug, Default)]
-pub(crate) enum Place {
-    /// Not in line.
+pub(crate) enum Entry {
+    /// Not queued.
     #[default]
     None,
-    /// In line, or let go on and not there yet.
+    /// Queued, or let go on and not there yet.
     Number(u64),
 }
 
@@ -77,13 +77,13 @@ enum Step {
     Wake(Waker),
 }
 
-impl Line {
+impl RunQueue {
     pub(crate) fn new(pace: fn(Duration)) -> Self {
         Self {
             state: Mutex::new(State {
                 fair: Fair::default(),
                 waiting: BTreeMap::new(),
-                next_place: 0,
+                next_entry: 0,
                 driven: false,
                 slice: SLICE,
             }),
@@ -101,28 +101,28 @@ impl Line {
         self.state().fair.leave(member);
     }
 
-    /// Whether a guest of `member` may run, which else is in line afterwards.
+    /// Whether a guest of `member` may run, which else is queued afterwards.
     pub(crate) fn may_go(
         self: &Arc<Self>,
         member: Member,
-        place: &mut Place,
+        entry: &mut Entry,
         now: Instant,
         cx: &Context<'_>,
     ) -> Option<Go> {
         let moment = self.moment(now);
         let mut state = self.state();
-        match *place {
-            Place::None if state.fair.begin(member, moment) => {}
-            Place::None => {
-                self.get_in_line(&mut state, member, place, moment, cx);
+        match *entry {
+            Entry::None if state.fair.begin(member, moment) => {}
+            Entry::None => {
+                self.enqueue(&mut state, member, entry, moment, cx);
                 return None;
             }
-            Place::Number(number) => {
+            Entry::Number(number) => {
                 if let Some(waker) = state.waiting.get_mut(&(member, number)) {
                     waker.clone_from(cx.waker());
                     return None;
                 }
-                *place = Place::None;
+                *entry = Entry::None;
             }
         }
         Some(Go {
@@ -134,12 +134,12 @@ impl Line {
     pub(crate) fn preempted(
         self: &Arc<Self>,
         member: Member,
-        place: &mut Place,
+        entry: &mut Entry,
         now: Instant,
         cx: &Context<'_>,
     ) {
         let moment = self.moment(now);
-        self.get_in_line(&mut self.state(), member, place, moment, cx);
+        self.enqueue(&mut self.state(), member, entry, moment, cx);
     }
 
     /// A guest of `member` has run for so long.
@@ -154,29 +154,29 @@ impl Line {
     }
 
     /// The guest is gone.
-    pub(crate) fn leave(&self, member: Member, place: &mut Place) {
-        if let Place::Number(number) = std::mem::take(place) {
+    pub(crate) fn leave(&self, member: Member, entry: &mut Entry) {
+        if let Entry::Number(number) = std::mem::take(entry) {
             let mut state = self.state();
-            // Otherwise it was let go on and has left the line by that.
+            // Otherwise it was let go on and has left the queue by that.
             if state.waiting.remove(&(member, number)).is_some() {
                 state.fair.unqueue(member);
             }
         }
     }
 
-    fn get_in_line(
+    fn enqueue(
         self: &Arc<Self>,
         state: &mut State,
         member: Member,
-        place: &mut Place,
+        entry: &mut Entry,
         now: Moment,
         cx: &Context<'_>,
     ) {
-        let number = state.next_place;
-        state.next_place += 1;
+        let number = state.next_entry;
+        state.next_entry += 1;
         state.waiting.insert((member, number), cx.waker().clone());
         state.fair.queue(member, now);
-        *place = Place::Number(number);
+        *entry = Entry::Number(number);
         self.drive(state);
     }
 
@@ -228,7 +228,7 @@ impl Line {
         }
     }
 
-    /// Whether another one in line may go on before the sockets are looked at.
+    /// Whether another one in the queue may go on before the sockets are looked at.
     fn goes_on(&self) -> bool {
         let state = self.state();
         // One that has not come to run yet will not by waiting here.
@@ -245,8 +245,8 @@ impl Line {
     }
 }
 
-/// The task's hold on its line.
-struct Driving(Arc<Line>);
+/// The task's hold on its queue.
+struct Driving(Arc<RunQueue>);
 
 impl Drop for Driving {
     fn drop(&mut self) {
@@ -255,20 +255,20 @@ impl Drop for Driving {
     }
 }
 
-/// Lets guests go on until none is in line.
+/// Lets guests go on until the queue is empty.
 async fn drive(driving: Driving) {
-    let line = &driving.0;
+    let queue = &driving.0;
     loop {
         tokio::task::yield_now().await;
-        line.turn();
+        queue.turn();
         loop {
-            match line.step() {
+            match queue.step() {
                 Step::Rest => return,
                 Step::Look => break,
                 Step::Wake(waker) => waker.wake(),
             }
             behind_what_is_ready().await;
-            if !line.goes_on() {
+            if !queue.goes_on() {
                 break;
             }
         }

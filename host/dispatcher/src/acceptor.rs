@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use skep_core::PoolName;
 use skep_link::{LinkError, Voice};
-use skep_wire::{FromTaker, Spoken, Taken, ToTaker};
+use skep_wire::{FromAcceptor, Handout, Spoken, ToAcceptor};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -143,12 +143,12 @@ impl Say {
     }
 }
 
-/// A worker that takes connections.
-pub(crate) struct Taker {
+/// A worker, which accepts connections that are handed to it.
+pub(crate) struct Acceptor {
     pub(crate) pool: PoolName,
     /// Its cell in the pool's scoreboard.
     pub(crate) cell: u16,
-    voice: Voice<ToTaker>,
+    voice: Voice<ToAcceptor>,
     say: VecDeque<Say>,
     given: BTreeMap<u64, Connection>,
     out: BTreeMap<u64, Out>,
@@ -171,12 +171,12 @@ pub(crate) struct Tasks {
     pub(crate) handles: Vec<AbortHandle>,
 }
 
-impl Taker {
+impl Acceptor {
     /// `first` is the first number that this dispatcher gave a connection.
     pub(crate) fn new(
         pool: PoolName,
         cell: u16,
-        voice: Voice<ToTaker>,
+        voice: Voice<ToAcceptor>,
         first: u64,
         tasks: Tasks,
     ) -> Self {
@@ -240,11 +240,11 @@ impl Taker {
         let mut room = self.voice.flush_now()?;
         while room && let Some((message, count)) = self.next_message() {
             let sockets: Vec<_> = match &message {
-                ToTaker::Take(taken) => taken
+                ToAcceptor::Take(handouts) => handouts
                     .iter()
-                    .filter_map(|taken| Some(self.given.get(&taken.id)?.socket.as_fd()))
+                    .filter_map(|handout| Some(self.given.get(&handout.id)?.socket.as_fd()))
                     .collect(),
-                ToTaker::GotBack { .. } | ToTaker::Hosts { .. } => Vec::new(),
+                ToAcceptor::GotBack { .. } | ToAcceptor::Hosts { .. } => Vec::new(),
             };
             room = self.voice.tell_now(&message, &sockets)?;
             if room {
@@ -264,7 +264,7 @@ impl Taker {
 
     /// The next message, of as many of the same kind as fit, and how many those
     /// are.
-    fn next_message(&self) -> Option<(ToTaker, usize)> {
+    fn next_message(&self) -> Option<(ToAcceptor, usize)> {
         let next = self.say.front()?;
         let alike = self.say.iter().take_while(|say| say.is_like(next));
         let mut room = MAX_READ;
@@ -278,14 +278,14 @@ impl Taker {
         let count = alike.take(MAX_TAKEN).take_while(fits).count().max(1);
         let ids = self.say.iter().take(count).filter_map(Say::id);
         let message = match next {
-            Say::Hosts { matter } => ToTaker::Hosts { matter: *matter },
-            Say::GotBack(_) => ToTaker::GotBack { ids: ids.collect() },
+            Say::Hosts { matter } => ToAcceptor::Hosts { matter: *matter },
+            Say::GotBack(_) => ToAcceptor::GotBack { ids: ids.collect() },
             Say::Take(_) => {
                 // What it took or declined without having been told of it is
                 // gone.
-                let taken = ids.filter_map(|id| {
+                let handouts = ids.filter_map(|id| {
                     let given = self.given.get(&id)?;
-                    Some(Taken {
+                    Some(Handout {
                         id,
                         host: given.host.clone(),
                         once: given.once,
@@ -293,7 +293,7 @@ impl Taker {
                         spoken: given.spoken,
                     })
                 });
-                ToTaker::Take(taken.collect())
+                ToAcceptor::Take(handouts.collect())
             }
         };
         Some((message, count))
@@ -302,12 +302,12 @@ impl Taker {
     /// Takes what it says.
     pub(crate) fn heard(
         &mut self,
-        message: FromTaker,
+        message: FromAcceptor,
         mut sockets: Vec<OwnedFd>,
     ) -> Result<Said, Offence> {
-        self.begun |= !matches!(message, FromTaker::Kept { .. });
+        self.begun |= !matches!(message, FromAcceptor::Kept { .. });
         match message {
-            FromTaker::Kept { ids } => {
+            FromAcceptor::Kept { ids } => {
                 let earlier = ids.iter().all(|id| *id < self.first);
                 if self.begun || !earlier || self.out.len() + ids.len() > MAX_KEPT {
                     return Err(Offence::Kept);
@@ -315,7 +315,7 @@ impl Taker {
                 self.out.extend(ids.into_iter().map(|id| (id, Out::Kept)));
                 Ok(Said::Took(0))
             }
-            FromTaker::Took { ids } => {
+            FromAcceptor::Took { ids } => {
                 let mut took = 0;
                 for id in ids {
                     // What was not given was not taken.
@@ -327,17 +327,17 @@ impl Taker {
                 }
                 Ok(Said::Took(took))
             }
-            FromTaker::Ended { ids } => {
+            FromAcceptor::Ended { ids } => {
                 for id in ids {
                     self.out.remove(&id);
                 }
                 Ok(Said::Took(0))
             }
-            FromTaker::Declined { ids } => {
+            FromAcceptor::Declined { ids } => {
                 let declined = ids.iter().filter_map(|id| self.given.remove(id));
                 Ok(Said::Declined(declined.collect()))
             }
-            FromTaker::GaveBack { id, read, spoken } => {
+            FromAcceptor::GaveBack { id, read, spoken } => {
                 let out = self.out.remove(&id).ok_or(Offence::NotOut(id))?;
                 let socket = sockets.pop().ok_or(Offence::NoConnection(id))?;
                 Ok(Said::GaveBack(GivenBack {

@@ -1,13 +1,13 @@
 //! Several calls of `wasi:http/handler@0.3` at a time on one instance.
 //!
-//! Each instance is driven by a task of its own, which takes calls from its seat
-//! for as long as the policy allows:
+//! Each instance is driven by a task of its own, which takes calls for as long as
+//! the policy allows:
 //!
 //! ```text
-//!  seat: open ──▶ closed (spent, idle, retired, a call failed or was given up)
-//!  call: queued ──▶ answering ──▶ leaving ──▶ gone ──▶ told
-//!                   handler runs  its task     nothing of it is
-//!                                 goes on      in the event loop
+//!  instance: open ──▶ closed (spent, idle, retired, a call failed or was given up)
+//!      call: queued ──▶ answering ──▶ leaving ──▶ gone ──▶ told
+//!                       handler runs  its task     nothing of it is
+//!                                     goes on      in the event loop
 //! ```
 //!
 //! The instance ends when it is closed and no call is on it. The blast radius is
@@ -41,26 +41,26 @@ use crate::guest::{self, Guest};
 use crate::instances::InstanceCounts;
 use crate::meter::Meter;
 use crate::p3::{self, Answered, Quiet};
-use crate::seat::{Occupied, Seat};
+use crate::places::{Occupied, Places};
 use crate::world::{Job, Reception};
 
 /// A handler whose instances answer several calls at a time.
-pub(crate) struct Shared {
+pub(crate) struct SharedInstances {
     blueprint: Arc<Blueprint>,
     pub(crate) pre: ServicePre<Guest>,
-    seats: Mutex<Vec<Arc<Seat>>>,
+    instances: Mutex<Vec<Arc<Places>>>,
     /// Whether instances are kept no longer.
     retired: AtomicBool,
     made: AtomicU64,
     calls: AtomicU64,
 }
 
-impl Shared {
+impl SharedInstances {
     pub(crate) fn new(blueprint: &Arc<Blueprint>, pre: ServicePre<Guest>) -> Arc<Self> {
         Arc::new(Self {
             blueprint: Arc::clone(blueprint),
             pre,
-            seats: Mutex::default(),
+            instances: Mutex::default(),
             retired: AtomicBool::new(false),
             made: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -80,18 +80,20 @@ impl Shared {
     /// Lets the instances end with the calls that they have.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
-        for seat in self.seats().drain(..) {
-            seat.close();
+        for places in self.instances().drain(..) {
+            places.close();
         }
     }
 
-    fn seats(&self) -> MutexGuard<'_, Vec<Arc<Seat>>> {
+    fn instances(&self) -> MutexGuard<'_, Vec<Arc<Places>>> {
         // Whole at every step.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a call a place on an instance with room, or on a new one.
-    pub(crate) fn seat(self: &Arc<Self>, job: Job) {
+    pub(crate) fn take(self: &Arc<Self>, job: Job) {
         Meter::charge_overhead(&self.blueprint.share);
         self.calls.fetch_add(1, Relaxed);
         self.place(job);
@@ -99,33 +101,33 @@ impl Shared {
 
     fn place(self: &Arc<Self>, job: Job) {
         let policy = &self.blueprint.setup.instance;
-        let mut seats = self.seats();
-        seats.retain(|seat| seat.is_open());
-        if let Some(seat) = seats.iter().find(|seat| seat.has_room(policy)) {
-            seat.take(job);
+        let mut instances = self.instances();
+        instances.retain(|places| places.is_open());
+        if let Some(places) = instances.iter().find(|places| places.has_room(policy)) {
+            places.take(job);
             return;
         }
         self.made.fetch_add(1, Relaxed);
         let request_id = Arc::clone(&job.request_id);
-        let seat = Seat::new();
-        seat.take(job);
+        let places = Places::new();
+        places.take(job);
         if self.retired.load(Relaxed) {
-            seat.close();
+            places.close();
         } else {
-            seats.push(Arc::clone(&seat));
+            instances.push(Arc::clone(&places));
         }
-        drop(seats);
+        drop(instances);
         tokio::spawn(drive(
             Arc::downgrade(self),
             Arc::clone(&self.blueprint),
             self.pre.clone(),
-            Occupied(seat),
+            Occupied(places),
             request_id,
         ));
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedInstances {
     fn drop(&mut self) {
         self.retire();
     }
@@ -133,14 +135,14 @@ impl Drop for Shared {
 
 /// The life of one shared instance.
 async fn drive(
-    shared: Weak<Shared>,
+    shared: Weak<SharedInstances>,
     blueprint: Arc<Blueprint>,
     pre: ServicePre<Guest>,
     occupied: Occupied,
     request_id: Arc<str>,
 ) {
     let setup = &blueprint.setup;
-    let seat = &*occupied.0;
+    let places = &*occupied.0;
     let mut store = match Guest::store(&blueprint, request_id) {
         Ok(store) => store,
         Err(refused) => {
@@ -160,7 +162,7 @@ async fn drive(
                 let mut instance = Instance {
                     accessor,
                     proxy: &proxy,
-                    seat,
+                    places,
                     quiet: &quiet,
                     policy: &setup.instance,
                     begun: &begun,
@@ -177,7 +179,7 @@ async fn drive(
         let mut renewed = 0;
         std::future::poll_fn(|cx| {
             // Out here, because a busy store polls nothing inside.
-            if seat.look(cx) {
+            if places.look(cx) {
                 return Poll::Ready(Ok(()));
             }
             let now = begun.load(Relaxed);
@@ -216,7 +218,7 @@ struct Left {
 
 impl Left {
     /// Ends the call, if nothing is left of it and it can be said how.
-    fn is_told(&self, seat: &Seat, is_quiet: bool) -> bool {
+    fn is_told(&self, places: &Places, is_quiet: bool) -> bool {
         if !self.gone {
             return false;
         }
@@ -225,7 +227,7 @@ impl Left {
             _ => Some(self.answered.verdict.clone()),
         };
         if let Some(verdict) = verdict {
-            seat.end(&self.reception, verdict);
+            places.end(&self.reception, verdict);
             return true;
         }
         false
@@ -236,7 +238,7 @@ impl Left {
 struct Instance<'a> {
     accessor: &'a Accessor<Guest>,
     proxy: &'a Service,
-    seat: &'a Seat,
+    places: &'a Places,
     quiet: &'a Quiet,
     policy: &'a InstancePolicy,
     /// Calls that the guest was asked.
@@ -279,10 +281,10 @@ impl Instance<'_> {
                 left.gone = left.gone || table.get_any_mut(index_of(left.answered.task)).is_err();
             }
         });
-        let (seat, before) = (self.seat, self.leaving.len());
-        self.leaving.retain(|left| !left.is_told(seat, false));
+        let (places, before) = (self.places, self.leaving.len());
+        self.leaving.retain(|left| !left.is_told(places, false));
         if self.leaving.iter().any(|left| left.gone) && self.quiet.poll().is_ready() {
-            self.leaving.retain(|left| !left.is_told(seat, true));
+            self.leaving.retain(|left| !left.is_told(places, true));
         }
         if self.leaving.len() < before {
             self.name_request();
@@ -291,7 +293,7 @@ impl Instance<'_> {
 
     /// Asks the guest what it has not been asked.
     fn welcome(&mut self) {
-        while let Some(job) = self.seat.next() {
+        while let Some(job) = self.places.next() {
             self.begun.fetch_add(1, Relaxed);
             let (accessor, proxy) = (self.accessor, self.proxy);
             let reception = Arc::clone(&job.reception);
@@ -310,25 +312,25 @@ impl Instance<'_> {
     /// What the guest writes is for some call, and it cannot be told for which
     /// unless there is but one.
     fn name_request(&self) {
-        let request = self.seat.only_request().unwrap_or_default();
+        let request = self.places.only_request().unwrap_or_default();
         self.accessor
             .with(|mut access| access.get().set_request(request));
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.seat.is_empty() {
+        if !self.places.is_empty() {
             self.idle = None;
             return Poll::Pending;
         }
         let reuse = self.policy.reuse;
-        if self.seat.close_empty(reuse, false) {
+        if self.places.close_empty(reuse, false) {
             return Poll::Ready(());
         }
         let idle = self.policy.idle;
         let timer = self
             .idle
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-        if timer.as_mut().poll(cx).is_ready() && self.seat.close_empty(reuse, true) {
+        if timer.as_mut().poll(cx).is_ready() && self.places.close_empty(reuse, true) {
             return Poll::Ready(());
         }
         Poll::Pending

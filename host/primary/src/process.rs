@@ -2,7 +2,7 @@
 //! connector), from its birth to its reaping.
 //!
 //! A task per process owns it and our end of its channel. It turns what
-//! happens there into [`News`] for the fleet's loop and the loop's [`Order`]s
+//! happens there into [`News`] for the fleet's loop and the loop's [`Command`]s
 //! into messages and signals. It decides nothing, but for one thing: a process
 //! that can no longer be talked to is killed, because nobody could ever ask it
 //! to go.
@@ -25,8 +25,8 @@ use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::channel_end::{ChannelEnd, ChannelEndError};
 use crate::fleet::now;
-use crate::line::{Line, LineError};
 use crate::log::{Listening, Log, Speaker};
 use crate::shelf::Descriptor;
 use crate::walls::Wall;
@@ -143,7 +143,7 @@ pub(crate) enum Mute {
     /// It closed its end of the channel, as it does when it exits, and lived.
     HungUp,
     /// Its words make no sense.
-    Garbled(LineError),
+    Garbled(ChannelEndError),
 }
 
 impl Mute {
@@ -158,7 +158,7 @@ impl Mute {
 
 /// What the loop tells a process's task.
 #[derive(Debug)]
-pub(crate) enum Order<T = ToWorker> {
+pub(crate) enum Command<T = ToWorker> {
     /// Tell it this, with these descriptors.
     Say(T, Vec<Descriptor>),
     /// Ask it to go at once and kill it if it does not within the grace that it
@@ -168,7 +168,7 @@ pub(crate) enum Order<T = ToWorker> {
     Kill,
 }
 
-impl Order {
+impl Command {
     /// Ask the worker to finish and go.
     pub(crate) const fn drain() -> Self {
         Self::Say(ToWorker::Drain, Vec::new())
@@ -182,9 +182,9 @@ impl Order {
 
 /// The loop's handle of a process. Dropping it kills the process.
 #[derive(Debug)]
-pub(crate) struct Link<R: Role = WorkerRole> {
+pub(crate) struct Process<R: Role = WorkerRole> {
     pid: u32,
-    orders: mpsc::UnboundedSender<Order<R::To>>,
+    commands: mpsc::UnboundedSender<Command<R::To>>,
 }
 
 /// A message with its descriptors.
@@ -208,7 +208,7 @@ pub(crate) struct Birth<R: Role = WorkerRole> {
     pub(crate) log: (Log, Speaker),
 }
 
-impl<R: Role> Link<R> {
+impl<R: Role> Process<R> {
     /// Starts a process and the task that talks with it.
     ///
     /// # Errors
@@ -233,14 +233,14 @@ impl<R: Role> Link<R> {
             // Before it is told anything, so before it does anything.
             cgroup.add(pid)?;
         }
-        let (orders, inbox) = mpsc::unbounded_channel();
+        let (commands, inbox) = mpsc::unbounded_channel();
         let mut task = Task::<R> {
             id: birth.id,
             child: skep_sys::watch(child)?,
             listening: Some(listening),
-            line: Line::new(ours)?,
+            channel: ChannelEnd::new(ours)?,
             outbox: birth.messages.into(),
-            orders: inbox,
+            commands: inbox,
             news,
             grace: birth.grace,
             cgroup: birth.wall.cgroup,
@@ -249,7 +249,7 @@ impl<R: Role> Link<R> {
         };
         task.say_what_is_ready().map_err(io::Error::other)?;
         tokio::spawn(task.run());
-        Ok(Self { pid, orders })
+        Ok(Self { pid, commands })
     }
 
     /// The process.
@@ -257,11 +257,11 @@ impl<R: Role> Link<R> {
         self.pid
     }
 
-    /// Tells the process's task to do something. They are as many as changes
-    /// that operators make, so they need no bound; one that has ended ignores
+    /// Tells the process's task to do something. Commands are as many as changes
+    /// that operators make, so they need no bound; a task that has ended ignores
     /// them.
-    pub(crate) fn order(&self, order: Order<R::To>) {
-        let _ = self.orders.send(order);
+    pub(crate) fn send(&self, command: Command<R::To>) {
+        let _ = self.commands.send(command);
     }
 }
 
@@ -270,10 +270,10 @@ struct Task<R: Role> {
     child: AsyncFd<Child>,
     /// After the child, so that it has ended when this is dropped.
     listening: Option<Listening>,
-    line: Line,
+    channel: ChannelEnd,
     /// What is to be said once its descriptors are open, in order.
     outbox: VecDeque<Words<R::To>>,
-    orders: mpsc::UnboundedReceiver<Order<R::To>>,
+    commands: mpsc::UnboundedReceiver<Command<R::To>>,
     news: mpsc::Sender<Heard>,
     grace: Duration,
     cgroup: Option<Cgroup>,
@@ -304,8 +304,8 @@ impl<R: Role> Task<R> {
                     self.bury().await;
                     return;
                 }
-                order = self.orders.recv() => match order {
-                    Some(order) => self.obey(order, &mut ear),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command, &mut ear),
                     // The fleet is gone; dropping the child kills it.
                     None => return,
                 },
@@ -324,12 +324,12 @@ impl<R: Role> Task<R> {
                 () = opened(self.outbox.front_mut()) => self.say(&mut ear),
                 () = sleep(PAUSE), if !may_speak => {
                     // Only hearing pauses: what it is told goes out.
-                    if let Err(error) = self.line.flush() && matches!(ear, Ear::Open) {
+                    if let Err(error) = self.channel.flush() && matches!(ear, Ear::Open) {
                         ear = Ear::Shut(Instant::now(), Mute::Garbled(error.into()));
                     }
                 }
-                said = self.line.next(), if may_speak && matches!(ear, Ear::Open) => {
-                    self.speech.spend(MESSAGE + self.line.take_heard());
+                said = self.channel.next(), if may_speak && matches!(ear, Ear::Open) => {
+                    self.speech.spend(MESSAGE + self.channel.take_heard());
                     let mute = match said {
                         Ok(Some(words)) => {
                             self.tell(News::Said(words)).await;
@@ -348,10 +348,10 @@ impl<R: Role> Task<R> {
         }
     }
 
-    fn obey(&mut self, order: Order<R::To>, ear: &mut Ear) {
-        let (message, fds) = match order {
-            Order::Say(message, fds) => (message, fds),
-            Order::End => {
+    fn obey(&mut self, command: Command<R::To>, ear: &mut Ear) {
+        let (message, fds) = match command {
+            Command::Say(message, fds) => (message, fds),
+            Command::End => {
                 if self.end_by.is_some() {
                     return;
                 }
@@ -361,7 +361,7 @@ impl<R: Role> Task<R> {
                     None => return self.kill(),
                 }
             }
-            Order::Kill => return self.kill(),
+            Command::Kill => return self.kill(),
         };
         self.outbox.push_back((message, fds));
         self.say(ear);
@@ -388,7 +388,7 @@ impl<R: Role> Task<R> {
                 self.outbox.push_front((message, fds));
                 break;
             };
-            self.line.say(&message, open)?;
+            self.channel.say(&message, open)?;
         }
         Ok(())
     }
@@ -420,7 +420,7 @@ impl<R: Role> Task<R> {
             // The kernel may take a moment to let go of it.
             tokio::task::spawn_blocking(move || drop(cgroup));
         }
-        for words in self.line.last_words() {
+        for words in self.channel.last_words() {
             self.tell(News::Said(words)).await;
         }
         self.tell(News::Exited(status)).await;

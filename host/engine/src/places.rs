@@ -1,5 +1,5 @@
-//! The places on a shared instance: who waits for one, who has one, and who has
-//! left.
+//! The places for calls on a shared instance: who waits for one, who has one, and
+//! who has left.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use skep_core::{InstancePolicy, Outcome};
 use crate::fault::Verdict;
 use crate::world::{Job, Reception};
 
-/// An instance, for those who want a place on it.
-pub(crate) struct Seat(Mutex<Occupancy>);
+/// The places of one instance.
+pub(crate) struct Places(Mutex<Occupancy>);
 
 struct Occupancy {
     /// Whether it takes calls.
@@ -35,7 +35,7 @@ struct OnIt {
     request_id: Arc<str>,
 }
 
-impl Seat {
+impl Places {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(Occupancy {
             open: true,
@@ -70,7 +70,7 @@ impl Seat {
         occupancy.wake();
         // What the call does with its place may lead back here.
         drop(occupancy);
-        reception.seated(Place(Some(Arc::clone(self))));
+        reception.placed(Place(Some(Arc::clone(self))));
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -174,7 +174,7 @@ impl Occupancy {
 }
 
 /// A call's place on an instance. Dropped, the call is given up.
-pub(crate) struct Place(Option<Arc<Seat>>);
+pub(crate) struct Place(Option<Arc<Places>>);
 
 impl Place {
     /// The call has ended on the instance's side.
@@ -185,16 +185,16 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(seat) = &self.0 {
-            let mut occupancy = seat.occupancy();
+        if let Some(places) = &self.0 {
+            let mut occupancy = places.occupancy();
             occupancy.deserted = true;
             occupancy.wake();
         }
     }
 }
 
-/// The driver's hold on its seat.
-pub(crate) struct Occupied(pub(crate) Arc<Seat>);
+/// The driver's hold on its instance's places.
+pub(crate) struct Occupied(pub(crate) Arc<Places>);
 
 impl Occupied {
     /// Nothing can be done on this instance any more: ends the calls that its guest
