@@ -119,6 +119,9 @@ pub(crate) struct Fleet {
     spec: FleetSpec,
     reread: Reread,
     apps: BTreeMap<AppName, App>,
+    /// Those of them that are on their way to another revision: what happens to a
+    /// worker is no look at all apps.
+    passing: BTreeSet<AppName>,
     unbuilt: BTreeMap<AppName, Unbuilt>,
     catalog: Catalog,
     workshop: Arc<Workshop>,
@@ -238,6 +241,7 @@ impl Fleet {
         Self {
             spec: nothing,
             apps: BTreeMap::new(),
+            passing: BTreeSet::new(),
             unbuilt: BTreeMap::new(),
             catalog: Catalog::default(),
             workshop: parts.workshop,

@@ -16,13 +16,15 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::wait::WaitPidFlag;
+use nix::unistd::dup3;
 
 use crate::channel::CHANNEL_FD;
 use crate::child::Child;
@@ -76,20 +78,19 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     let role = CString::new(spawn.role)?;
     let argv = [title.as_ptr(), role.as_ptr(), ptr::null()];
 
-    // The child moves these to their places with dup2; from above those places
-    // none can be overwritten before its turn.
-    let channel = above_channel(spawn.channel)?;
-    let null = above_channel(File::open("/dev/null")?.into())?;
     let output = match spawn.output {
         Some(output) => output,
         None => io::stderr().as_fd().try_clone_to_owned()?,
     };
-    let output = above_channel(output)?;
+    let mut doors = doors();
+    let doors = match &mut *doors {
+        Some(doors) => doors,
+        none => none.insert(Doors::reserve()?),
+    };
+    doors.open(spawn.channel.as_fd(), output.as_fd())?;
     let mut birth = Birth {
         argv: &argv,
-        channel: channel.as_raw_fd(),
-        null: null.as_raw_fd(),
-        output: output.as_raw_fd(),
+        doors,
         identity,
         schedule: spawn.schedule,
         failure: None,
@@ -105,9 +106,11 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     )?;
     let mut ours = ours();
     let born = bear(&mut birth);
+    let failure = birth.failure;
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     debug_assert!(restored.is_ok(), "a mask that was in force is valid");
-    drop((channel, output));
+    doors.close();
+    drop((spawn.channel, output));
 
     let pid = born?;
     ours.insert(pid);
@@ -115,7 +118,7 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     let mut child = adopt(pid).inspect_err(|_| {
         crate::strangers::ours().remove(&pid);
     })?;
-    match birth.failure {
+    match failure {
         None => Ok(child),
         Some(failure) => {
             child.wait(WaitPidFlag::WEXITED)?;
@@ -127,9 +130,7 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
 /// What the child needs, and what it says before exec.
 struct Birth<'a> {
     argv: &'a [*const libc::c_char; 3],
-    channel: RawFd,
-    null: RawFd,
-    output: RawFd,
+    doors: &'a Doors,
     identity: Option<Identity>,
     schedule: Schedule,
     /// Why there is no new program, if there is none.
@@ -140,19 +141,69 @@ struct Birth<'a> {
 /// then it uses our memory. A copy of that would cost the more the more there is,
 /// and with hundreds of pools most of what a crash costs.
 fn bear(birth: &mut Birth<'_>) -> Result<libc::pid_t, Errno> {
-    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
     // SAFETY: the child runs `become_child` on a stack of its own, which lives until
     // clone returns, as does `birth`: CLONE_VFORK has this thread wait until the
-    // child has executed or ended. It has a copy of our descriptors, of our signal
-    // dispositions and of our mask, which blocks all signals.
+    // child has executed or ended. It has our descriptors until it has copied what
+    // it needs, and a copy of our signal dispositions and of our mask, which blocks
+    // all signals.
     Errno::result(unsafe {
         libc::clone(
             become_child,
-            stack.as_mut_ptr_range().end.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            stack.spare_capacity_mut().as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD,
             (&raw mut *birth).cast(),
         )
     })
+}
+
+/// Descriptors with low numbers, through which children get theirs. A child keeps
+/// the descriptors up to these alone: to copy all, of which there are thousands
+/// where there are hundreds of pools, was most of what it cost to make one.
+struct Doors {
+    null: OwnedFd,
+    /// These two are the null device while no child is born.
+    channel: OwnedFd,
+    output: OwnedFd,
+}
+
+/// Those of this process. Who has them makes a child, one at a time.
+fn doors() -> MutexGuard<'static, Option<Doors>> {
+    static DOORS: Mutex<Option<Doors>> = Mutex::new(None);
+    DOORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Doors {
+    /// The lowest numbers that are vacant, above those of the places that a child
+    /// moves them to, so that none is overwritten before its turn.
+    fn reserve() -> io::Result<Self> {
+        let null = above_channel(File::open("/dev/null")?.into())?;
+        Ok(Self {
+            channel: null.try_clone()?,
+            output: null.try_clone()?,
+            null,
+        })
+    }
+
+    fn open(&mut self, channel: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
+        dup3(channel, &mut self.channel, OFlag::O_CLOEXEC)?;
+        dup3(output, &mut self.output, OFlag::O_CLOEXEC).inspect_err(|_| self.close())?;
+        Ok(())
+    }
+
+    /// Nobody but the child has what it was given.
+    fn close(&mut self) {
+        for door in [&mut self.channel, &mut self.output] {
+            let closed = dup3(&self.null, door, OFlag::O_CLOEXEC);
+            debug_assert!(closed.is_ok(), "both descriptors are open");
+        }
+    }
+
+    /// The highest of them.
+    fn highest(&self) -> RawFd {
+        let fds = [&self.null, &self.channel, &self.output];
+        fds.map(AsRawFd::as_raw_fd).into_iter().fold(0, RawFd::max)
+    }
 }
 
 fn above_channel(fd: OwnedFd) -> io::Result<OwnedFd> {
@@ -245,7 +296,7 @@ extern "C" fn become_child(birth: *mut libc::c_void) -> libc::c_int {
     // executed or ended.
     let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
     birth.schedule.take_up();
-    let failed = match arrange(birth.channel, birth.null, birth.output) {
+    let failed = match arrange(birth.doors) {
         Err(errno) => Failure::from((Step::Arranging, errno)),
         Ok(()) => match birth.identity.map_or(Ok(()), become_user) {
             Err(errno) => Failure::from((Step::ChangingUser, errno)),
@@ -259,19 +310,28 @@ extern "C" fn become_child(birth: *mut libc::c_void) -> libc::c_int {
 }
 
 /// Descriptors, signals and the process group.
-fn arrange(channel: RawFd, null: RawFd, output: RawFd) -> Result<(), Errno> {
-    // SAFETY: all of these are async-signal-safe system calls. dup2 and setpgid
+fn arrange(doors: &Doors) -> Result<(), Errno> {
+    let (channel, null, output) = (&doors.channel, &doors.null, &doors.output);
+    // SAFETY: all of these are async-signal-safe system calls. The first close_range
+    // gives this process a table of its own, with the descriptors up to the doors,
+    // and changes nothing of the parent's. dup2 and setpgid
     // take integers; the sources are open and lie above every target, so no
-    // dup2 closes what a later one needs. close_range only marks descriptors
-    // close-on-exec. sigaction reads a zeroed sigaction, which is SIG_DFL with
+    // dup2 closes what a later one needs. The second close_range only marks
+    // descriptors close-on-exec. sigaction reads a zeroed sigaction, which is SIG_DFL with
     // an empty mask, and writes nothing; sigemptyset and sigprocmask work on a
     // set in this frame.
     unsafe {
+        Errno::result(libc::syscall(
+            libc::SYS_close_range,
+            doors.highest() + 1,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_UNSHARE,
+        ))?;
         Errno::result(libc::setpgid(0, 0))?;
-        Errno::result(libc::dup2(null, 0))?;
-        Errno::result(libc::dup2(output, 1))?;
-        Errno::result(libc::dup2(output, 2))?;
-        Errno::result(libc::dup2(channel, CHANNEL_FD))?;
+        Errno::result(libc::dup2(null.as_raw_fd(), 0))?;
+        Errno::result(libc::dup2(output.as_raw_fd(), 1))?;
+        Errno::result(libc::dup2(output.as_raw_fd(), 2))?;
+        Errno::result(libc::dup2(channel.as_raw_fd(), CHANNEL_FD))?;
         Errno::result(libc::syscall(
             libc::SYS_close_range,
             CHANNEL_FD + 1,

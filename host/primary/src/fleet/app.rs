@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skep_core::claims::Claim;
 use skep_core::history::Ledger;
 use skep_core::rollout::{Output, Rollout, Wanted};
-use skep_core::{AppName, FleetSpec, HandlerId, Moment, Portion, Revision, Tally, WorkerId};
+use skep_core::{AppName, FleetSpec, HandlerId, Portion, Revision, Tally, WorkerId};
 use skep_wire::HandlerTally;
 
 use crate::artifacts::{Artifact, Digest};
@@ -218,11 +218,6 @@ impl App {
             Wanted::Canary(_) | Wanted::Both => true,
             Wanted::New { standby_old } => standby_old,
         };
-    }
-
-    /// When its rollout wants to be looked at.
-    pub(super) fn deadline(&self) -> Option<Moment> {
-        self.passage.as_ref()?.rollout.deadline()
     }
 
     /// The handlers that must be kept for it.

@@ -242,16 +242,17 @@ impl Fleet {
     ) {
         let claim = self.claim_of(name, &order);
         let number = self.next_passage();
-        let Some(app) = self.apps.get_mut(name) else {
+        let Some(app) = self.apps.get(name) else {
             return;
         };
         let (rollout, outputs) = Rollout::begin(now(), order);
         let old = (app.stable, Arc::clone(&app.artifact));
-        app.passage = Some(Passage {
+        let passage = Passage {
             asker,
             claim: Some(claim),
             ..Passage::new(number, rollout, purpose, source, old)
-        });
+        };
+        self.set_out(name, passage);
         self.carry_out(name, outputs);
     }
 
@@ -304,15 +305,13 @@ impl Fleet {
             },
         };
         let number = self.next_passage();
-        let Some(app) = self.apps.get_mut(name) else {
-            return;
-        };
         let rollout = Rollout::observe(now(), order);
         let before = (old.handler, Arc::clone(&old.artifact));
-        app.passage = Some(Passage {
+        let passage = Passage {
             new: Some((stable, artifact)),
             ..Passage::new(number, rollout, Purpose::Reload, source, before)
-        });
+        };
+        self.set_out(name, passage);
     }
 
     fn next_passage(&mut self) -> u64 {

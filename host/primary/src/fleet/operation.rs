@@ -64,8 +64,7 @@ impl Fleet {
     }
 
     pub(super) fn operations_but_reload(&self) -> impl Iterator<Item = (String, &Claim)> {
-        let passing = self.apps.iter().filter_map(|(name, app)| {
-            let passage = app.passage.as_ref()?;
+        let passing = self.passages().filter_map(|(name, passage)| {
             let what = format!("a deploy of {name} ({})", passage.rollout.stage());
             Some((what, passage.claim.as_ref()?))
         });

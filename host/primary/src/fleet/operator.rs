@@ -67,13 +67,7 @@ impl Fleet {
                     },
                 )
             });
-        let passing: Vec<_> = self
-            .apps
-            .iter()
-            .filter(|(_, app)| app.passage.is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for app in passing {
+        for app in self.passing.clone() {
             self.feed(&app, Input::Abandon);
         }
         self.hold_nothing();

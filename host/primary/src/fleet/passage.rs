@@ -85,20 +85,34 @@ impl Fleet {
         self.apps.get_mut(name)?.passage.as_mut()
     }
 
-    /// Apps of a pool that are on their way to another revision.
+    /// Sends an app on its way.
+    pub(super) fn set_out(&mut self, name: &AppName, passage: Passage) {
+        if let Some(app) = self.apps.get_mut(name) {
+            app.passage = Some(passage);
+            self.passing.insert(name.clone());
+        }
+    }
+
+    /// Takes the passage of an app that has arrived.
+    fn arrived(&mut self, name: &AppName) -> Option<Passage> {
+        self.passing.remove(name);
+        self.apps.get_mut(name)?.passage.take()
+    }
+
+    /// All apps that are on their way to another revision.
+    pub(super) fn passages(&self) -> impl Iterator<Item = (&AppName, &Passage)> {
+        let names = self.passing.iter();
+        names.filter_map(|name| Some((name, self.passage(name)?)))
+    }
+
+    /// Those of a pool.
     pub(super) fn passing(&self, pool: &PoolName) -> Vec<AppName> {
-        self.apps
-            .iter()
-            .filter(|(name, app)| {
-                app.passage.is_some()
-                    && self
-                        .spec
-                        .apps
-                        .get(*name)
-                        .is_some_and(|spec| spec.pool == *pool)
-            })
-            .map(|(name, _)| name.clone())
-            .collect()
+        let names = self.passages().map(|(name, _)| name);
+        let of_pool = |name: &&AppName| {
+            let spec = self.spec.apps.get(*name);
+            spec.is_some_and(|spec| spec.pool == *pool)
+        };
+        names.filter(of_pool).cloned().collect()
     }
 
     fn pool_of(&self, name: &AppName) -> PoolName {
@@ -418,10 +432,10 @@ impl Fleet {
             }
             Ending::Done | Ending::Checked | Ending::Abandoned => {}
         }
-        let Some(app) = self.apps.get_mut(name) else {
+        let Some(mut passage) = self.arrived(name) else {
             return;
         };
-        let Some(mut passage) = app.passage.take() else {
+        let Some(app) = self.apps.get_mut(name) else {
             return;
         };
         let forced = passage.force;

@@ -148,20 +148,11 @@ impl Fleet {
 
     /// Tells the rollouts of pools that have come to rest.
     pub(super) fn feed_settled(&mut self) {
-        let settled: Vec<AppName> = self
-            .apps
-            .iter()
-            .filter(|(name, app)| {
-                let passing = app.passage.as_ref();
-                passing.is_some_and(|passage| passage.backlog.is_none())
-                    && self
-                        .spec
-                        .apps
-                        .get(*name)
-                        .is_some_and(|spec| self.is_settled(&spec.pool))
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
+        let settled = self.passages().filter(|(name, passage)| {
+            let spec = self.spec.apps.get(*name);
+            passage.backlog.is_none() && spec.is_some_and(|spec| self.is_settled(&spec.pool))
+        });
+        let settled: Vec<AppName> = settled.map(|(name, _)| name.clone()).collect();
         for app in settled {
             self.feed(&app, Input::Settled);
         }

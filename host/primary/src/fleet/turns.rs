@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use super::app::App;
+use super::app::Passage;
 use super::{Consequence, Fleet, Phase, now};
 use crate::alert::Alerts;
 use crate::control::Asked;
@@ -77,7 +77,8 @@ impl Fleet {
 
     /// When something must be done though nothing happens.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        let rollouts = self.apps.values().filter_map(App::deadline);
+        let passages = self.passages();
+        let rollouts = passages.filter_map(|(_, passage)| passage.rollout.deadline());
         let operation = self.operations_deadline();
         self.supervisor
             .deadline()
@@ -111,12 +112,9 @@ impl Fleet {
         if self.supervisor.deadline().is_some_and(|at| at <= now) {
             self.step(Event::Timer);
         }
-        let due: Vec<AppName> = self
-            .apps
-            .iter()
-            .filter(|(_, app)| app.deadline().is_some_and(|at| at <= now))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let is_due = |passage: &Passage| passage.rollout.deadline().is_some_and(|at| at <= now);
+        let due = self.passages().filter(|(_, passage)| is_due(passage));
+        let due: Vec<AppName> = due.map(|(name, _)| name.clone()).collect();
         for app in due {
             self.feed(&app, Input::Timer);
         }

@@ -10,8 +10,9 @@ impl Fleet {
     /// What workers counted of handlers that are watched.
     pub(super) fn tally(&mut self, worker: WorkerId, tallies: &[HandlerTally]) {
         let mut judged = Vec::new();
-        for (name, app) in &mut self.apps {
-            let Some(passage) = &mut app.passage else {
+        for name in &self.passing {
+            let app = self.apps.get_mut(name);
+            let Some(passage) = app.and_then(|app| app.passage.as_mut()) else {
                 continue;
             };
             let new = passage.new.as_ref().map(|(handler, _)| *handler);

@@ -1,6 +1,7 @@
 //! Many pools of one worker: what they cost the primary.
 //!
-//! `SKEP_CROWD` says how many, for a measurement.
+//! `SKEP_CROWD` says how many, and `SKEP_CRASHES` how many workers are killed, for a
+//! measurement.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ const BESIDE: usize = 20;
 const WATCHED: Duration = Duration::from_secs(5);
 
 /// Workers that are killed, one after the other.
-const CRASHES: u32 = 20;
+const CRASHES: usize = 20;
 
 /// Shares of a core of an idle primary, and milliseconds of a crash, without
 /// optimisation. Where each event was a look at all pools it was 25 % and 80 ms.
@@ -29,7 +30,8 @@ const IDLE: f64 = 0.05;
 const CRASH: f64 = 20.0;
 
 pub(crate) fn many_pools_cost_an_idle_primary_little() {
-    let pools = std::env::var("SKEP_CROWD").map_or(POOLS, |pools| pools.parse().unwrap());
+    let number = |name, usual| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let (pools, crashes) = (number("SKEP_CROWD", POOLS), number("SKEP_CRASHES", CRASHES));
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.wasm"), "a").unwrap();
     let listen = ["127.0.0.1:0".to_owned()];
@@ -56,14 +58,14 @@ pub(crate) fn many_pools_cost_an_idle_primary_little() {
 
     let workers = watched.status().unwrap().workers;
     let (from, before) = (Instant::now(), cpu(pid));
-    for crash in 0..CRASHES {
-        let victim = &workers[crash as usize * workers.len() / CRASHES as usize];
+    for crash in 0..crashes {
+        let victim = &workers[crash * workers.len() / crashes];
         kill("KILL", victim.pid);
         primary.wait_for("worker.exited");
         primary.wait_for("worker.ready");
     }
     let all = (cpu(pid) - before).as_secs_f64() - share * from.elapsed().as_secs_f64();
-    let crash = all * 1000.0 / f64::from(CRASHES);
+    let crash = all * 1000.0 / f64::from(u32::try_from(crashes).unwrap());
     println!(
         "{pools} pools: started in {took:.1?} with {start:.1?} of CPU; idle {:.2} % of a core; a crash {crash:.2} ms of CPU",
         share * 100.0
