@@ -16,7 +16,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -200,9 +200,14 @@ impl Doors {
     }
 
     /// The highest of them.
-    fn highest(&self) -> RawFd {
-        let fds = [&self.null, &self.channel, &self.output];
-        fds.map(AsRawFd::as_raw_fd).into_iter().fold(0, RawFd::max)
+    fn highest(&self) -> BorrowedFd<'_> {
+        let mut highest = self.null.as_fd();
+        for door in [&self.channel, &self.output] {
+            if door.as_raw_fd() > highest.as_raw_fd() {
+                highest = door.as_fd();
+            }
+        }
+        highest
     }
 }
 
@@ -323,7 +328,7 @@ fn arrange(doors: &Doors) -> Result<(), Errno> {
     unsafe {
         Errno::result(libc::syscall(
             libc::SYS_close_range,
-            doors.highest() + 1,
+            doors.highest().as_raw_fd() + 1,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_UNSHARE,
         ))?;
