@@ -19,7 +19,7 @@ use crate::{process, warm};
 
 /// How long skep may take to serve: components are compiled, on a machine that
 /// may have other things to do.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(150);
 
 /// How a test ends its skep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@
 //! Exactly the active revision is `Live`.
 
 mod bounds;
-mod ledger;
+mod saved;
 mod written;
 
 use std::path::PathBuf;
@@ -26,9 +26,8 @@ use serde::{Deserialize, Serialize};
 use self::written::Written;
 use crate::name::Revision;
 
-pub use self::ledger::Ledger;
-
 pub use self::bounds::{KEPT_REJECTED, MAX_REASON, MAX_SOURCE, MAX_WRITTEN};
+pub use self::saved::SavedHistory;
 pub use self::written::{InvalidHistory, Pieces};
 
 /// Why leftovers of a roll-out are rejected at the next start.
@@ -181,13 +180,15 @@ impl History {
     }
 
     /// The digests of the components that must be kept: those of all revisions
-    /// that answer, are on their way or can be returned to. A rejected one never
-    /// answered, and is deployed again rather than returned to.
+    /// that answer, are on their way or can be returned to, and what the configured
+    /// source was, which every start and every reload reads again. A rejected one
+    /// never answered, and is deployed again rather than returned to.
     pub fn needed(&self) -> impl Iterator<Item = &str> {
         let returnable = |record: &&RevisionRecord| record.outcome != RevisionOutcome::Rejected;
         let records = self.revisions.iter().filter(returnable);
         records
             .map(|record| record.digest.as_str())
+            .chain(self.read.as_deref())
             .filter(|digest| !digest.is_empty())
     }
 

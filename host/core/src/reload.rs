@@ -29,7 +29,7 @@ use crate::supervise::RollFailure;
 
 /// How long a reload waits for operations on what it changes: longer than a large
 /// component takes to be built and rolled out.
-pub const TURN_DEADLINE: Duration = Duration::from_secs(600);
+pub const TURN_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// One reload, from its beginning to its end. See the module's documentation.
 #[derive(Clone, Debug)]

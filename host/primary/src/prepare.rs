@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use skep_core::history::{AtStart, History, Ledger};
+use skep_core::history::{AtStart, History, SavedHistory};
 use skep_core::{AppName, FleetSpec, LogLevel, PoolName, Revision};
 use skep_wire::Refusal;
 
@@ -53,7 +53,7 @@ pub(crate) struct Prepared {
 #[derive(Debug)]
 pub(crate) struct FirstApp {
     /// Its revisions.
-    pub(crate) ledger: Ledger,
+    pub(crate) saved: SavedHistory,
     /// The revision that it begins with.
     pub(crate) revision: Revision,
     /// That revision's artifact.
@@ -178,7 +178,7 @@ impl Preparation {
         let kept = self.scribe.component_path(&digest)?;
         let artifact = self.workshop.make(kept).await.ok()?;
         (artifact.component.to_string() == digest).then(|| FirstApp {
-            ledger: Ledger::new(history.clone(), history),
+            saved: SavedHistory::new(history.clone(), history),
             revision,
             artifact,
             unrecorded: false,
@@ -193,7 +193,7 @@ impl Preparation {
         let digest = artifact.component.to_string();
         let at = history.at_start(&digest, source.to_owned(), unix_millis());
         let first = |history: History, revision, artifact: Arc<Artifact>, unrecorded| FirstApp {
-            ledger: Ledger::new(recorded.clone(), history),
+            saved: SavedHistory::new(recorded.clone(), history),
             revision,
             artifact,
             unrecorded,

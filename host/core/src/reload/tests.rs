@@ -172,7 +172,7 @@ fn each_stage_that_waits_has_an_end() {
     };
     let mut waiting = Reload::next(at(0));
     let _ = run(&mut waiting, prepared().into_iter().take(2));
-    reject(waiting, 600_000, "others still work on what it changes");
+    reject(waiting, 1_800_000, "others still work on what it changes");
 
     let mut silent = Reload::next(at(0));
     let _ = run(&mut silent, prepared());

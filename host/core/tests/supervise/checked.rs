@@ -575,6 +575,12 @@ impl Checked {
                 roll.open.insert(slot);
             }
         }
+        for (pool, roll) in &mut self.rolls {
+            // A slot that was scaled away is none of the roll's any more, also if one
+            // of its number is there again.
+            let workers = self.view.pools.get(pool).map_or(0, |pool| pool.workers);
+            roll.open.retain(|slot| slot.0 < workers);
+        }
     }
 
     fn live(&self, pool: &PoolName, slot: SlotIndex) -> usize {

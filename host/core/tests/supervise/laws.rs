@@ -379,6 +379,30 @@ fn an_exit_that_comes_before_its_worker_is_nothing() {
     play(0, 1, &all, &ops, (usize::MAX, World::Healthy));
 }
 
+/// A roll took two workers away; one of the slots went and came again meanwhile.
+#[test]
+fn a_roll_ends_without_a_slot_that_was_scaled_away_and_is_there_again() {
+    let settings = |max_unavailable| SupervisionSettings {
+        surge: 0,
+        max_unavailable,
+        ..SupervisionSettings::default()
+    };
+    let ops = [
+        Op::Living(0, What::Ready),
+        Op::Living(1, What::Ready),
+        Op::Roll(0, 0, Patience::OneTry),
+        Op::Add(0, 1, 2),
+        Op::Scale(0, 2),
+        Op::Living(2, What::Ready),
+        Op::Living(3, What::Ready),
+    ];
+    for last in [2, 3, 4] {
+        let mut ops = ops.clone();
+        ops[5] = Op::Living(last, What::Ready);
+        play(0, 2, &[settings(2), settings(0)], &ops, (5, World::Healthy));
+    }
+}
+
 #[test]
 fn laws_hold_for_any_sequence() {
     let wanted = number("SKEP_SIM_STEPS").unwrap_or(STEPS);

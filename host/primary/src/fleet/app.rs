@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_core::claims::Claim;
-use skep_core::history::Ledger;
+use skep_core::history::SavedHistory;
 use skep_core::rollout::{Output, Rollout, Wanted};
 use skep_core::{AppName, FleetSpec, HandlerId, Portion, Revision, Tally, WorkerId};
 use skep_wire::HandlerTally;
@@ -22,7 +22,7 @@ const HALF: Portion = Portion::percent(50);
 /// One app.
 #[derive(Debug)]
 pub(super) struct App {
-    pub(super) ledger: Ledger,
+    pub(super) saved: SavedHistory,
     /// The revision that `stable` is of.
     pub(super) revision: Revision,
     pub(super) artifact: Arc<Artifact>,
@@ -174,7 +174,7 @@ impl App {
         let artifact = first.artifact;
         let stable = catalog.add(name, app, first.revision, Arc::clone(&artifact), patience);
         Self {
-            ledger: first.ledger,
+            saved: first.saved,
             revision: first.revision,
             artifact,
             stable,

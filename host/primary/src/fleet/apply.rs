@@ -111,15 +111,15 @@ impl Fleet {
                 }
                 continue;
             }
-            let mut ledger = next.ledger;
+            let mut saved = next.saved;
             if let Some(app) = before.get(&name) {
-                let mut history = ledger.history().clone();
-                history.set_paused(app.ledger.history().paused());
+                let mut history = saved.history().clone();
+                history.set_paused(app.saved.history().paused());
                 if app.unrecorded && next.renewed {
                     let reason = "it was never valid, and its component is another now";
                     history.rejected(app.revision, reason.to_owned());
                 }
-                ledger = app.ledger.become_later(history);
+                saved = app.saved.become_later(history);
             }
             let old = before.get(&name).map(|app| Old {
                 revision: app.revision,
@@ -133,7 +133,7 @@ impl Fleet {
                 .is_some_and(|app| app.quarantine.is_none());
             let watched = old.clone().filter(|_| next.renewed && observe && worked);
             let app = App {
-                ledger,
+                saved,
                 revision: next.revision,
                 artifact: next.artifact,
                 stable: next.handler,
@@ -281,7 +281,7 @@ impl Fleet {
         self.apps.retain(|name, _| known.contains_key(name));
         for (name, mut app) in apps {
             if let Some(tried) = self.apps.get(&name) {
-                app.ledger.go_on_after(&tried.ledger);
+                app.saved.go_on_after(&tried.saved);
             }
             self.apps.insert(name, app);
         }

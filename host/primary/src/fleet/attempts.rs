@@ -16,11 +16,11 @@ impl Fleet {
         let Some(app) = self.apps.get(name) else {
             return;
         };
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         if let Some(passage) = &app.passage {
             passage.take_up(&mut history);
         }
-        if history != *app.ledger.history() {
+        if history != *app.saved.history() {
             self.write(name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
             });
@@ -36,7 +36,7 @@ impl Fleet {
             let Some(app) = self.apps.get(&name) else {
                 continue;
             };
-            let mut history = app.ledger.history().clone();
+            let mut history = app.saved.history().clone();
             if history.next() != attempt.revision {
                 continue;
             }

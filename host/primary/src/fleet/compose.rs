@@ -218,7 +218,7 @@ impl Fleet {
             // It was verified just now, and perhaps built again.
             current.artifact.renew(&artifact);
         }
-        let mut history = current.ledger.history().clone();
+        let mut history = current.saved.history().clone();
         let digest = artifact.component.to_string();
         let at = if current.is_untried(&artifact) {
             // It was never live, and is tried still.
@@ -244,7 +244,7 @@ impl Fleet {
             current.stable
         };
         Ok(NextApp {
-            ledger: current.ledger.become_later(history),
+            saved: current.saved.become_later(history),
             kept: !anew,
             revision,
             artifact,
@@ -262,7 +262,7 @@ impl Fleet {
             .catalog
             .add(name, app, first.revision, artifact, patience);
         NextApp {
-            ledger: first.ledger,
+            saved: first.saved,
             kept: false,
             revision: first.revision,
             artifact: first.artifact,

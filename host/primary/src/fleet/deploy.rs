@@ -43,7 +43,7 @@ impl Fleet {
         let app = &self.apps[&name];
         let order = Order {
             from: Some(app.revision),
-            to: app.ledger.history().next(),
+            to: app.saved.history().next(),
             strategy: deploy.strategy.unwrap_or(rules.strategy),
             canary: deploy.canary.or(rules.canary),
             force: deploy.force,
@@ -121,12 +121,12 @@ impl Fleet {
             Err(reply) => return asker.answer(reply),
         };
         let app = &self.apps[&name];
-        let Some(to) = to.or_else(|| app.ledger.history().previous()) else {
+        let Some(to) = to.or_else(|| app.saved.history().previous()) else {
             return asker.answer(failed(format!(
                 "{name} has no earlier revision that was live"
             )));
         };
-        let Some(record) = app.ledger.history().get(to) else {
+        let Some(record) = app.saved.history().get(to) else {
             return asker.answer(ControlReply::Refused {
                 message: format!("{name} has no revision {to}; `skep history {name}` lists them"),
                 code: NO_SUCH,
@@ -274,7 +274,7 @@ impl Fleet {
         }
         let compared = app.standby.is_some();
         let (to, stable, artifact) = (app.revision, app.stable, Arc::clone(&app.artifact));
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         history.live(to);
         // Its component was kept before anything was applied.
         self.write(name, history, None, |fleet, name, written| {
@@ -326,7 +326,7 @@ impl Fleet {
             Err(reply) => return asker.answer(reply),
         };
         let word = if paused { "paused" } else { "resumed" };
-        let mut history = self.apps[&name].ledger.history().clone();
+        let mut history = self.apps[&name].saved.history().clone();
         if history.paused() == paused {
             return asker.answer(ControlReply::Done {
                 message: Some(format!("{name} is {word} already")),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_core::difference::Difference;
-use skep_core::history::Ledger;
+use skep_core::history::SavedHistory;
 use skep_core::{AppName, FleetSpec, HandlerId, ListenerName, PoolName, Revision};
 
 use super::app::App;
@@ -46,7 +46,7 @@ pub(super) struct Next {
 
 #[derive(Debug)]
 pub(super) struct NextApp {
-    pub(super) ledger: Ledger,
+    pub(super) saved: SavedHistory,
     pub(super) revision: Revision,
     pub(super) artifact: Arc<Artifact>,
     /// The one it has, or one that must be loaded.

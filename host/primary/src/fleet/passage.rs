@@ -216,7 +216,7 @@ impl Fleet {
         let app = &self.apps[name];
         let digest = artifact.component.to_string();
         let passage = app.passage.as_ref().expect("looked at above");
-        if let Some(refused) = app.ledger.history().refusal_of(&digest)
+        if let Some(refused) = app.saved.history().refusal_of(&digest)
             && passage.purpose == Purpose::Deploy
             && !passage.force
         {
@@ -231,12 +231,12 @@ impl Fleet {
             // Nothing is changed, so nothing is written down.
             return self.begun(name, number, artifact, Ok(()));
         }
-        let recorded = app.ledger.history().get(to).map(|record| &record.digest);
+        let recorded = app.saved.history().get(to).map(|record| &record.digest);
         if passage.purpose == Purpose::Return && recorded != Some(&digest) {
             let reason = format!("the kept component of revision {to} is not what it was");
             return self.feed(name, failed(FailedStep::Check, reason));
         }
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         let mut component = None;
         if passage.purpose == Purpose::Deploy {
             passage.take_up(&mut history);
@@ -399,7 +399,7 @@ impl Fleet {
             return;
         };
         let Some(passage) = &app.passage else { return };
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         history.remarked(passage.to, format!("{}: {reason}", FailedStep::Observe));
         self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
@@ -441,7 +441,7 @@ impl Fleet {
         let forced = passage.force;
         let order = passage.rollout.order();
         let (to, from) = (passage.to, order.from);
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         match ending {
             Ending::Rejected { step, reason } => {
                 passage.take_up(&mut history);
@@ -460,7 +460,7 @@ impl Fleet {
             Ending::Done | Ending::Checked | Ending::Abandoned => {}
         }
         let watched = std::mem::take(&mut app.observed);
-        if history != *app.ledger.history() {
+        if history != *app.saved.history() {
             self.write(name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
             });

@@ -37,7 +37,7 @@ impl Fleet {
                     // Its pool knows.
                     row: 0,
                     routes: spec.routes.clone(),
-                    paused: app.ledger.history().paused(),
+                    paused: app.saved.history().paused(),
                     stable: Some(app.stable),
                     canary: app.canary,
                     standby: app.standby,

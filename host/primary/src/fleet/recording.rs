@@ -41,11 +41,11 @@ impl Fleet {
         let name = name.clone();
         // At once, so that what is decided next is decided upon it.
         if let Some(app) = self.apps.get_mut(&name) {
-            app.ledger.write(history.clone());
+            app.saved.write(history.clone());
         }
         self.later(written, move |fleet, written| {
             if let Some(app) = fleet.apps.get_mut(&name) {
-                app.ledger.written(&history, written.is_ok());
+                app.saved.written(&history, written.is_ok());
             }
             then(fleet, &name, written.map(|()| history));
         });
@@ -57,9 +57,9 @@ impl Fleet {
             return;
         };
         let keep = usize::from(self.spec.apps[name].rollout.keep);
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         history.prune(keep, &BTreeSet::from([app.revision]));
-        if history == *app.ledger.history() {
+        if history == *app.saved.history() {
             return;
         }
         self.write(name, history, None, |fleet, name, written| {
@@ -88,7 +88,7 @@ impl Fleet {
                 continue;
             };
             app.unrecorded = false;
-            let mut history = app.ledger.history().clone();
+            let mut history = app.saved.history().clone();
             history.live(app.revision);
             self.write(&name, history, None, |fleet, name, written| {
                 fleet.complain_unwritten(name, written.err());
@@ -105,18 +105,14 @@ impl Fleet {
             return false;
         };
         let to = app.revision;
-        let active = app
-            .ledger
-            .recorded()
-            .active()
-            .filter(|active| *active != to);
+        let active = app.saved.recorded().active().filter(|active| *active != to);
         let Some(active) = active.filter(|_| app.unrecorded && app.passage.is_none()) else {
             return false;
         };
         // Once: if that one cannot be served either, it is not its component.
         app.unrecorded = false;
         let kept = app
-            .ledger
+            .saved
             .recorded()
             .get(active)
             .and_then(|record| self.scribe.component_path(&record.digest));
@@ -157,7 +153,7 @@ impl Fleet {
         let known = Arc::clone(&artifact);
         let handler = self.catalog.add(name, spec, to, known, patience);
         app.answer_with(to, handler, artifact);
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         history.rejected(from, format!("validate: {why}"));
         self.write(name, history, None, |fleet, name, written| {
             fleet.complain_unwritten(name, written.err());
@@ -177,7 +173,7 @@ impl Fleet {
         let app = &self.apps[name];
         let Some(passage) = &app.passage else { return };
         let (to, purpose, number) = (passage.to, passage.purpose, passage.number);
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         match (purpose, history.active()) {
             (Purpose::Return, Some(from)) if from != to => {
                 let reason = format!("an operator returned to revision {to}");
@@ -217,7 +213,7 @@ impl Fleet {
         let (to, from) = (passage.to, passage.rollout.order().from);
         let number = passage.number;
         passage.backlog = Some(then);
-        let mut history = app.ledger.history().clone();
+        let mut history = app.saved.history().clone();
         // Its reason and its author are told in the end.
         history.rolled_back(to, from, "its roll-out failed".to_owned(), false);
         let (done, written) = oneshot::channel();

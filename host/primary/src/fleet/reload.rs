@@ -251,7 +251,7 @@ impl Fleet {
         // What did not work before keeps nobody else from being reloaded.
         let replaces = |name: &AppName| {
             let app = next.get(name);
-            app.is_some_and(|app| app.renewed && app.ledger.history().active().is_some())
+            app.is_some_and(|app| app.renewed && app.saved.history().active().is_some())
         };
         let excused = self.quarantined_but(replaces);
         self.step_reload(Input::Tried {

@@ -125,11 +125,11 @@ impl Fleet {
                     .canary
                     .zip(app.passage.as_ref())
                     .map(|((_, share), passage)| (passage.to, share.0));
-                let source = app.ledger.history().get(app.revision).map_or_else(
+                let source = app.saved.history().get(app.revision).map_or_else(
                     || spec.component.display().to_string(),
                     |record| record.source.display().to_string(),
                 );
-                let paused = app.ledger.history().paused();
+                let paused = app.saved.history().paused();
                 let serving = serving.get(&spec.pool).copied().unwrap_or(0);
                 Some(AppStatus {
                     name: name.clone(),
@@ -183,10 +183,10 @@ impl Fleet {
             .canary
             .and(app.passage.as_ref())
             .map(|passage| passage.to);
-        let revisions = app.ledger.history().revisions().iter().rev();
+        let revisions = app.saved.history().revisions().iter().rev();
         asker.answer(ControlReply::History(AppHistory {
             app: name,
-            active: app.ledger.history().active(),
+            active: app.saved.history().active(),
             canary,
             revisions: revisions
                 .map(|record| RevisionStatus {

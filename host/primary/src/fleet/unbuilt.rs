@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::converge::Pace;
-use skep_core::history::{AtStart, History, Ledger};
+use skep_core::history::{AtStart, History, SavedHistory};
 use skep_core::{AppName, AppSpec, LogLevel, Moment, PlannedApp};
 use skep_wire::{ControlReply, Refusal};
 
@@ -181,7 +181,7 @@ impl Fleet {
             }
         };
         let first = FirstApp {
-            ledger: Ledger::new(recorded, history),
+            saved: SavedHistory::new(recorded, history),
             revision,
             artifact,
             unrecorded: true,

@@ -8,14 +8,14 @@ use super::History;
 
 /// A history and what of it is written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
+pub struct SavedHistory {
     history: History,
     recorded: History,
     /// Writes that are not done yet.
     pending: u32,
 }
 
-impl Ledger {
+impl SavedHistory {
     /// A history that was decided upon another one, which is on disk.
     #[must_use]
     pub const fn new(recorded: History, history: History) -> Self {
@@ -67,7 +67,7 @@ impl Ledger {
         }
     }
 
-    /// Goes on after another ledger of the same app was in its place, whose history
+    /// Goes on after another one of the same app was in its place, whose history
     /// is not to be: what operators decided and what was written down meanwhile
     /// stays.
     pub fn go_on_after(&mut self, other: &Self) {
@@ -93,23 +93,23 @@ mod tests {
 
     #[test]
     fn what_could_not_be_written_has_not_happened() {
-        let mut ledger = Ledger::new(with(1), with(1));
-        ledger.write(with(2));
-        ledger.write(with(3));
-        assert_eq!(*ledger.history(), with(3));
+        let mut saved = SavedHistory::new(with(1), with(1));
+        saved.write(with(2));
+        saved.write(with(3));
+        assert_eq!(*saved.history(), with(3));
         // What was decided upon it is still on its way, and has it.
-        ledger.written(&with(2), false);
-        assert_eq!(*ledger.history(), with(3));
-        ledger.written(&with(3), true);
-        assert_eq!(*ledger.history(), with(3));
-        ledger.write(with(4));
-        ledger.written(&with(4), false);
-        assert_eq!((ledger.history(), ledger.recorded()), (&with(3), &with(3)));
+        saved.written(&with(2), false);
+        assert_eq!(*saved.history(), with(3));
+        saved.written(&with(3), true);
+        assert_eq!(*saved.history(), with(3));
+        saved.write(with(4));
+        saved.written(&with(4), false);
+        assert_eq!((saved.history(), saved.recorded()), (&with(3), &with(3)));
     }
 
     #[test]
     fn one_that_comes_back_has_what_happened_meanwhile() {
-        let mut before = Ledger::new(with(1), with(1));
+        let mut before = SavedHistory::new(with(1), with(1));
         let mut tried = before.become_later(with(2));
         let mut paused = with(1);
         paused.set_paused(true);
@@ -133,24 +133,24 @@ mod tests {
                     .wrapping_add(1);
                 (random >> 33) % limit
             };
-            let (mut ledger, mut disk) = (Ledger::default(), History::new());
+            let (mut saved, mut disk) = (SavedHistory::default(), History::new());
             let mut on_its_way = VecDeque::new();
             for _ in 0..50 {
                 if below(2) == 0 {
-                    let mut next = ledger.history().clone();
+                    let mut next = saved.history().clone();
                     let _ = next.begin(String::new(), "a.wasm".into(), below(9));
-                    ledger.write(next.clone());
+                    saved.write(next.clone());
                     on_its_way.push_back(next);
                 } else if let Some(history) = on_its_way.pop_front() {
                     let done = below(3) > 0;
                     if done {
                         disk = history.clone();
                     }
-                    ledger.written(&history, done);
+                    saved.written(&history, done);
                 }
-                assert_eq!(*ledger.recorded(), disk, "seed {seed}");
+                assert_eq!(*saved.recorded(), disk, "seed {seed}");
                 if on_its_way.is_empty() {
-                    assert_eq!(*ledger.history(), disk, "seed {seed}");
+                    assert_eq!(*saved.history(), disk, "seed {seed}");
                 }
             }
         }
