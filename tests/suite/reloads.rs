@@ -179,3 +179,51 @@ fn an_app_that_comes_back_goes_on_with_its_revision() {
         [(2, "live".to_owned()), (1, "superseded".to_owned())]
     );
 }
+
+/// What the reload is of, each with what is served then: a listener gets a dispatcher
+/// for a second pool, or for another way of dispatching, and loses it.
+#[test]
+fn a_listener_gets_a_dispatcher_and_loses_it_without_a_lost_request() {
+    let site = app("site", "hello", "routes = [\"/*\"]");
+    let of = |listener: &str, rest: &str| format!("[listener.web]\n{listener}\n{rest}{site}");
+    let skep = Skep::config(&(pool(2) + &site));
+    let Address::Tcp(address) = skep.address() else {
+        panic!("it listens on TCP");
+    };
+    let at = format!("address = \"{address}\"");
+    let second = app("second", "hello", "pool = \"p1\"\nroutes = [\"p1.test/*\"]");
+    let two = format!("[pool.default]\nworkers = 2\n[pool.p1]\nworkers = 1\n{second}");
+    let alone = "[pool.default]\nworkers = 2\n".to_owned();
+    let round = "[pool.default]\nworkers = 2\ndispatch = \"round-robin\"\n".to_owned();
+    let both = format!("{at}\npool = [\"default\", \"p1\"]");
+    let configs = [
+        of(&both, &two),
+        of(&at, &alone),
+        of(&at, &round),
+        of(&at, &alone),
+        of(&both, &two),
+        of(&at, &round),
+    ];
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let mut client = Client::connect(&Address::Tcp(address)).expect("it listens");
+                assert_eq!(client.get("/").expect("it answers").status(), 200);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let _over = Over(&over);
+        for config in configs {
+            fs::write(skep.dir().path().join("skep.toml"), config).expect("it is ours");
+            done(&operate(&skep, &["reload"]));
+            let before = answered.load(Ordering::Relaxed);
+            wait_for(
+                PATIENCE,
+                "the client to be answered further",
+                || answered.load(Ordering::Relaxed),
+                |answered| *answered > before + 20,
+            );
+        }
+    });
+}

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use clap::Parser as _;
 use skep_core::{ListenAddress, Portion, Revision, Strategy, WorkerId};
 
-use crate::control::DEFAULT_FILE;
 use crate::exit::Exit;
 use crate::print::{ColorChoice, Printer};
 use low::LowArgs;
+
+/// The configuration that is used when none is named.
+pub(crate) const DEFAULT_FILE: &str = "skep.toml";
 
 /// What the user wants, with no choice left open.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,11 +8,8 @@ use tokio::sync::oneshot;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::args::Reach;
+use crate::args::{DEFAULT_FILE, Reach};
 use crate::exit::{Exit, Failure};
-
-/// The configuration that is used when none is named.
-pub(crate) const DEFAULT_FILE: &str = "skep.toml";
 
 /// The state directory of a configuration that names none.
 pub(crate) const DEFAULT_STATE_DIR: &str = ".skep";

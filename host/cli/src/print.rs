@@ -8,7 +8,6 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
 
 use crate::exit::{Failure, Words};
-use crate::table::USUAL_WIDTH;
 
 /// Where a bug should be reported.
 const ISSUES: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/issues");
@@ -36,6 +35,9 @@ impl ColorChoice {
         }
     }
 }
+
+/// Columns of text where nobody says how many there are.
+pub(crate) const USUAL_WIDTH: usize = 80;
 
 /// The columns of a line: those of `COLUMNS`, if that is set, or of the terminal, or as
 /// many as a terminal usually has.

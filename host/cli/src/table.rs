@@ -17,9 +17,6 @@ pub(crate) enum Align {
     Right,
 }
 
-/// Columns of text where nobody says how many there are.
-pub(crate) const USUAL_WIDTH: usize = 80;
-
 /// What is left of a column at least, while there are others that may go: the longest
 /// reason of an exit, and some more.
 const LEAST_CUT: usize = 18;
@@ -290,7 +287,7 @@ mod tests {
         table.row(["a".into(), "12345".into(), "y".into()]);
         table.row(["längere".into(), "1".into(), String::new()]);
         assert_eq!(
-            table.render(USUAL_WIDTH),
+            table.render(crate::print::USUAL_WIDTH),
             "NAME         N  X\n\
              a        12345  y\n\
              längere      1\n"

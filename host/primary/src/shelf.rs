@@ -131,9 +131,11 @@ impl Folder {
     /// the cache: a worker cannot map what is not in its folder, and says so.
     pub(crate) fn open(&mut self, component: Digest, original: Arc<OwnedFd>) -> Descriptor {
         if let Some(found) = self.opened.get(&component)
-            && Arc::ptr_eq(&found.original, &original)
+            && folder::is_same(found.original.as_fd(), original.as_fd())
             && !found.has_failed()
         {
+            // Opened again, perhaps: on a disk that cannot be written to what is here
+            // is all that there is.
             return found.here.clone();
         }
         let (told, coming) = watch::channel(None);

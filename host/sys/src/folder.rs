@@ -108,6 +108,15 @@ pub fn remove(folder: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     }
 }
 
+/// Whether two descriptors are of one file. Files of which that cannot be said are not.
+#[must_use]
+pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    match (fstat(one), fstat(other)) {
+        (Ok(one), Ok(other)) => same(&one, &other),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
 /// Lets every user read a file that can be reached, and nobody write to it. The
 /// folders above decide who reaches it by its path; who has its descriptor needs
 /// none of them.

@@ -93,10 +93,9 @@ impl Listeners {
         intake.meet(Terms::new(role.limits), channel);
     }
 
-    /// Takes what waits there and then nothing more.
+    /// Takes what waits there and then accepts nothing more. What a dispatcher hands
+    /// out is taken as before: it may be there instead, and ends with its channel.
     pub(crate) async fn unlisten(&mut self, names: &[ListenerName]) {
-        // What a dispatcher still hands out goes to others; connections stay.
-        self.intakes.retain(|name, _| !names.contains(name));
         let closed: Vec<_> = names
             .iter()
             .filter_map(|name| self.open.remove(name))

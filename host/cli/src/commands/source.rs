@@ -12,8 +12,8 @@ use skep_primary::{MAX_SOCKET_PATH, StartError};
 use skep_wire::Refusal;
 
 use crate::alike::closest;
-use crate::args::{Overrides, Source};
-use crate::control::{DEFAULT_FILE, DEFAULT_STATE_DIR, SOCKET, chain};
+use crate::args::{DEFAULT_FILE, Overrides, Source};
+use crate::control::{DEFAULT_STATE_DIR, SOCKET, chain};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::moment::Moment;
 use crate::rollout::order::{Ending, FailedStep, Input, Order, Output, Stage, Wanted};
-use crate::rollout::state::{Failure, Hold, Part, State, Watched};
-use crate::rollout::watch::SETTLE_LEAST;
+use crate::rollout::state::{Failure, Hold, Part, SETTLE_LEAST, State, Watched};
 use crate::rollout::words::Span;
 use crate::spec::{Portion, Strategy};
 

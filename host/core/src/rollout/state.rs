@@ -10,6 +10,10 @@ use crate::rollout::words::Span;
 use crate::spec::Portion;
 use crate::tally::Tally;
 
+/// Requests that began before both revisions had any must have ended before the
+/// first is counted: that is waited for at least so long.
+pub(super) const SETTLE_LEAST: Duration = Duration::from_millis(500);
+
 /// Where a rollout is; the diagram is in the module's documentation.
 #[derive(Clone, Debug)]
 pub(super) enum State {

@@ -9,7 +9,7 @@ use crate::rollout::compare::{Comparison, Verdict};
 use crate::rollout::health::{Health, judge};
 use crate::rollout::machine::Rollout;
 use crate::rollout::order::{Output, Wanted};
-use crate::rollout::state::{Failure, State, Watched};
+use crate::rollout::state::{Failure, SETTLE_LEAST, State, Watched};
 use crate::spec::Portion;
 
 /// The longest time for which two revisions are compared side by side; `observe`
@@ -17,9 +17,7 @@ use crate::spec::Portion;
 const COMPARE_MOST: Duration = Duration::from_secs(60);
 /// Enough for some tens of requests of each of an app that has ten a second.
 const COMPARE_LEAST: Duration = Duration::from_secs(10);
-/// Requests that began before both revisions had any must have ended before the
-/// first is counted: that is waited for at least and at most so long.
-pub(super) const SETTLE_LEAST: Duration = Duration::from_millis(500);
+/// What is waited for as [`SETTLE_LEAST`] says takes at most so long.
 const SETTLE_MOST: Duration = Duration::from_secs(30);
 /// Between two comparisons of one rollout the new revision answers alone.
 const COMPARE_AGAIN: Duration = Duration::from_secs(300);
