@@ -912,12 +912,13 @@ fn what_is_too_old_is_forgotten_with_its_files() {
         .map(|revision| revision["revision"].as_u64().unwrap())
         .collect();
     assert_eq!((numbers, &history["active"]), (vec![5, 4], &5.into()));
-    // Files go after the history that does not name them is written.
+    // Files go after the history that does not name them is written. What the
+    // configuration names stays: the next reload reads it again.
     let kept = wait_for(
         REST,
         "the files of others to go",
         || (files("components", ""), files("artifacts", ".cwasm")),
-        |(components, artifacts)| components.len() == 2 && artifacts.len() == 2,
+        |(components, artifacts)| components.len() == 3 && artifacts.len() == 3,
     );
     for revision in revisions {
         let digest = revision["digest"].as_str().unwrap();

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use skep_core::ListenAddress;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::control::DEFAULT_FILE;
+use crate::args::DEFAULT_FILE;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::project::{Built, Project};
