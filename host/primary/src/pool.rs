@@ -291,16 +291,13 @@ impl Pool {
             loads: u32::try_from(handlers.len()).unwrap_or(u32::MAX),
         };
         let sockets = listeners.iter().map(|(_, socket)| socket);
-        let fds = [
-            &self.board_fd,
-            &self.sheet_fd,
-            &newborn.register,
-            self.folder.fd(),
-        ]
-        .into_iter()
-        .chain(sockets)
-        .map(|fd| Descriptor::from(Arc::clone(fd)))
-        .collect();
+        let folder = self.folder.fd();
+        let fds = [&self.board_fd, &self.sheet_fd, &newborn.register]
+            .into_iter()
+            .map(|fd| Descriptor::from(Arc::clone(fd)))
+            .chain([folder])
+            .chain(sockets.map(|fd| Descriptor::from(Arc::clone(fd))))
+            .collect();
         let mut words = vec![(begin, fds)];
         words.extend(meets);
         words.extend(

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use skep_core::PoolName;
 use skep_sys::folder;
@@ -30,7 +30,11 @@ type Job = Box<dyn FnOnce() + Send>;
 /// One pool's folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    fd: Arc<OwnedFd>,
+    path: PathBuf,
+    /// As it is, for what works in it.
+    now: Arc<Mutex<Arc<OwnedFd>>>,
+    /// What workers are given, who open artifacts in it and nowhere else.
+    fd: Descriptor,
     jobs: mpsc::Sender<Job>,
     /// Artifacts that are there, or soon will be.
     opened: BTreeMap<Digest, Opened>,
@@ -64,6 +68,14 @@ impl Descriptor {
         match self {
             Self::Open(fd) => Some(Arc::clone(fd)),
             Self::Opening(coming) => coming.borrow().clone(),
+        }
+    }
+
+    /// Whether it could not be opened, and never will be.
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Open(_) => false,
+            Self::Opening(coming) => coming.borrow().is_none() && coming.has_changed().is_err(),
         }
     }
 
@@ -102,19 +114,20 @@ impl Shelf {
     ///
     /// It cannot be made.
     pub(crate) async fn folder(&self, pool: &PoolName) -> io::Result<Folder> {
-        let (path, pool) = (Arc::clone(&self.path), pool.clone());
+        let path = self.path.join(pool.as_str());
         let (told, made) = oneshot::channel();
+        let wanted = path.clone();
         let job = Box::new(move || {
-            let made =
-                folder::create(&path).and_then(|_| folder::create(&path.join(pool.as_str())));
             // Nobody may wait any more.
-            let _ = told.send(made);
+            let _ = told.send(create(&wanted));
         });
         let ended = |_| io::Error::other("skep is ending");
         self.jobs.send(job).map_err(|_| ended(()))?;
-        let fd = made.await.map_err(|_| ended(()))??;
+        let fd = Arc::new(made.await.map_err(|_| ended(()))??);
         Ok(Folder {
-            fd: Arc::new(fd),
+            path,
+            now: Arc::new(Mutex::new(Arc::clone(&fd))),
+            fd: fd.into(),
             jobs: self.jobs.clone(),
             opened: BTreeMap::new(),
         })
@@ -122,9 +135,30 @@ impl Shelf {
 }
 
 impl Folder {
-    /// The folder itself.
-    pub(crate) const fn fd(&self) -> &Arc<OwnedFd> {
-        &self.fd
+    /// The folder itself, for a worker that is born. One that somebody has removed
+    /// is made again: workers that run have the old one, and open in it what they
+    /// have already.
+    pub(crate) fn fd(&mut self) -> Descriptor {
+        let gone = match self.fd.get() {
+            Some(fd) => folder::is_gone(fd.as_fd()),
+            None => self.fd.is_lost(),
+        };
+        if gone {
+            let (told, coming) = watch::channel(None);
+            let (path, now) = (self.path.clone(), Arc::clone(&self.now));
+            // Without the thread it never is open, and skep is ending.
+            let _ = self.jobs.send(Box::new(move || {
+                // A worker without it does not start, and the next one tries again.
+                if let Ok(fd) = create(&path) {
+                    let fd = Arc::new(fd);
+                    *locked(&now) = Arc::clone(&fd);
+                    let _ = told.send(Some(fd));
+                }
+            }));
+            self.fd = Descriptor::Opening(coming);
+            self.opened.clear();
+        }
+        self.fd.clone()
     }
 
     /// An artifact, opened in this folder. Where that cannot be it is the one of
@@ -139,10 +173,11 @@ impl Folder {
             return found.here.clone();
         }
         let (told, coming) = watch::channel(None);
-        let (folder, name) = (Arc::clone(&self.fd), name_of(component));
+        let (folder, name) = (Arc::clone(&self.now), name_of(component));
         let source = Arc::clone(&original);
         // Without the thread it never is open, and skep is ending.
         let _ = self.jobs.send(Box::new(move || {
+            let folder = Arc::clone(&locked(&folder));
             // Workers are somebody else, and open it by its descriptor.
             let here = folder::make_readable(source.as_fd())
                 .and_then(|()| folder::link_and_open(folder.as_fd(), &name, source.as_fd()));
@@ -159,12 +194,13 @@ impl Folder {
 
     /// Removes the artifacts of all but these components.
     pub(crate) fn keep_only(&mut self, components: &BTreeSet<Digest>) {
-        let (folder, jobs) = (&self.fd, &self.jobs);
+        let (folder, jobs) = (&self.now, &self.jobs);
         self.opened.retain(|component, _| {
             let keep = components.contains(component);
             if !keep {
                 let (folder, name) = (Arc::clone(folder), name_of(*component));
                 let _ = jobs.send(Box::new(move || {
+                    let folder = Arc::clone(&locked(&folder));
                     // One that stays there is of no use to anybody.
                     let _ = folder::remove(folder.as_fd(), &name);
                 }));
@@ -179,6 +215,19 @@ impl Opened {
         let here = self.here.get();
         here.is_some_and(|here| Arc::ptr_eq(&here, &self.original))
     }
+}
+
+/// Makes a pool's folder, and the one of all pools if that is not there.
+fn create(path: &Path) -> io::Result<OwnedFd> {
+    if let Some(parent) = path.parent() {
+        folder::create(parent)?;
+    }
+    folder::create(path)
+}
+
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole at every step.
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name_of(component: Digest) -> String {
@@ -256,14 +305,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_folder_that_was_removed_is_there_again_for_whoever_is_born() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_shelf, mut folder) = folder_in(dir.path()).await;
+        let before = open(&mut folder.fd()).await;
+        let file = file_in(dir.path(), "a");
+        open(&mut folder.open(digest('a'), Arc::clone(&file))).await;
+        fs::remove_dir_all(dir.path().join("pools")).unwrap();
+        let after = open(&mut folder.fd()).await;
+        assert!(!Arc::ptr_eq(&before, &after));
+        let here = open(&mut folder.open(digest('a'), Arc::clone(&file))).await;
+        assert!(!Arc::ptr_eq(&here, &file));
+        let there = dir.path().join("pools/p").join(name_of(digest('a')));
+        assert!(there.exists());
+        let again = open(&mut folder.fd()).await;
+        assert!(Arc::ptr_eq(&after, &again));
+    }
+
+    #[tokio::test]
     async fn what_cannot_be_linked_is_the_original_and_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let (_shelf, mut folder) = folder_in(dir.path()).await;
         let file = file_in(dir.path(), "a");
-        fs::remove_dir(dir.path().join("pools/p")).unwrap();
+        let there = dir.path().join("pools/p").join(name_of(digest('a')));
+        fs::create_dir(&there).unwrap();
         let here = open(&mut folder.open(digest('a'), Arc::clone(&file))).await;
         assert!(Arc::ptr_eq(&here, &file));
-        let again = folder.open(digest('a'), file);
-        assert!(again.get().is_none(), "it is being opened again");
+        fs::remove_dir(&there).unwrap();
+        let here = open(&mut folder.open(digest('a'), Arc::clone(&file))).await;
+        assert!(!Arc::ptr_eq(&here, &file));
     }
 }

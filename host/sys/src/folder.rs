@@ -117,6 +117,12 @@ pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Whether somebody has removed an open folder.
+#[must_use]
+pub fn is_gone(folder: BorrowedFd<'_>) -> bool {
+    fstat(folder).is_ok_and(|stat| stat.st_nlink == 0)
+}
+
 /// Lets every user read a file that can be reached, and nobody write to it. The
 /// folders above decide who reaches it by its path; who has its descriptor needs
 /// none of them.
