@@ -301,6 +301,20 @@ impl Mounted {
     }
 }
 
+impl Mounted {
+    /// A directory as it is, and nobody can write to it.
+    pub(crate) fn read_only(at: &Path) -> Option<Self> {
+        let mount = |options: &[&str]| {
+            let mut command = std::process::Command::new("mount");
+            let status = command.args(options).arg(at).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let path = at.to_str()?;
+        let mounted = mount(&["--bind", path]).then(|| Self(at.to_owned()))?;
+        mount(&["-o", "remount,bind,ro"]).then_some(mounted)
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount")

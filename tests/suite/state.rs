@@ -437,3 +437,55 @@ fn a_pause_that_cannot_be_written_down_fails() {
     done(&operate(&skep, &["resume", "a"]));
     assert_eq!(skep.client().get("/").unwrap().head.status, 200);
 }
+
+/// Kills all workers, and waits until their successors serve.
+fn kill_all(skep: &Skep) {
+    let before: BTreeSet<_> = skep.status().workers.iter().map(|one| one.pid).collect();
+    for pid in &before {
+        process::signal(*pid, "KILL");
+    }
+    skep.wait_for_status("other workers to serve", |status| {
+        let others = status.workers.iter().all(|one| !before.contains(&one.pid));
+        others && status.pools.iter().all(|pool| pool.serving == pool.workers)
+    });
+}
+
+#[test]
+fn folders_that_somebody_removes_are_there_again() {
+    let skep = Skep::config(&(pool(2) + &app("a", "revision", UNWATCHED)));
+    let answers = || skep.client().get("/").unwrap().head.status;
+    for folder in ["pools", "artifacts"] {
+        let _ = fs::remove_dir_all(skep.state_dir().join(folder));
+    }
+    done(&operate(&skep, &["reload"]));
+    kill_all(&skep);
+    assert_eq!(answers(), 200);
+    let good = variant(&guest("revision"), 9, skep.dir().path());
+    done(&deploy(&skep, &good, &[]));
+    assert_eq!(answers(), 200);
+    done(&operate(&skep, &["restart"]));
+    kill_all(&skep);
+    assert_eq!(answers(), 200);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_to_keeps_nobody_from_serving() {
+    let skep = Skep::config(&(pool(2) + &app("a", "revision", UNWATCHED)));
+    let Some(mounted) = Mounted::read_only(&skep.state_dir()) else {
+        println!("skipped: nothing can be mounted here");
+        return;
+    };
+    let answers = || skep.client().get("/").unwrap().head.status;
+    kill_all(&skep);
+    done(&operate(&skep, &["reload"]));
+    done(&operate(&skep, &["restart"]));
+    assert_eq!(answers(), 200);
+    kill_all(&skep);
+    assert_eq!(answers(), 200);
+    let good = variant(&guest("revision"), 9, skep.dir().path());
+    let said = deploy(&skep, &good, &[]);
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    assert!(said.stderr.contains("Read-only"), "{said:#?}");
+    drop(mounted);
+    done(&deploy(&skep, &good, &[]));
+}

@@ -187,10 +187,14 @@ impl Cache {
     /// A directory that cannot be made or closed to others.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
         let cache = Self::there(state_dir);
-        let dir = &cache.dir;
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+        cache.make()?;
         Ok(cache)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        let dir = &self.dir;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::set_permissions(dir, Permissions::from_mode(0o700))
     }
 
     /// A cache in `dir` that finds what is in the one of `state_dir` as well, and
@@ -262,7 +266,14 @@ impl Cache {
     /// Waits for the right to build an entry; it ends when the file is closed.
     pub(super) fn lock(&self, key: &Key) -> io::Result<File> {
         loop {
-            let file = self.lock_file(key)?;
+            let file = match self.lock_file(key) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // Somebody has removed the directory.
+                    self.make()?;
+                    self.lock_file(key)?
+                }
+                file => file?,
+            };
             file.lock()?;
             // Whoever removed the entry meanwhile took the lock's name away,
             // and with it what the lock is worth.
