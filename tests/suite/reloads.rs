@@ -2,6 +2,7 @@
 //! stays.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -26,6 +27,33 @@ impl Drop for Over<'_> {
     }
 }
 
+/// Reloads one configuration after the other, while a client asks on one new
+/// connection after the other and is answered each time, also after the last reload.
+fn reload_under_load(skep: &Skep, address: SocketAddr, configs: impl IntoIterator<Item = String>) {
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let mut client = Client::connect(&Address::Tcp(address)).expect("it listens");
+                assert_eq!(client.get("/").expect("it answers").status(), 200);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let _over = Over(&over);
+        for config in configs {
+            fs::write(skep.dir().path().join("skep.toml"), config).expect("it is ours");
+            done(&operate(skep, &["reload"]));
+            let before = answered.load(Ordering::Relaxed);
+            wait_for(
+                PATIENCE,
+                "the client to be answered further",
+                || answered.load(Ordering::Relaxed),
+                |answered| *answered > before + 20,
+            );
+        }
+    });
+}
+
 #[test]
 fn a_listener_goes_from_one_address_of_its_port_to_all_and_back() {
     let skep = Skep::config(&(pool(1) + &app("a", "hello", "")));
@@ -37,28 +65,8 @@ fn a_listener_goes_from_one_address_of_its_port_to_all_and_back() {
         let listener = format!("[listener.web]\naddress = \"{ip}:{port}\"\n");
         listener + "[pool.default]\nworkers = 1\n" + &app("a", "hello", "")
     };
-    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                let mut client = Client::connect(&Address::Tcp(address)).expect("it listens");
-                assert_eq!(client.get("/").expect("it answers").status(), 200);
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let _over = Over(&over);
-        for ip in ["127.0.0.1", "0.0.0.0", "127.0.0.1", "0.0.0.0"] {
-            fs::write(skep.dir().path().join("skep.toml"), config(ip)).expect("it is ours");
-            let before = answered.load(Ordering::Relaxed);
-            done(&operate(&skep, &["reload"]));
-            wait_for(
-                PATIENCE,
-                "the client to be answered further",
-                || answered.load(Ordering::Relaxed),
-                |answered| *answered > before + 20,
-            );
-        }
-    });
+    let ips = ["127.0.0.1", "0.0.0.0", "127.0.0.1", "0.0.0.0"];
+    reload_under_load(&skep, address, ips.map(config));
     let status = skep.status();
     assert!(
         status.listeners[0].address.contains("0.0.0.0"),
@@ -204,26 +212,5 @@ fn a_listener_gets_a_dispatcher_and_loses_it_without_a_lost_request() {
         of(&both, &two),
         of(&at, &round),
     ];
-    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                let mut client = Client::connect(&Address::Tcp(address)).expect("it listens");
-                assert_eq!(client.get("/").expect("it answers").status(), 200);
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let _over = Over(&over);
-        for config in configs {
-            fs::write(skep.dir().path().join("skep.toml"), config).expect("it is ours");
-            done(&operate(&skep, &["reload"]));
-            let before = answered.load(Ordering::Relaxed);
-            wait_for(
-                PATIENCE,
-                "the client to be answered further",
-                || answered.load(Ordering::Relaxed),
-                |answered| *answered > before + 20,
-            );
-        }
-    });
+    reload_under_load(&skep, address, configs);
 }

@@ -104,6 +104,24 @@ impl Preparation {
         Ok(prepared)
     }
 
+    /// What an app begins with whose component could not be built before, if it can
+    /// be now.
+    ///
+    /// # Errors
+    ///
+    /// It still cannot be, or not be kept.
+    pub(crate) async fn retry(&self, name: &AppName, source: &Path) -> Result<FirstApp, Refusal> {
+        let artifact = self.workshop.make(source.to_owned()).await?;
+        let digest = artifact.component;
+        let app = self.first_app(name, source, artifact).await;
+        let kept = self.scribe.keep(source.to_owned(), digest).await;
+        kept.map_err(|problem| Refusal {
+            problem,
+            hint: None,
+        })?;
+        Ok(app)
+    }
+
     /// Sees what there is instead of components that cannot be built.
     async fn excuse(
         &self,

@@ -79,12 +79,13 @@ impl Descriptor {
         }
     }
 
-    /// Waits until it is open, which it never is if its disk does not answer.
+    /// Waits until it is open. That is never if its disk does not answer or refuses:
+    /// the supervisor ends the worker that waits.
     pub(crate) async fn opened(&mut self) {
         if let Self::Opening(coming) = self
             && coming.wait_for(Option::is_some).await.is_err()
         {
-            // The thread that opens is gone: skep is ending.
+            // Whoever was to open it could not.
             std::future::pending::<()>().await;
         }
     }

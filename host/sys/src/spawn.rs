@@ -87,10 +87,10 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
         Some(doors) => doors,
         none => none.insert(Doors::reserve()?),
     };
-    doors.open(spawn.channel.as_fd(), output.as_fd())?;
+    let doors = doors.open(spawn.channel.as_fd(), output.as_fd())?;
     let mut birth = Birth {
         argv: &argv,
-        doors,
+        doors: doors.0,
         identity,
         schedule: spawn.schedule,
         failure: None,
@@ -109,8 +109,8 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     let failure = birth.failure;
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     debug_assert!(restored.is_ok(), "a mask that was in force is valid");
-    doors.close();
-    drop((spawn.channel, output));
+    // From here on nobody but the child has what it was given.
+    drop((doors, spawn.channel, output));
 
     let pid = born?;
     ours.insert(pid);
@@ -185,18 +185,16 @@ impl Doors {
         })
     }
 
-    fn open(&mut self, channel: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
-        dup3(channel, &mut self.channel, OFlag::O_CLOEXEC)?;
-        dup3(output, &mut self.output, OFlag::O_CLOEXEC).inspect_err(|_| self.close())?;
-        Ok(())
-    }
-
-    /// Nobody but the child has what it was given.
-    fn close(&mut self) {
-        for door in [&mut self.channel, &mut self.output] {
-            let closed = dup3(&self.null, door, OFlag::O_CLOEXEC);
-            debug_assert!(closed.is_ok(), "both descriptors are open");
-        }
+    /// They are these descriptors, until what is returned is dropped.
+    fn open(
+        &mut self,
+        channel: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> io::Result<OpenDoors<'_>> {
+        let open = OpenDoors(self);
+        dup3(channel, &mut open.0.channel, OFlag::O_CLOEXEC)?;
+        dup3(output, &mut open.0.output, OFlag::O_CLOEXEC)?;
+        Ok(open)
     }
 
     /// The highest of them.
@@ -208,6 +206,23 @@ impl Doors {
             }
         }
         highest
+    }
+}
+
+/// Doors while a child is born.
+struct OpenDoors<'a>(&'a mut Doors);
+
+impl Drop for OpenDoors<'_> {
+    fn drop(&mut self) {
+        let Doors {
+            null,
+            channel,
+            output,
+        } = &mut *self.0;
+        for door in [channel, output] {
+            let closed = dup3(&*null, door, OFlag::O_CLOEXEC);
+            debug_assert!(closed.is_ok(), "both descriptors are open");
+        }
     }
 }
 

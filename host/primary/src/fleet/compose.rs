@@ -51,6 +51,16 @@ impl Fleet {
         Ok(Read { spec, difference })
     }
 
+    /// Where what apps begin with is prepared.
+    pub(super) fn preparation(&self) -> Preparation {
+        Preparation {
+            workshop: Arc::clone(&self.workshop),
+            scribe: self.scribe.clone(),
+            shelf: self.shelf.clone(),
+            journal: self.journal.clone(),
+        }
+    }
+
     /// Has the components of what was read built.
     pub(super) fn prepare_read(&mut self) {
         let Some(reloading) = &self.reloading else {
@@ -67,12 +77,7 @@ impl Fleet {
         } else {
             Excused::Unbuilt(unbuilt)
         };
-        let preparation = Preparation {
-            workshop: Arc::clone(&self.workshop),
-            scribe: self.scribe.clone(),
-            shelf: self.shelf.clone(),
-            journal: self.journal.clone(),
-        };
+        let preparation = self.preparation();
         let (spec, pools) = (read.spec.clone(), read.difference.pools.added.clone());
         let work = async move { preparation.prepare(&spec, &new, &pools, &excused).await };
         self.later(work, Self::prepared);

@@ -4,21 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use skep_core::converge::Pace;
-use skep_core::history::{AtStart, History, SavedHistory};
 use skep_core::{AppName, AppSpec, LogLevel, Moment, PlannedApp};
-use skep_wire::{ControlReply, Refusal};
+use skep_wire::ControlReply;
 
 use super::app::App;
 use super::operation::REFUSED;
 use super::words::worded;
 use super::{Fleet, now};
-use crate::artifacts::Artifact;
 use crate::prepare::FirstApp;
-use crate::scribe::unix_millis;
 
 /// The delay before a component is built again that could not be, which doubles
 /// with every failure.
@@ -112,6 +108,7 @@ impl Fleet {
     /// Builds those again whose delay is over.
     pub(super) fn build_unbuilt(&mut self) {
         let now = now();
+        let mut due = Vec::new();
         for (name, unbuilt) in &mut self.unbuilt {
             let Some(spec) = self.spec.apps.get(name) else {
                 continue;
@@ -120,26 +117,17 @@ impl Fleet {
                 continue;
             }
             unbuilt.retry = None;
-            let (name, source) = (name.clone(), spec.component.clone());
-            let (workshop, scribe) = (Arc::clone(&self.workshop), self.scribe.clone());
-            let later = self.later.clone();
-            tokio::spawn(async move {
-                let made = match workshop.make(source.clone()).await {
-                    Ok(artifact) => match scribe.keep(source, artifact.component).await {
-                        Ok(()) => Ok(artifact),
-                        Err(problem) => Err(Refusal {
-                            problem,
-                            hint: None,
-                        }),
-                    },
-                    Err(refusal) => Err(refusal),
-                };
-                let history = scribe.read(name.clone()).await;
-                // Fails only when the fleet has ended.
-                let _ = later.send(Box::new(move |fleet: &mut Self| match made {
-                    Ok(artifact) => fleet.built_at_last(&name, artifact, history),
-                    Err(refusal) => fleet.unbuilt_still(&name, worded(refusal)),
-                }));
+            due.push((name.clone(), spec.component.clone()));
+        }
+        for (name, source) in due {
+            let preparation = self.preparation();
+            let work = async move {
+                let first = preparation.retry(&name, &source).await;
+                (name, first)
+            };
+            self.later(work, |fleet, (name, first)| match first {
+                Ok(first) => fleet.built_at_last(&name, first),
+                Err(refusal) => fleet.unbuilt_still(&name, worded(refusal)),
             });
         }
     }
@@ -156,7 +144,7 @@ impl Fleet {
 
     /// The component of such an app could be built. The workers validate it like
     /// any other, and it is in quarantine until one of them has.
-    fn built_at_last(&mut self, name: &AppName, artifact: Arc<Artifact>, history: History) {
+    fn built_at_last(&mut self, name: &AppName, first: FirstApp) {
         if self.is_reloading() {
             // That builds it as well.
             let reason = match self.unbuilt.get(name) {
@@ -171,21 +159,6 @@ impl Fleet {
         if self.unbuilt.remove(name).is_none() {
             return;
         }
-        let recorded = history.clone();
-        let mut history = history;
-        let (digest, source) = (artifact.component.to_string(), spec.component.clone());
-        let revision = match history.at_start(&digest, source.clone(), unix_millis()) {
-            AtStart::New(revision) => revision,
-            AtStart::Active(_) | AtStart::Refused { .. } => {
-                history.begin(digest, source, unix_millis())
-            }
-        };
-        let first = FirstApp {
-            saved: SavedHistory::new(recorded, history),
-            revision,
-            artifact,
-            unrecorded: true,
-        };
         let pool = spec.pool.clone();
         let app = App::first(&mut self.catalog, &self.spec, name, first);
         self.apps.insert(name.clone(), app);
