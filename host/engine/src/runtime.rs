@@ -33,6 +33,18 @@ pub struct Capacity {
     pub instances: u32,
 }
 
+impl Capacity {
+    /// Bytes of address space that one engine reserves for it, about.
+    #[must_use]
+    pub fn address_space(self) -> u64 {
+        u64::from(self.instances) * u64::from(MEMORIES) * MEMORY_SLOT
+    }
+}
+
+/// Address space of one linear memory: wasmtime's defaults for a 32-bit one, 4 GiB
+/// and a guard behind it.
+const MEMORY_SLOT: u64 = (4 << 30) + (32 << 20);
+
 /// Linear memory that a slot keeps between instances. 1 MiB holds everything
 /// that a Rust handler touches; it is reset by copying instead of by system
 /// call and page faults.

@@ -269,6 +269,7 @@ async fn start(options: Options, log: Log) -> Result<(), StartError> {
         // Builders that run are killed. There is nothing to drain.
         _ = signals.next_end() => return Ok(()),
     }
+    workshop.others_serve();
     // Before there are workers; all that they will have is in use by now.
     let swept = scribe.sweep(&workshop, Extent::START);
     if let Ok(Some(swept)) = timeout(SWEEP_PATIENCE, swept).await {

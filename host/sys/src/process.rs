@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{SysconfVar, sysconf};
@@ -182,9 +184,41 @@ fn configured(variable: SysconfVar) -> Option<u64> {
     sysconf(variable).ok()??.try_into().ok()
 }
 
+/// Whether this process has so many bytes of address space left in one piece. What
+/// is reserved to find out is given back, and takes no memory.
+#[must_use]
+pub fn has_address_space(bytes: u64) -> bool {
+    let Some(length) = usize::try_from(bytes).ok().and_then(NonZeroUsize::new) else {
+        return bytes == 0;
+    };
+    // SAFETY: mmap without MAP_FIXED chooses fresh addresses, so it changes no memory
+    // that is in use.
+    let reserved = unsafe {
+        mmap_anonymous(
+            None,
+            length,
+            ProtFlags::PROT_NONE,
+            MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+        )
+    };
+    let Ok(reserved) = reserved else {
+        return false;
+    };
+    // SAFETY: exactly the range that mmap has just given, which nobody uses.
+    let gone = unsafe { munmap(reserved, length.get()) };
+    debug_assert!(gone.is_ok(), "a range that was mapped is valid");
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn address_space_has_an_end() {
+        assert!(has_address_space(0) && has_address_space(1 << 32));
+        assert!(!has_address_space(1 << 62));
+    }
 
     #[test]
     fn a_process_sees_itself() {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use skep_core::{HandlerId, Plan, PlannedTenant, PoolName, SlotIndex, WorkerId};
 use skep_engine::{Capacity, Clock, Flavor, GuestLog, Handler, HandlerSetup, Runtime, Tenants};
 use skep_sys::confine::Confined;
+use skep_sys::process::has_address_space;
 use skep_sys::{Board, Register, Sheet};
 use skep_wire::{FromWorker, ListenerRole, LoadApp, Peer, ToWorker};
 use tokio::sync::mpsc;
@@ -32,7 +33,8 @@ use crate::{PATIENCE, Primary};
 const MAX_INSTANCES: u32 = 2000;
 
 /// Fewest: apps that are added while the worker runs need some, too, and the
-/// engine cannot grow. Making so many costs half a millisecond.
+/// engine cannot grow. Making so many costs half a millisecond. Where a process may
+/// not have the address space for them, fewer have to do.
 const MIN_INSTANCES: u32 = 64;
 
 /// A worker that may begin to serve: its valid handlers, and what it needs from
@@ -254,15 +256,22 @@ async fn receive(link: &mut Primary, wanted: u32, outlet: &Outlet) -> anyhow::Re
 /// Instances for all apps at their limits. Not for this worker's share of them:
 /// that grows when the pool shrinks.
 fn capacity(loads: &Loads) -> Capacity {
-    let wanted = loads
-        .iter()
-        // Detached and idle instances live beside those with a permit.
-        .map(|(load, _)| u64::from(load.limits.concurrency) + 8)
-        .sum::<u64>();
-    let instances = u32::try_from(wanted).unwrap_or(u32::MAX);
-    Capacity {
-        instances: instances.clamp(MIN_INSTANCES, MAX_INSTANCES),
-    }
+    let of_apps = |besides: u64| {
+        let each = loads
+            .iter()
+            .map(|(load, _)| u64::from(load.limits.concurrency) + besides);
+        u32::try_from(each.sum::<u64>()).unwrap_or(u32::MAX)
+    };
+    // Detached and idle instances live beside those with a permit.
+    let all = of_apps(8);
+    let capacities = [all.max(MIN_INSTANCES), all, of_apps(0)].map(|instances| Capacity {
+        instances: instances.clamp(1, MAX_INSTANCES),
+    });
+    // There may be two engines.
+    let fits = |capacity: &Capacity| has_address_space(2 * capacity.address_space());
+    let fitting = capacities.into_iter().find(fits);
+    // Otherwise the engine says what is missing.
+    fitting.unwrap_or(capacities[0])
 }
 
 impl Loader {

@@ -60,6 +60,8 @@ pub(crate) struct Guests {
     pub(crate) hello_p3: PathBuf,
     /// Says which revision it is.
     pub(crate) revision: PathBuf,
+    /// Gives a request's body back.
+    pub(crate) echo: PathBuf,
 }
 
 impl Guests {
@@ -73,7 +75,7 @@ impl Guests {
         add_target(&guests)?;
         print::progress("building the guests");
         let mut arguments = vec!["--target", GUEST_TARGET];
-        for package in ["hello", "hello-p3", "revision"] {
+        for package in ["hello", "hello-p3", "revision", "echo"] {
             arguments.extend(["-p", package]);
         }
         let artifacts = build(&guests, &arguments)?;
@@ -93,6 +95,7 @@ impl Guests {
             hello: file("hello")?,
             hello_p3: file("hello_p3")?,
             revision: file("revision")?,
+            echo: file("echo")?,
         })
     }
 }

@@ -11,6 +11,7 @@ mod balance;
 mod build;
 mod churn;
 mod compare;
+mod cost;
 mod fleet;
 mod machine;
 mod peers;
@@ -44,6 +45,8 @@ struct Args {
 enum Command {
     /// Compare skep with other servers, on this machine and one after the other
     Compare(compare::Options),
+    /// Count what one request and one connection cost
+    Cost(cost::Options),
     /// Measure starting, replacing, idle memory and the cost of many apps
     Ready(ready::Options),
     /// Measure how connections spread over workers
@@ -75,6 +78,7 @@ async fn main() -> Result<()> {
 async fn run(command: Command) -> Result<()> {
     match command {
         Command::Compare(options) => compare::run(&options).await,
+        Command::Cost(options) => cost::run(&options).await,
         Command::Ready(options) => ready::run(&options).await,
         Command::Balance(options) => balance::run(&options).await,
         Command::Churn(options) => churn::run(&options).await,

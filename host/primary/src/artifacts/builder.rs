@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use skep_core::identity::Role;
@@ -23,8 +24,8 @@ use crate::walls::identity_of;
 
 /// Wall time for one compilation. The largest components, of about 40 MiB,
 /// take some 20 seconds on one core, and what a builder computes is limited by its
-/// CPU time; but it runs at a low priority, and on a busy machine gets a small part
-/// of a core. So this is for one that hangs.
+/// CPU time; but where others serve it runs at a low priority, and on a busy machine
+/// gets a small part of a core. So this is for one that hangs.
 pub(crate) const COMPILE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Wall time to say a fingerprint, which takes milliseconds.
@@ -63,12 +64,63 @@ pub(crate) struct BuilderProcesses {
     pub(super) deadline: Duration,
     /// Where what they write to their standard error goes.
     pub(super) log: Log,
+    /// Whether others serve meanwhile, and come first.
+    pub(super) others_serve: Arc<AtomicBool>,
+}
+
+impl BuilderProcesses {
+    fn schedule(&self) -> Schedule {
+        if self.others_serve.load(Relaxed) {
+            Schedule::Background
+        } else {
+            // Somebody waits for it, and nobody else.
+            Schedule::Usual
+        }
+    }
+
+    /// Starts a builder, asks it one thing, and returns its answer once it is gone.
+    async fn converse(
+        &self,
+        question: &ToBuilder,
+        fds: Vec<Arc<OwnedFd>>,
+        deadline: Duration,
+    ) -> Result<FromBuilder, Refusal> {
+        // Dropped after the child, so that it has ended by then.
+        let (_listening, child, mut channel) =
+            start(self.schedule(), &self.log).map_err(|error| Refusal {
+                problem: format!("the compiler cannot be started: {error}"),
+                hint: None,
+            })?;
+        channel
+            .say(question, fds)
+            .expect("questions are small and carry their descriptors");
+        let by = Instant::now() + deadline;
+        let Ok(answer) = timeout_at(by, channel.next()).await else {
+            // Dropping the child kills and reaps it.
+            return Err(Refusal {
+                problem: format!("compilation took longer than {} s", deadline.as_secs()),
+                hint: Some(
+                    "a smaller component, or one built with optimisation, compiles faster"
+                        .to_owned(),
+                ),
+            });
+        };
+        let ended = reap(child).await;
+        match answer {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(why_it_died(ended)),
+            Err(error) => Err(said_nonsense(&error)),
+        }
+    }
 }
 
 impl Build for BuilderProcesses {
     async fn fingerprint(&self) -> Result<String, Refusal> {
         let question = ToBuilder::Fingerprint;
-        match converse(&question, vec![], FINGERPRINT_DEADLINE, &self.log).await? {
+        match self
+            .converse(&question, vec![], FINGERPRINT_DEADLINE)
+            .await?
+        {
             FromBuilder::Fingerprint { fingerprint } => Ok(fingerprint),
             FromBuilder::Refused(refusal) => Err(refusal),
             FromBuilder::Built { .. } => Err(beside_the_point()),
@@ -77,7 +129,10 @@ impl Build for BuilderProcesses {
 
     async fn compile(&self, component: OwnedFd, artifact: OwnedFd) -> Result<Built, Refusal> {
         let fds = vec![Arc::new(component), Arc::new(artifact)];
-        match converse(&ToBuilder::Compile, fds, self.deadline, &self.log).await? {
+        match self
+            .converse(&ToBuilder::Compile, fds, self.deadline)
+            .await?
+        {
             FromBuilder::Built {
                 flavor,
                 imports,
@@ -95,40 +150,7 @@ impl Build for BuilderProcesses {
     }
 }
 
-/// Starts a builder, asks it one thing, and returns its answer once it is gone.
-async fn converse(
-    question: &ToBuilder,
-    fds: Vec<Arc<OwnedFd>>,
-    deadline: Duration,
-    log: &Log,
-) -> Result<FromBuilder, Refusal> {
-    // Dropped after the child, so that it has ended by then.
-    let (_listening, child, mut channel) = start(log).map_err(|error| Refusal {
-        problem: format!("the compiler cannot be started: {error}"),
-        hint: None,
-    })?;
-    channel
-        .say(question, fds)
-        .expect("questions are small and carry their descriptors");
-    let by = Instant::now() + deadline;
-    let Ok(answer) = timeout_at(by, channel.next()).await else {
-        // Dropping the child kills and reaps it.
-        return Err(Refusal {
-            problem: format!("compilation took longer than {} s", deadline.as_secs()),
-            hint: Some(
-                "a smaller component, or one built with optimisation, compiles faster".to_owned(),
-            ),
-        });
-    };
-    let ended = reap(child).await;
-    match answer {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) => Err(why_it_died(ended)),
-        Err(error) => Err(said_nonsense(&error)),
-    }
-}
-
-fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, ChannelEnd)> {
+fn start(schedule: Schedule, log: &Log) -> io::Result<(Listening, AsyncFd<Child>, ChannelEnd)> {
     let (ours, theirs) = Channel::pair()?;
     let (output, written) = Output::pipe()?;
     let child = skep_sys::spawn(Spawn {
@@ -137,7 +159,7 @@ fn start(log: &Log) -> io::Result<(Listening, AsyncFd<Child>, ChannelEnd)> {
         channel: theirs,
         output: Some(written),
         identity: identity_of(Role::Builder),
-        schedule: Schedule::Background,
+        schedule,
     })?;
     let speaker = Speaker::role("builder", None);
     let listening = log.listen(output, speaker, child.pid());

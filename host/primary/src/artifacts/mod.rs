@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use skep_core::{AppName, AppSpec, FleetSpec, LogLevel};
@@ -81,6 +82,7 @@ impl Workshop {
         let builder = BuilderProcesses {
             deadline: COMPILE_DEADLINE,
             log: log.clone(),
+            others_serve: Arc::default(),
         };
         let cache = Cache::open(state_dir).map_err(unusable(state_dir))?;
         Self::with(builder, cache, log).await
@@ -100,9 +102,15 @@ impl Workshop {
         let builder = BuilderProcesses {
             deadline: COMPILE_DEADLINE,
             log: log.clone(),
+            others_serve: Arc::new(true.into()),
         };
         let cache = Cache::beside(dir, state_dir).map_err(unusable(dir))?;
         Self::with(builder, cache, log).await
+    }
+
+    /// What is built from now on is built while others serve.
+    pub(crate) fn others_serve(&self) {
+        self.builder.others_serve.store(true, Relaxed);
     }
 }
 

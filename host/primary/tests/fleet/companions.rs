@@ -55,6 +55,15 @@ fn place(primary: &Primary, text: &str) -> usize {
     found.unwrap_or_else(|| panic!("no '{text}' in:\n{}", primary.seen.join("\n")))
 }
 
+/// When a pretended process wrote the first line that contains a text. Lines of
+/// several come in whatever order their pipes are read in.
+fn moment(primary: &mut Primary, text: &str) -> u64 {
+    primary.saw(text);
+    let line = &primary.seen[place(primary, text)];
+    let (_, at) = line.rsplit_once(" at=").unwrap();
+    at.trim_end_matches('"').parse().unwrap()
+}
+
 pub(crate) fn connections_are_handed_out_by_a_dispatcher() {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = spec(
@@ -201,10 +210,15 @@ pub(crate) fn a_host_that_moves_is_served_by_both_until_it_has_moved() {
     primary.wait_for("skep: serving");
     write(&dir, &after);
     client(&dir).reload(|_| ()).unwrap();
-    primary.wait_for("pretend worker 1 of a serves [a.example/*] of");
-    let taken = place(&primary, "pretend worker 2 of b serves [m.example/* /*]");
-    let switched = place(&primary, "[/*=b a.example/*=a m.example/*=b] else a");
-    let forgotten = place(&primary, "pretend worker 1 of a serves [a.example/*] of");
+    let forgotten = moment(
+        &mut primary,
+        "pretend worker 1 of a serves [a.example/*] of",
+    );
+    let taken = moment(
+        &mut primary,
+        "pretend worker 2 of b serves [m.example/* /*]",
+    );
+    let switched = moment(&mut primary, "[/*=b a.example/*=a m.example/*=b] else a");
     assert!(
         taken < switched && switched < forgotten,
         "{}",

@@ -22,7 +22,11 @@ use skep_wire::{
 /// Says something on standard error, in one piece among what others say there.
 macro_rules! note {
     ($($what:tt)*) => {
-        io::stderr().write_all(format!("{}\n", format_args!($($what)*)).as_bytes()).unwrap()
+        {
+            let at = skep_sys::clock::monotonic().as_nanos();
+            let line = format!("{} at={at}\n", format_args!($($what)*));
+            io::stderr().write_all(line.as_bytes()).unwrap()
+        }
     };
 }
 
