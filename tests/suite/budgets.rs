@@ -340,13 +340,27 @@ fn keys_that_somebody_makes_up_lock_no_customer_out() {
     }
 
     // Every worker is busy, so that the others are counted and refused quickly.
+    let seen = || {
+        let workers = skep.workers();
+        let busy = workers.iter().filter(|one| one.in_flight > 0).count();
+        (busy, skep.outcomes("queue-full"))
+    };
     let mut slow = Vec::new();
-    for wanted in 1..=2 {
-        slow.push(ask(&other, &format!("slow {wanted}"), "/slow?ms=600000"));
-        skep.wait_for_status("every worker to be busy", |status| {
-            let busy = status.workers.iter().filter(|one| one.in_flight > 0);
-            busy.count() == wanted
-        });
+    while let (busy, refused) = seen()
+        && busy < 2
+    {
+        // A busy worker that takes it, because the other one is late, refuses it.
+        slow.push(ask(
+            &other,
+            &format!("slow {}", slow.len()),
+            "/slow?ms=600000",
+        ));
+        wait::wait_for(
+            Duration::from_secs(20),
+            "a worker to be busy",
+            seen,
+            |now| *now > (busy, refused),
+        );
     }
     let counted = make_up_keys(&attacker);
     assert_eq!(counted, 66_000, "each key has a rate of its own");

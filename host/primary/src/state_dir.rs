@@ -127,26 +127,27 @@ pub(crate) fn free_name(path: &Path, kind: &str) -> PathBuf {
         .expect("there are more numbers than files")
 }
 
+/// Tries until nobody has the lock. A process that another test of this program
+/// starts has all its descriptors, locks included, until it executes.
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::*;
-
-    /// Tries until nobody has the lock. A process that another test of this program
-    /// starts has all its descriptors, locks included, until it executes.
-    pub(crate) fn once_free<T, E>(
-        mut attempt: impl FnMut() -> Result<T, E>,
-        is_held: impl Fn(&E) -> bool,
-    ) -> Result<T, E> {
-        let by = Instant::now() + Duration::from_secs(60);
-        loop {
-            match attempt() {
-                Err(error) if is_held(&error) && Instant::now() < by => std::thread::yield_now(),
-                done => return done,
+pub(crate) fn once_free<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_held: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let by = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        match attempt() {
+            Err(error) if is_held(&error) && std::time::Instant::now() < by => {
+                std::thread::yield_now()
             }
+            done => return done,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn one_primary_at_a_time() {

@@ -281,7 +281,7 @@ mod tests {
     use skep_core::history::History;
 
     use super::*;
-    use crate::state_dir::tests::once_free;
+    use crate::state_dir::once_free;
 
     #[test]
     fn a_state_directory_is_swept_of_what_nothing_needs() {
