@@ -130,28 +130,26 @@ fn an_idle_connection_wakes_nobody() {
     let skep = Skep::component(&guest("hello"), 2);
     let pids: Vec<_> = skep.workers().iter().map(|worker| worker.pid).collect();
     let mut kept: Vec<Client> = Vec::new();
-    let mut wrong = String::new();
     for connections in [0, 1, 50] {
         while kept.len() < connections {
             let mut client = skep.client();
             assert_eq!(client.get("/").unwrap().status(), 200);
             kept.push(client);
         }
-        // What the last request stirred up is no wake-up of an idle worker.
-        pause(Duration::from_millis(500));
-        let before: Vec<_> = pids.iter().map(|pid| process::wakeups(*pid)).collect();
-        pause(Duration::from_secs(SECONDS.into()));
-        for (pid, before) in pids.iter().zip(before) {
-            let woken = process::wakeups(*pid) - before;
-            if woken > u64::from(3 * SECONDS) {
-                let _ = writeln!(
-                    wrong,
-                    "with {connections} connections: {woken} wake-ups in {SECONDS} s"
-                );
-            }
-        }
+        let woken = || -> Vec<u64> {
+            let before: Vec<_> = pids.iter().map(|pid| process::wakeups(*pid)).collect();
+            pause(Duration::from_secs(SECONDS.into()));
+            let woken = pids.iter().zip(before);
+            woken
+                .map(|(pid, before)| process::wakeups(*pid) - before)
+                .collect()
+        };
+        // What the last request stirred up is no wake-up of an idle worker, and takes
+        // longer where a busy machine lets the worker run seldom.
+        let is_few = |woken: &Vec<u64>| woken.iter().all(|woken| *woken <= u64::from(3 * SECONDS));
+        let what = format!("few wake-ups in {SECONDS} s with {connections} connections");
+        wait_for(Duration::from_secs(30), &what, woken, is_few);
     }
-    assert!(wrong.is_empty(), "\n{wrong}");
 }
 
 #[test]
