@@ -99,6 +99,21 @@ impl Skep {
             .count()
     }
 
+    /// Waits until so many lines of its log hold this text: records of workers come
+    /// through a pipe, after whatever they are about.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer in the end, or more.
+    pub fn assert_logged(&self, text: &str, wanted: usize) {
+        let logged = settles(
+            Duration::from_secs(20),
+            || self.logged(text),
+            |logged| *logged >= wanted,
+        );
+        assert_eq!(logged, wanted, "lines with {text:?} in:\n{}", self.log());
+    }
+
     /// Waits for a line of its log.
     ///
     /// # Panics

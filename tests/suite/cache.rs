@@ -38,7 +38,7 @@ fn a_component_is_compiled_once() {
     let dir = directory();
     let first = options(&dir).start();
     serves(&first);
-    assert_eq!(first.logged("artifact.compiled"), 1);
+    first.assert_logged("artifact.compiled", 1);
     drop(first);
     let second = options(&dir).start();
     serves(&second);
@@ -111,7 +111,7 @@ fn left_overs_of_a_killed_build_are_in_nobodys_way() {
     fs::write(sidecar.with_extension("json.tmp"), "{").unwrap();
     let skep = options(&dir).start();
     serves(&skep);
-    assert_eq!(skep.logged("artifact.compiled"), 1);
+    skep.assert_logged("artifact.compiled", 1);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn one_component_of_many_apps_is_compiled_once() {
         );
     }
     let skep = Options::config(&text).cold().start();
-    assert_eq!(skep.logged("artifact.compiled"), 1);
+    skep.assert_logged("artifact.compiled", 1);
     let mut client = skep.client();
     for index in 0..20 {
         assert_eq!(client.get(&format!("/{index}")).unwrap().status(), 200);

@@ -148,7 +148,7 @@ fn a_guest_that_drops_its_outparam_gave_no_response() {
     outcomes_are(&skep, &[("no-response", 1)]);
     // Its record comes through a pipe, after the count.
     skep.wait_for_log("outcome=no-response");
-    assert_eq!(skep.logged("outcome=no-response"), 1);
+    skep.assert_logged("outcome=no-response", 1);
     assert_eq!(skep.logged("panicked"), 0, "the worker's own code is well");
 }
 
@@ -170,7 +170,7 @@ fn a_body_of_wasi_0_3_that_is_too_short_is_a_trap_each_time() {
         assert!(answer.status == 500 || cut, "{answer:?}");
     }
     outcomes_are(&skep, &[("trap", 20)]);
-    assert_eq!(skep.logged("outcome=trap"), 20);
+    skep.assert_logged("outcome=trap", 20);
 }
 
 #[test]

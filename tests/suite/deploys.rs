@@ -363,7 +363,7 @@ fn one_that_is_twice_as_slow_is_rolled_back() {
         said.stderr.contains("side by side the median latency"),
         "{said:#?}"
     );
-    assert_eq!(skep.logged("app.comparing"), 1);
+    skep.assert_logged("app.comparing", 1);
     assert_eq!(revision_of(&skep), "1");
     traffic.finish().assert_clean();
 }

@@ -160,7 +160,7 @@ fn descriptors_that_nobody_asked_for_cost_their_sender_its_life() {
         &skep,
         &[" worker.exited ", "pool=sends ", "reason=signal signal=9"],
     );
-    assert_eq!(skep.logged(" worker.mute "), 1);
+    skep.assert_logged(" worker.mute ", 1);
     let mut client = Client::connect(&skep.address_of("web")).unwrap();
     assert_eq!(client.get("/").unwrap().status(), 200);
     assert_eq!(skep.pool("default").restarts, 0);

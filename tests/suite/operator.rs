@@ -110,7 +110,7 @@ fn a_removed_control_socket_comes_back() {
     );
     let mode = fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(skep.logged("control.rebound"), 1, "{}", skep.log());
+    skep.assert_logged("control.rebound", 1);
     done(&operate(&skep, &["stop", "--now"]));
     assert!(!socket.exists());
 }

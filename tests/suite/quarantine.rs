@@ -180,7 +180,7 @@ fn an_app_whose_database_comes_back_serves_by_itself() {
     );
     // Nothing was restarted for it.
     assert_eq!(skep.logged("worker.exited"), 0);
-    assert_eq!(skep.logged("worker.spawned"), 2);
+    skep.assert_logged("worker.spawned", 2);
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn apps_that_hang_keep_no_other_from_its_turn() {
             let status = skep.client().get(&path).expect("it answers").status();
             assert_eq!(status, 200, "{path} {when}");
         }
-        assert_eq!(skep.logged("app.quarantined"), 20, "{when}");
+        skep.assert_logged("app.quarantined", 20);
     };
     all_good("at the start");
     done(&operate(&skep, &["restart"]));

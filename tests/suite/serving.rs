@@ -235,7 +235,7 @@ fn several_pools_have_listeners_and_workers_of_their_own() {
     assert_eq!(pool_at("six").0, "two");
     let status = skep.status();
     assert_eq!(status.workers.len(), 3);
-    assert_eq!(skep.logged("skep: serving "), 3);
+    skep.assert_logged("skep: serving ", 3);
     let Address::Unix(path) = skep.address_of("two") else {
         panic!("not a path")
     };

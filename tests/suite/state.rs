@@ -164,7 +164,7 @@ fn a_start_sweeps_what_a_killed_primary_has_left() {
         assert!(!state.join(name).exists(), "{name}: {}", skep.log());
     }
     assert!(state.join("components/mine.wasm").exists());
-    assert_eq!(skep.logged("state.swept"), 1);
+    skep.assert_logged("state.swept", 1);
     assert_eq!(
         skep.client().get("/").unwrap().head.header("x-revision"),
         Some("1")
@@ -268,8 +268,8 @@ fn what_stands_in_the_place_of_a_file_does_not_hold_up_a_start() {
         }
         let skep = Options::config(&config).cold().in_dir(&dir).start();
         assert_eq!(skep.client().get("/").unwrap().head.status, 200);
-        assert_eq!(skep.logged("app.history_lost"), 1, "{}", skep.log());
-        assert_eq!(skep.logged("state.corrected"), 1, "{}", skep.log());
+        skep.assert_logged("app.history_lost", 1);
+        skep.assert_logged("state.corrected", 1);
         wait_for(
             AFTER,
             "the record",

@@ -72,7 +72,7 @@ fn a_killed_worker_is_replaced_and_its_end_recorded() {
     );
     let pool = skep.pool("default");
     assert_eq!((pool.spawns, pool.restarts), (4, 3));
-    assert_eq!(skep.logged("worker.exited"), 3);
+    skep.assert_logged("worker.exited", 3);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn workers_that_die_at_start_cost_a_bounded_number_of_forks() {
     assert!(spawns >= 3, "it was tried: {spawns}");
     assert_ne!(pool.breaker, BreakerStatus::Admitting);
     assert_eq!(pool.serving, 0);
-    assert_eq!(skep.logged("pool.tripped"), 1, "{}", skep.log());
+    skep.assert_logged("pool.tripped", 1);
     let reason = pool.last_exit.unwrap().reason;
     assert!(
         matches!(reason, ExitReason::Signal { signal: 9 }),
@@ -240,7 +240,7 @@ fn workers_that_die_at_start_cost_a_bounded_number_of_forks() {
             .all(|child| !child.is_zombie())
     );
     // The listener of the good pool is announced although the other is sick.
-    assert_eq!(skep.logged("skep: serving "), 1, "{}", skep.log());
+    skep.assert_logged("skep: serving ", 1);
     skep.stop(Stop::Drain);
 }
 
