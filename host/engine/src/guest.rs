@@ -172,12 +172,35 @@ impl Guest {
     /// Whether the tables may hold so much more than when they were last weighed
     /// that a guest must not wait with it.
     fn is_due(&self) -> bool {
-        let last = &self.last;
         // What is written to such a body must be taken out at once.
-        self.hooks.new_body
-            || last.early
-            || last.calls > UNWEIGHED + last.entries / LOOKS
-            || self.held.bytes() > last.loads + BODY_CHUNK
+        self.hooks.new_body || self.last.early || self.is_much()
+    }
+
+    /// Whether the tables may hold so much more than when they were last weighed
+    /// that a guest must not go on with it.
+    fn is_much(&self) -> bool {
+        let last = &self.last;
+        last.calls > UNWEIGHED + last.entries / LOOKS || self.held.bytes() > last.loads + BODY_CHUNK
+    }
+
+    /// Before the guest may wait.
+    pub(crate) fn weigh_if_due(&mut self) {
+        if self.is_due() {
+            // What is wrong is said in `excess`.
+            let _ = self.weigh();
+        }
+    }
+
+    /// Before the guest goes on.
+    pub(crate) fn weigh_if_much(&mut self) {
+        if self.is_much() {
+            // As above.
+            let _ = self.weigh();
+        }
+    }
+
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 
     /// Where it is said that the instance must end, while its store is lent out.
@@ -246,11 +269,7 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        // A guest of WASI 0.2 comes by here before it waits for anything.
-        if self.is_due() {
-            // What is wrong is said in `excess`.
-            let _ = self.weigh();
-        }
+        self.weigh_if_much();
         if self.wasi.is_none() {
             self.wasi = Some(self.make_wasi());
         }

@@ -24,7 +24,7 @@ use crate::shared_instances::SharedInstances;
 use crate::slot::{CUT, Slot, Terms};
 use crate::startup::{Startup, ValidateFault, Validation};
 use crate::tenants::Usage;
-use crate::world::{Job, Reception, World as _};
+use crate::world::{Job, Reception, Work, World as _};
 use crate::{RequestBody, precompiled};
 
 /// An artifact cannot be loaded.
@@ -167,12 +167,14 @@ impl Handler {
             request_id: call.request_id,
             reception,
         };
-        let meter = || Meter::of_request(&self.blueprint.share, self.blueprint.clock, setup.cpu);
-        match &self.kind {
-            Kind::P2(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
-            Kind::P3(instances) => slot.begin(Box::pin(instances.clone().run(job)), meter()),
-            Kind::SharedP3(shared) => shared.take(job),
-        }
+        let mut work: Option<Work> = match &self.kind {
+            Kind::P2(instances) => Some(Box::pin(instances.clone().run(job))),
+            Kind::P3(instances) => Some(Box::pin(instances.clone().run(job))),
+            Kind::SharedP3(shared) => {
+                shared.take(job);
+                None
+            }
+        };
         // Most guests are done in their first turn, and cost no task.
         let mut begun = false;
         let head = std::future::poll_fn(|cx| {
@@ -180,8 +182,13 @@ impl Handler {
                 return slot.poll_head(cx);
             }
             begun = true;
-            let _ = slot.poll(cx);
-            slot.run_ahead(cx);
+            if let Some(work) = work.take() {
+                let Blueprint { share, clock, .. } = &*self.blueprint;
+                let meter = Meter::of_request(share, *clock, setup.cpu);
+                if slot.start(work, meter, cx).is_pending() {
+                    slot.run_ahead(cx);
+                }
+            }
             let head = slot.poll_head(cx);
             if head.is_pending() {
                 slot.settle();

@@ -9,7 +9,7 @@ use http::request;
 /// Fields that no guest sees or sets: they are about one connection. wasmtime's
 /// list has `host` too, which guests look for; what a guest makes of it goes
 /// nowhere: a response loses it, and a request gets one that is its authority.
-pub(crate) const FORBIDDEN: [HeaderName; 8] = [
+pub(crate) static FORBIDDEN: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     PROXY_AUTHENTICATE,

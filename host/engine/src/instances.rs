@@ -107,7 +107,7 @@ impl<W: World> Instances<W> {
         if self.policy().reuse > 1
             && let Some(waiting) = self.list().pop()
         {
-            self.reused.fetch_add(1, Relaxed);
+            self.reused.store(self.reused.load(Relaxed) + 1, Relaxed);
             let mut instance = waiting.instance;
             instance
                 .store
@@ -118,7 +118,8 @@ impl<W: World> Instances<W> {
         let mut store = Guest::store(&self.blueprint, Arc::clone(request_id))?;
         match self.world.instantiate(&mut store).await {
             Ok(proxy) => {
-                self.made.fetch_add(1, Relaxed);
+                // A worker is one thread: nothing comes in between.
+                self.made.store(self.made.load(Relaxed) + 1, Relaxed);
                 Ok(Instance {
                     store,
                     proxy,

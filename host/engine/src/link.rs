@@ -5,9 +5,9 @@ use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::guest::Guest;
-use crate::logging;
 use crate::p2::let_empty_answers_have_lengths;
 use crate::settings::Flavor;
+use crate::{io, logging};
 
 /// A component whose imports are resolved.
 pub(crate) enum Linked {
@@ -25,6 +25,7 @@ impl Linked {
         // longer than this.
         let mut linker = Linker::<Guest>::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        io::add_to_linker(&mut linker)?;
         p2::add_only_http_to_linker_async(&mut linker)?;
         let_empty_answers_have_lengths(&mut linker)?;
         wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;

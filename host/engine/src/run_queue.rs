@@ -14,6 +14,7 @@
 //! The looking is done by tokio: its `yield_now` wakes a task only after the
 //! I/O driver has been polled and everything else that was ready has run.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,17 @@ const SLICE: Duration = Duration::from_millis(1);
 /// the CPU on ticks.
 const SHORT_SLICE: Duration = Duration::from_micros(250);
 
+thread_local! {
+    /// How often this thread had nothing left to do.
+    static LOOKS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// To be called by a thread that runs guests whenever it has nothing left to do but
+/// to look at its sockets: a turn of its event loop ends.
+pub fn sockets_are_looked_at() {
+    LOOKS.set(LOOKS.get().wrapping_add(1));
+}
+
 /// Guests that wait, and whose turn it is.
 pub(crate) struct RunQueue {
     state: Mutex<State>,
@@ -48,6 +60,8 @@ struct State {
     /// Whether the task is there.
     driven: bool,
     slice: Duration,
+    /// The last look at the sockets that is known.
+    look: u64,
 }
 
 /// A guest's entry in the queue, if it has one. To be given up through
@@ -86,6 +100,7 @@ impl RunQueue {
                 next_entry: 0,
                 driven: false,
                 slice: SLICE,
+                look: 0,
             }),
             origin: Instant::now(),
             pace,
@@ -111,6 +126,11 @@ impl RunQueue {
     ) -> Option<Go> {
         let moment = self.moment(now);
         let mut state = self.state();
+        // One that is not driven is not told by its task.
+        let look = LOOKS.get();
+        if std::mem::replace(&mut state.look, look) != look && !state.driven {
+            state.fair.turn();
+        }
         match *entry {
             Entry::None if state.fair.begin(member, moment) => {}
             Entry::None => {

@@ -35,11 +35,9 @@ use skep_core::Outcome;
 use crate::call::{Ended, Witness};
 use crate::fault::Verdict;
 use crate::flow::Flow;
-use crate::meter::Meter;
 use crate::watch::{Watch, Watched};
-use crate::world::Work;
 
-use guest::{Guest, Run};
+use guest::Guest;
 
 /// One call.
 pub(crate) struct Slot<W: Witness> {
@@ -125,13 +123,6 @@ impl<W: Witness> Slot<W> {
             watch: Arc::clone(watch),
             terms,
         })
-    }
-
-    /// Gives the call a guest that this slot runs.
-    pub(crate) fn begin(&self, work: Work, meter: Meter) {
-        if let State::Live(live) = &mut *self.lock() {
-            live.guest = Guest::Waiting(Run { work, meter });
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<W>> {

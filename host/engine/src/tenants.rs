@@ -164,14 +164,17 @@ impl TenantShare {
             return false;
         }
         self.memory.store(used, Relaxed);
-        self.worker.memory.fetch_add(bytes, Relaxed);
+        let all = self.worker.memory.load(Relaxed);
+        self.worker.memory.store(all.wrapping_add(bytes), Relaxed);
         true
     }
 
     /// Counts so many fewer.
     pub(crate) fn release(&self, bytes: usize) {
-        self.memory.fetch_sub(bytes as u64, Relaxed);
-        self.worker.memory.fetch_sub(bytes as u64, Relaxed);
+        for count in [&self.memory, &self.worker.memory] {
+            // As above, and below.
+            count.store(count.load(Relaxed).wrapping_sub(bytes as u64), Relaxed);
+        }
     }
 
     /// The right to make an instance that takes so many seats of its engine, if
@@ -199,7 +202,8 @@ impl TenantShare {
     /// `overhead` besides.
     pub(crate) fn charge(&self, now: Instant, spent: Duration, overhead: Duration) {
         let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-        self.cpu.fetch_add(nanos, Relaxed);
+        self.cpu
+            .store(self.cpu.load(Relaxed).wrapping_add(nanos), Relaxed);
         self.worker
             .run_queue
             .charge(self.member, now, spent + overhead);

@@ -2,9 +2,9 @@
 //!
 //! A call that does not end in the turn in which it began is entered here with
 //! the moment until which it has time, which its slot keeps up to date. One task
-//! sleeps until the earliest of them and ends what is overdue; it is there only
-//! while there are entries, so an idle handler wakes nobody, and a call that is
-//! over in microseconds costs two steps in a slab and no timer.
+//! sleeps until the earliest of them and ends what is overdue; it goes when it has
+//! seen no entry for [`LINGER`], so an idle handler wakes nobody, and a call that is
+//! over in microseconds costs two steps in a slab, and neither a task nor a timer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,10 @@ use tokio::sync::Notify;
 /// How late a call may be ended. Each look goes over all calls, so there are not
 /// more looks than this allows, however many calls end one after the other.
 const GRAIN: Duration = Duration::from_millis(10);
+
+/// How long the task stays though nothing is watched: the next call is most often on
+/// its way.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What has a time to end.
 pub(crate) trait Watched: Send + Sync {
@@ -38,6 +42,8 @@ struct State {
     entries: Slab<Entry>,
     /// When the task wakes, while there is one.
     wakes: Option<Instant>,
+    /// Whether anything was watched since the task looked last.
+    was_used: bool,
     cut: bool,
 }
 
@@ -93,6 +99,7 @@ impl Watch {
 
     /// Sees to it that the task is there, and awake by `until`.
     fn rouse(self: &Arc<Self>, state: &mut State, until: Instant) {
+        state.was_used = true;
         match state.wakes {
             Some(wakes) if wakes <= until => {}
             Some(_) => {
@@ -116,7 +123,12 @@ impl Watch {
             .map(|(_, entry)| Arc::clone(&entry.watched))
             .collect();
         let earliest = state.entries.iter().map(|(_, entry)| entry.until).min();
-        state.wakes = earliest.map(|earliest| earliest.max(now + GRAIN));
+        state.wakes = match earliest {
+            Some(earliest) => Some(earliest.max(now + GRAIN)),
+            None if state.was_used => Some(now + LINGER),
+            None => None,
+        };
+        state.was_used = earliest.is_some();
         (overdue, state.wakes)
     }
 
@@ -131,11 +143,8 @@ struct Minding(Arc<Watch>);
 
 impl Drop for Minding {
     fn drop(&mut self) {
-        // Where its runtime ends before it does, the next one gets a new task.
-        let mut state = self.0.state();
-        if !state.entries.is_empty() {
-            state.wakes = None;
-        }
+        // Also where its runtime ends before it does: the next one gets a new task.
+        self.0.state().wakes = None;
     }
 }
 

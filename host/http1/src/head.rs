@@ -230,6 +230,10 @@ impl Waiting {
     }
 }
 
+/// Fields for which there is room besides those of the client: whoever forwards a
+/// request says where it came from.
+const FURTHER: usize = 5;
+
 /// Fields that are parsed without an allocation.
 const USUAL: usize = 100;
 
@@ -286,7 +290,7 @@ fn read<'a>(
         Version::HTTP_11
     };
     let headers = request.headers_mut();
-    headers.reserve(parsed.headers.len());
+    headers.reserve(parsed.headers.len() + FURTHER);
     for field in &*parsed.headers {
         let name = match usual(field.name) {
             Some(name) => name,

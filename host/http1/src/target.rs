@@ -3,8 +3,9 @@
 
 use std::net::Ipv6Addr;
 
+use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{Method, Request, Version, header};
+use http::{Method, Version, header};
 
 /// A request whose target we do not serve, whatever the routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,25 +38,25 @@ pub enum BadTarget {
 /// # Errors
 ///
 /// [`BadTarget`].
-pub fn host_of<B>(request: &Request<B>, scheme: &Scheme) -> Result<Option<Authority>, BadTarget> {
-    if *request.method() == Method::CONNECT {
+pub fn host_of(head: &Parts, scheme: &Scheme) -> Result<Option<Authority>, BadTarget> {
+    if head.method == Method::CONNECT {
         return Err(BadTarget::NotAPath);
     }
-    let path = request.uri().path();
-    let of_the_server = path == "*" && *request.method() == Method::OPTIONS;
+    let path = head.uri.path();
+    let of_the_server = path == "*" && head.method == Method::OPTIONS;
     if !path.starts_with('/') && !of_the_server {
         return Err(BadTarget::NotAPath);
     }
-    if request.uri().scheme().is_some_and(|asked| asked != scheme) {
+    if head.uri.scheme().is_some_and(|asked| asked != scheme) {
         return Err(BadTarget::OtherScheme);
     }
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let mut hosts = head.headers.get_all(header::HOST).iter();
     let named = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(BadTarget::RepeatedHost),
         (Some(value), None) => Some(authority_of(value.as_bytes())?),
         (None, None) => None,
     };
-    match (request.uri().authority(), named) {
+    match (head.uri.authority(), named) {
         (Some(target), named) => {
             check(target.as_str())?;
             if named.is_some_and(|named| *target != named) {
@@ -64,7 +65,7 @@ pub fn host_of<B>(request: &Request<B>, scheme: &Scheme) -> Result<Option<Author
             Ok(Some(target.clone()))
         }
         (None, Some(named)) => Ok(Some(named)),
-        (None, None) if request.version() <= Version::HTTP_10 => Ok(None),
+        (None, None) if head.version <= Version::HTTP_10 => Ok(None),
         (None, None) => Err(BadTarget::NoHost),
     }
 }
@@ -117,7 +118,8 @@ mod tests {
         for host in hosts {
             builder = builder.header("host", *host);
         }
-        host_of(&builder.body(()).unwrap(), &Scheme::HTTP).map(|host| host.map(|h| h.to_string()))
+        host_of(&builder.body(()).unwrap().into_parts().0, &Scheme::HTTP)
+            .map(|host| host.map(|h| h.to_string()))
     }
 
     #[test]

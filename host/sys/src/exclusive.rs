@@ -20,13 +20,14 @@
 //! own token: [`watch`](crate::watch()) sees to it.
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::socket::{SockFlag, SockaddrStorage, accept4, getpeername};
+use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
 
 use crate::channel::socket_domain;
 use crate::listener::socket_address;
@@ -143,10 +144,8 @@ impl ExclusiveListener {
     /// that ended while they waited are passed over.
     pub fn accept(&self) -> io::Result<Option<Accepted>> {
         loop {
-            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            let stream = match accept4(self.socket.as_raw_fd(), flags) {
-                // SAFETY: accept4 has just made this descriptor for us alone.
-                Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+            let (stream, address) = match self.accept_from() {
+                Ok(accepted) => accepted,
                 Err(Errno::EAGAIN) => return Ok(None),
                 // accept(2): these are errors of the one connection.
                 Err(
@@ -168,17 +167,39 @@ impl ExclusiveListener {
                     peer: Peer::Unix,
                 }));
             }
-            // Fails only for a connection that was reset meanwhile.
-            let peer = getpeername::<SockaddrStorage>(stream.as_raw_fd())
-                .ok()
-                .and_then(|address| socket_address(&address));
-            if let Some(peer) = peer {
+            if let Some(peer) = address.and_then(|address| socket_address(&address)) {
                 return Ok(Some(Accepted {
                     stream,
                     peer: Peer::Tcp(peer),
                 }));
             }
         }
+    }
+
+    /// One connection, and the address of its other end if that has one.
+    fn accept_from(&self) -> Result<(OwnedFd, Option<SockaddrStorage>), Errno> {
+        // SAFETY: a zeroed sockaddr_storage is valid: of no family.
+        let mut address: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        let room = libc::socklen_t::try_from(size_of_val(&address)).expect("128 bytes");
+        let mut length = room;
+        // SAFETY: accept4 writes at most `length` bytes to `address` and their number
+        // to `length`, all of this frame.
+        let fd = Errno::result(unsafe {
+            libc::accept4(
+                self.socket.as_raw_fd(),
+                (&raw mut address).cast(),
+                &raw mut length,
+                libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            )
+        })?;
+        // SAFETY: accept4 has just made this descriptor for us alone.
+        let stream = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: `address` has `length` bytes that the kernel wrote, and the rest is
+        // zero.
+        let address = unsafe {
+            SockaddrStorage::from_raw((&raw const address).cast(), Some(length.min(room)))
+        };
+        Ok((stream, address))
     }
 
     /// Goes to the end of the socket's queue of waiting processes. Called after

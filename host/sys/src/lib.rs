@@ -26,6 +26,7 @@ mod output;
 mod register;
 mod scoreboard;
 mod sheet;
+mod sole;
 mod spawn;
 mod strangers;
 mod terminal;
@@ -59,6 +60,7 @@ pub use register::{Ending, FINE_BUCKETS, Register, RegisterRow, RowReading, STAT
 pub use schedule::Schedule;
 pub use scoreboard::{BUCKETS, Board, Cell, OUTCOMES};
 pub use sheet::{Count, Counting, Full, Key, Sheet};
+pub use sole::Sole;
 pub use spawn::{Spawn, spawn};
 pub use strangers::reap_strangers;
 pub use terminal::columns_of;

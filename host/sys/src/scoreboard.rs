@@ -21,6 +21,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+use crate::sole::Sole as _;
+
 /// Counters for outcomes in a cell; the index is the caller's.
 pub const OUTCOMES: usize = 24;
 
@@ -137,13 +139,13 @@ impl Cell {
 
     /// Counts an accepted connection, which is open from now on.
     pub fn connection_opened(&self) {
-        self.accepted.fetch_add(1, Relaxed);
-        self.connections.fetch_add(1, Relaxed);
+        self.accepted.add(1);
+        self.connections.add(1);
     }
 
     /// Counts the end of an open connection.
     pub fn connection_closed(&self) {
-        let before = self.connections.fetch_sub(1, Relaxed);
+        let before = self.connections.sub(1);
         debug_assert!(before > 0, "only open connections are closed");
     }
 
@@ -167,20 +169,20 @@ impl Cell {
 
     /// Counts a request, which is in flight from now on.
     pub fn request_started(&self) {
-        self.requests.fetch_add(1, Relaxed);
-        self.in_flight.fetch_add(1, Relaxed);
+        self.requests.add(1);
+        self.in_flight.add(1);
     }
 
     /// Counts the end of a request in flight: its outcome, the latency bucket
     /// of its duration, and whether it ended well. An index that is out of
     /// range is counted in the last place.
     pub fn request_ended(&self, outcome: usize, bucket: usize, good: bool) {
-        self.outcomes[outcome.min(OUTCOMES - 1)].fetch_add(1, Relaxed);
-        self.latency[bucket.min(BUCKETS - 1)].fetch_add(1, Relaxed);
+        self.outcomes[outcome.min(OUTCOMES - 1)].add(1);
+        self.latency[bucket.min(BUCKETS - 1)].add(1);
         if good {
-            self.good.fetch_add(1, Relaxed);
+            self.good.add(1);
         }
-        let before = self.in_flight.fetch_sub(1, Relaxed);
+        let before = self.in_flight.sub(1);
         debug_assert!(before > 0, "only requests in flight end");
     }
 
@@ -231,7 +233,7 @@ impl Cell {
 
     /// Counts an instance that was made.
     pub fn count_instantiation(&self) {
-        self.instantiations.fetch_add(1, Relaxed);
+        self.instantiations.add(1);
     }
 }
 

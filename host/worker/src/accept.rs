@@ -160,11 +160,16 @@ async fn next(
         let mut ready = listener.readable().await?;
         match listener.get_ref().accept()? {
             Some(accepted) => {
-                // To the end of the kernel's queue of waiters: otherwise the
-                // worker that was asked last is always asked first. Adding
-                // the socket again tells of whatever still waits.
-                ready.clear_ready();
-                listener.get_ref().rotate()?;
+                if desk.is_alone() {
+                    // It looks for another one next.
+                    ready.retain_ready();
+                } else {
+                    // To the end of the kernel's queue of waiters: otherwise the
+                    // worker that was asked last is always asked first. Adding
+                    // the socket again tells of whatever still waits.
+                    ready.clear_ready();
+                    listener.get_ref().rotate()?;
+                }
                 return Socket::new(accepted);
             }
             None => ready.clear_ready(),

@@ -205,7 +205,7 @@ impl Drop for Account {
             app.request_ended();
         }
         self.admitted = None;
-        self.desk.something_ended();
+        self.desk.request_ended();
     }
 }
 

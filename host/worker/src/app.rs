@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use skep_core::{AppLimits, AppName, HandlerId, Outcome};
 use skep_engine::Handler;
-use skep_sys::Register;
+use skep_sys::{Register, Sole as _};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -179,12 +179,12 @@ impl App {
 
     /// A request is this handler's from now on.
     pub(crate) fn request_began(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.in_flight.add(1);
     }
 
     /// A request of this handler's has ended.
     pub(crate) fn request_ended(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+        self.in_flight.sub(1);
     }
 
     /// Ends everything that is in flight; says how much that is.

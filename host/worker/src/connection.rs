@@ -257,7 +257,7 @@ struct Open(Arc<Desk>);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.cell().connection_closed();
-        self.0.something_ended();
+        self.0.connection_ended();
     }
 }
 

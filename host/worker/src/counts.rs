@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use skep_core::{HandlerId, Outcome, TALLY_BUCKETS, Tally, tally_bucket_of};
+use skep_sys::Sole as _;
 use skep_wire::HandlerTally;
 
 /// One handler's counters. They belong to the handler and not to the
@@ -40,7 +41,7 @@ impl Counts {
 
     /// Counts one request that has ended.
     pub(crate) fn ended(&self, outcome: Outcome, status: Option<StatusCode>, elapsed: Duration) {
-        self.outcomes[outcome as usize].fetch_add(1, Relaxed);
+        self.outcomes[outcome as usize].add(1);
         let failed = match outcome {
             Outcome::Ok => status.is_some_and(|status| status.is_server_error()),
             // The client's doing: clients that send nonsense must not be able to
@@ -64,11 +65,11 @@ impl Counts {
             | Outcome::Tripped
             | Outcome::TenantOverBudget => true,
         };
-        self.requests.fetch_add(1, Relaxed);
+        self.requests.add(1);
         if failed {
-            self.errors.fetch_add(1, Relaxed);
+            self.errors.add(1);
         }
-        self.latency[usize::from(tally_bucket_of(elapsed))].fetch_add(1, Relaxed);
+        self.latency[usize::from(tally_bucket_of(elapsed))].add(1);
     }
 
     /// Requests that were counted.

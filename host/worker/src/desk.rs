@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use skep_core::{Appetite, HandlerId, Outcome, Plan, appetite, bucket_of};
-use skep_sys::{Board, Cell, RegisterRow, Ticker};
+use skep_sys::{Board, Cell, RegisterRow, Sole as _, Ticker};
 use skep_wire::HandlerTally;
 use tokio::sync::{Notify, watch};
 
@@ -34,8 +34,10 @@ pub(crate) struct Desk {
     ended: Notify,
     /// The window of latencies that is open, by the last beat.
     window: AtomicU64,
-    /// How many wait for an end; usually none.
+    /// How many wait for the end of a connection.
     waits: AtomicU32,
+    /// How many wait until nothing is in flight; usually none.
+    waits_for_all: AtomicU32,
     /// When a frequent failure was last logged.
     complained: Mutex<Option<Instant>>,
     draining: watch::Sender<bool>,
@@ -72,6 +74,7 @@ impl Desk {
             ended: Notify::new(),
             window: AtomicU64::new(0),
             waits: AtomicU32::new(0),
+            waits_for_all: AtomicU32::new(0),
             complained: Mutex::default(),
             draining: watch::Sender::new(false),
             accepting: AtomicU32::new(0),
@@ -205,6 +208,15 @@ impl Desk {
         )
     }
 
+    /// Whether no other worker of its pool takes connections.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.board
+            .iter()
+            .filter(|cell| cell.is_ready())
+            .nth(1)
+            .is_none()
+    }
+
     /// Counts a request whose head was refused before anybody could read it.
     pub(crate) fn refused_unread(&self, outcome: Outcome) {
         self.cell().request_started();
@@ -212,14 +224,23 @@ impl Desk {
         self.cell().request_ended(outcome as usize, bucket, false);
     }
 
-    /// A connection or a request has ended.
-    pub(crate) fn something_ended(&self) {
+    /// A connection has ended.
+    pub(crate) fn connection_ended(&self) {
         if self.waits.load(Relaxed) > 0 {
+            self.ended.notify_waiters();
+        } else {
+            self.request_ended();
+        }
+    }
+
+    /// A request, or the taking of connections, has ended.
+    pub(crate) fn request_ended(&self) {
+        if self.waits_for_all.load(Relaxed) > 0 {
             self.ended.notify_waiters();
         }
     }
 
-    /// The next end of a connection or a request.
+    /// The next end of a connection.
     pub(crate) async fn next_end(&self) {
         let _waiting = Waiting::on(&self.waits);
         self.ended.notified().await;
@@ -257,13 +278,13 @@ impl Desk {
 
     /// Counts a listener that takes connections, until the result is dropped.
     pub(crate) fn accepting(self: &Arc<Self>) -> Accepting {
-        self.accepting.fetch_add(1, Relaxed);
+        self.accepting.add(1);
         Accepting(Arc::clone(self))
     }
 
     /// Waits until nothing is in flight any more.
     pub(crate) async fn all_quiet(&self) {
-        let _waiting = Waiting::on(&self.waits);
+        let _waiting = Waiting::on(&self.waits_for_all);
         loop {
             let end = self.ended.notified();
             tokio::pin!(end);
@@ -283,8 +304,8 @@ pub(crate) struct Accepting(Arc<Desk>);
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.0.accepting.fetch_sub(1, Relaxed);
-        self.0.something_ended();
+        self.0.accepting.sub(1);
+        self.0.request_ended();
     }
 }
 
@@ -293,14 +314,14 @@ struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {
     fn on(waits: &'a AtomicU32) -> Self {
-        waits.fetch_add(1, Relaxed);
+        waits.add(1);
         Self(waits)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.sub(1);
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct Http1<'a, T> {
     writing: Writing,
     /// Nothing more is written in this turn of the event loop.
     written: bool,
+    /// Nothing more has come in this turn of the event loop.
+    heard: bool,
     exchange: Option<Exchange>,
     listening: Listening,
     /// Nothing has come, so that it may turn out to be one of HTTP/2.
@@ -102,6 +104,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             input,
             short: false,
             written: false,
+            heard: false,
             exchange: None,
             listening: Listening::Open,
             may_switch,
@@ -135,6 +138,7 @@ impl<'a, T: Transport> Http1<'a, T> {
         }
         self.now = Instant::now();
         self.written = false;
+        self.heard = false;
         loop {
             match self.turn(cx) {
                 Ok(Turn::Again) => {}
@@ -179,7 +183,7 @@ impl<'a, T: Transport> Http1<'a, T> {
 
     /// Reads, if anything is wanted.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Turn, Finish> {
-        if self.listening != Listening::Open || !self.wants_input(cx) {
+        if self.heard || self.listening != Listening::Open || !self.wants_input(cx) {
             return Ok(Turn::Rest);
         }
         let most = if self.exchange.is_some() {
@@ -188,7 +192,10 @@ impl<'a, T: Transport> Http1<'a, T> {
             READ_HEAD
         };
         match poll_read(&mut self.transport, cx, &mut self.input, most) {
-            Poll::Pending => Ok(Turn::Rest),
+            Poll::Pending => {
+                self.heard = true;
+                Ok(Turn::Rest)
+            }
             Poll::Ready(Ok(0)) => self.at_eof(),
             Poll::Ready(Ok(_)) => {
                 self.short = false;

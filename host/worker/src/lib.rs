@@ -87,6 +87,8 @@ pub fn run() -> ExitCode {
     let _ = alarm::origin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // What waits for the sockets waits from here on.
+        .on_thread_park(skep_engine::sockets_are_looked_at)
         .build();
     let Ok(runtime) = runtime else {
         return ExitCode::from(UNFIT);

@@ -103,10 +103,7 @@ impl Service {
         {
             return refuse(account, outcome.into());
         }
-        let view = Request::from_parts(head, ());
-        let host = host_of(&view, &self.scheme);
-        head = view.into_parts().0;
-        let Ok(host) = host else {
+        let Ok(host) = host_of(&head, &self.scheme) else {
             return refuse(account, Outcome::BadRequest.into());
         };
         let host = host.as_ref().map(http::uri::Authority::as_str);

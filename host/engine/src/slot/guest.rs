@@ -75,6 +75,12 @@ impl<W: Witness> Slot<W> {
         polled
     }
 
+    /// Gives the call a guest that this slot runs from now on, and lets it run for
+    /// the first time. Pending if it is to be polled again.
+    pub(crate) fn start(&self, work: Work, meter: Meter, cx: &mut Context<'_>) -> Poll<()> {
+        self.turn(Run { work, meter }, cx)
+    }
+
     /// Lets the guest run and reads what nobody wants. Ready when neither is left
     /// to be done.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -82,20 +88,28 @@ impl<W: Witness> Slot<W> {
             State::Over(_) => return Poll::Ready(()),
             State::Live(live) => live.guest.take_run(),
         };
-        if let Some(mut run) = run {
-            // Not under the lock: what the guest does leads back here.
-            let unwinding = Unwinding(self);
-            let polled = run.meter.poll(cx, |cx| run.work.as_mut().poll(cx));
-            std::mem::forget(unwinding);
-            match polled {
-                Poll::Pending => self.waits(run),
-                Poll::Ready(verdict) => {
-                    let cpu = run.end();
-                    self.returns(verdict, cpu);
-                }
-            }
+        if let Some(run) = run {
+            let _ = self.turn(run, cx);
         }
         self.swallow(cx)
+    }
+
+    /// One turn of the guest. Not under the lock: what it does leads back here.
+    fn turn(&self, mut run: Run, cx: &mut Context<'_>) -> Poll<()> {
+        let unwinding = Unwinding(self);
+        let polled = run.meter.poll(cx, |cx| run.work.as_mut().poll(cx));
+        std::mem::forget(unwinding);
+        match polled {
+            Poll::Pending => {
+                self.waits(run);
+                Poll::Pending
+            }
+            Poll::Ready(verdict) => {
+                let cpu = run.end();
+                self.returns(verdict, cpu);
+                Poll::Ready(())
+            }
+        }
     }
 
     /// Lets a guest go on that has answered and waits for its body to be taken:

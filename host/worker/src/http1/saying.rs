@@ -82,6 +82,7 @@ impl<T: Transport> Http1<'_, T> {
         }
         let (head, body) = reply.response.into_parts();
         let size = match body.size_hint().exact() {
+            Some(length) if length > 0 => Size::Exact(length),
             _ if body.is_end_stream() => Size::Exact(0),
             Some(length) => Size::Exact(length),
             None => Size::Unknown,

@@ -150,6 +150,7 @@ impl Worker {
         listener.set_nonblocking(true)?;
         let (board, sheet, register) = (Board::create(1)?, Sheet::create()?, Register::create()?);
         board.cell(0).context("the board has one cell")?.reset(1);
+        board.use_up_to(1);
         let artifact = File::open(serves.artifact)?;
         let folder = File::open(serves.artifact.parent().context("an artifact's folder")?)?;
         let mut worker = Self {
