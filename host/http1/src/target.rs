@@ -111,6 +111,8 @@ fn check(text: &str) -> Result<(), BadTarget> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn host(uri: &str, hosts: &[&str]) -> Result<Option<String>, BadTarget> {
