@@ -6,7 +6,7 @@
 //! seen no entry for [`LINGER`], so an idle handler wakes nobody, and a call that is
 //! over in microseconds costs two steps in a slab, and neither a task nor a timer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -34,7 +34,13 @@ pub(crate) trait Watched: Send + Sync {
 pub(crate) struct Watch {
     state: Mutex<State>,
     /// Tells the task that it has slept for long enough.
-    sooner: Notify,
+    sooner: Arc<Notify>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.sooner.notify_one();
+    }
 }
 
 #[derive(Default)]
@@ -108,7 +114,8 @@ impl Watch {
             }
             None => {
                 state.wakes = Some(until);
-                tokio::spawn(mind(Minding(Arc::clone(self))));
+                let minding = Minding(Arc::downgrade(self));
+                tokio::spawn(mind(minding, Arc::clone(&self.sooner)));
             }
         }
     }
@@ -138,20 +145,22 @@ impl Watch {
     }
 }
 
-/// The task's hold on its watch.
-struct Minding(Arc<Watch>);
+/// The task's hold on its watch, which may end before it.
+struct Minding(Weak<Watch>);
 
 impl Drop for Minding {
     fn drop(&mut self) {
         // Also where its runtime ends before it does: the next one gets a new task.
-        self.0.state().wakes = None;
+        if let Some(watch) = self.0.upgrade() {
+            watch.state().wakes = None;
+        }
     }
 }
 
-async fn mind(minding: Minding) {
-    let watch = &minding.0;
-    loop {
+async fn mind(minding: Minding, sooner: Arc<Notify>) {
+    while let Some(watch) = minding.0.upgrade() {
         let (overdue, next) = watch.look(Instant::now());
+        drop(watch);
         for watched in overdue {
             watched.expire(Instant::now());
         }
@@ -159,7 +168,7 @@ async fn mind(minding: Minding) {
             return;
         };
         tokio::select! {
-            () = watch.sooner.notified() => {}
+            () = sooner.notified() => {}
             () = tokio::time::sleep_until(next.into()) => {}
         }
     }

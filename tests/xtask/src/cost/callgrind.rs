@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::baseline::Counts;
+
 /// Functions of the allocator that give memory.
 const GIVE: [&str; 12] = [
     "mi_malloc",
@@ -197,6 +199,17 @@ pub(super) struct Each {
     pub(super) functions: Vec<(String, f64)>,
     pub(super) locked: f64,
     pub(super) allocations: f64,
+}
+
+impl Each {
+    /// What is compared from one build to the next.
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            instructions: self.instructions,
+            locked: self.locked,
+            allocations: self.allocations,
+        }
+    }
 }
 
 /// A function's name without the number of a recursion.

@@ -7,6 +7,7 @@
 //! is the difference of two runs of different lengths, divided by the difference,
 //! so that starting is not in it.
 
+mod baseline;
 mod callgrind;
 mod client;
 mod worker;
@@ -23,16 +24,24 @@ use clap::Args;
 use skep_core::InstancePolicy;
 use skep_wire::Flavor;
 
-use crate::build::{self, Guests};
+use crate::build::{self, Guests, root};
 use crate::print;
 use crate::process::{self, Recipient};
 use crate::table::{Table, count};
+use baseline::Baseline;
 use callgrind::{Each, Locked, Profile};
 use client::Ask;
 use worker::{Around, Serves, Worker};
 
 /// Longest time for which an instance is kept.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where counts are written down.
+const BASELINE: &str = "benches/cost.json";
+
+/// How often a case is counted that seems to have grown: something else may have
+/// come in between.
+const TRIES: usize = 3;
 
 /// Functions that `--functions` prints.
 const FUNCTIONS: usize = 70;
@@ -54,6 +63,12 @@ pub(crate) struct Options {
     /// Leave out what valgrind counts
     #[arg(long)]
     quick: bool,
+    /// Fail if a count has grown by more than 3 % since it was written down
+    #[arg(long, conflicts_with = "quick")]
+    check: bool,
+    /// Write the counts down in benches/cost.json
+    #[arg(long, conflicts_with = "quick")]
+    write: bool,
 }
 
 /// What is measured.
@@ -166,6 +181,12 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         true => None,
         false => Some(Locked::of(&program)?),
     };
+    let file = root().join(BASELINE);
+    let before = match options.check {
+        true => Baseline::read(&file)?,
+        false => Baseline::default(),
+    };
+    let (mut now, mut grown) = (Baseline::default(), Vec::new());
     let mut artifacts = BTreeMap::new();
     for case in cases() {
         if !options.only.is_empty() && !options.only.iter().any(|name| case.name.contains(name)) {
@@ -192,10 +213,26 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         };
         let keep = options.keep.as_deref().unwrap_or_else(|| scratch.path());
         let native = natively(&program, &case, &serves(native), scratch.path())?;
-        let each = match &locked {
-            Some(locked) => Some(counted(&program, &case, &serves(emulated), keep, locked)?),
-            None => None,
-        };
+        let mut each = None;
+        if let Some(locked) = &locked {
+            let mut least = None;
+            for _ in 0..TRIES {
+                let tried = counted(&program, &case, &serves(emulated), keep, locked)?;
+                let counts = tried.counts();
+                let counts = least.map_or(counts, |least| counts.least(least));
+                (least, each) = (Some(counts), Some(tried));
+                now.0.insert(case.name.to_owned(), counts);
+                let more = match before.0.get(case.name) {
+                    Some(before) => counts.grown_since(*before),
+                    None => Vec::new(),
+                };
+                grown.retain(|(name, _)| *name != case.name);
+                if more.is_empty() {
+                    break;
+                }
+                grown.push((case.name, more.join(", ")));
+            }
+        }
         let of = |get: fn(&Each) -> f64, digits: usize| match &each {
             Some(each) if digits == 0 => count(get(each)),
             Some(each) => format!("{:.digits$}", get(each)),
@@ -222,6 +259,19 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         }
     }
     print::result(table);
+    if options.write {
+        now.write(&file)?;
+    }
+    let grown: Vec<String> = grown
+        .into_iter()
+        .map(|(name, more)| format!("{name}: {more}"))
+        .collect();
+    ensure!(
+        grown.is_empty(),
+        "a request costs more than before:\n{}\nmend it, or say why in the commit and write it down \
+         by `cargo xtask cost --write`",
+        grown.join("\n")
+    );
     Ok(())
 }
 
