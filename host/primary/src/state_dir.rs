@@ -138,7 +138,7 @@ pub(crate) fn once_free<T, E>(
     loop {
         match attempt() {
             Err(error) if is_held(&error) && std::time::Instant::now() < by => {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
             done => return done,
         }
