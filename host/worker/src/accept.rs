@@ -26,6 +26,10 @@ const EXHAUSTION: Duration = Duration::from_millis(100);
 /// up. Other workers, if there are any, accept from it as well.
 const SWEEP: usize = 1024;
 
+/// Connections that are taken in a row before whatever else is ready goes on: a
+/// worker that is alone finds the next one without a look at its sockets.
+const ROW: u32 = 16;
+
 /// What a listener is to do.
 #[derive(Clone)]
 pub(crate) enum ListenerCommand {
@@ -61,6 +65,7 @@ pub(crate) async fn accept(
 ) {
     let mut draining = desk.draining();
     let mut terms = None;
+    let mut taken = 0_u32;
     loop {
         let command = commands.borrow_and_update().clone();
         let ListenerCommand::Accept(now) = command else {
@@ -77,7 +82,13 @@ pub(crate) async fn accept(
             next = next(&desk, &listener, now.limits.max_connections) => next,
         };
         match next {
-            Ok((socket, peer)) => open(&desk, now, socket, peer),
+            Ok((socket, peer)) => {
+                open(&desk, now, socket, peer);
+                taken = taken.wrapping_add(1);
+                if taken.is_multiple_of(ROW) {
+                    tokio::task::yield_now().await;
+                }
+            }
             Err(error) => exhausted(&desk, &error).await,
         }
     }
