@@ -456,6 +456,36 @@ fn idle_connections_make_room_for_others() {
 }
 
 #[test]
+fn connections_that_come_to_rest_make_room_for_who_waits_already() {
+    let skep = Skep::config(&format!(
+        "[listener.web]\naddress = \"127.0.0.1:0\"\nmax_connections = 2\n[pool.default]\nworkers = 1\n{}",
+        app("a", "echo", ""),
+    ));
+    let busy = |ms: u32, wanted: u32| {
+        let mut client = skep.client();
+        client
+            .send(format!("GET /slow?ms={ms} HTTP/1.1\r\nhost: a\r\n\r\n"))
+            .unwrap();
+        skep.wait_for_status("it to be busy", |status| {
+            status.workers[0].in_flight == wanted
+        });
+        client
+    };
+    // The first is kept afterwards and says nothing more; the second is the one that
+    // is asked to go when the worker is full, and does not end.
+    let mut first = busy(2000, 1);
+    let _second = busy(600_000, 2);
+    let began = Instant::now();
+    assert_eq!(skep.client().get("/counter").unwrap().status(), 200);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(first.response().unwrap().status(), 200);
+}
+
+#[test]
 fn a_head_that_is_too_large_has_an_outcome() {
     let skep = Skep::config(&format!("{}{}", pool(1), app("a", "echo", "")));
     let mut client = skep.client();

@@ -123,7 +123,7 @@ async fn exhausted(desk: &Desk, error: &io::Error) {
         complain(desk, "cannot accept", error);
     }
     desk.rooms.make(Instant::now());
-    let _ = tokio::time::timeout(EXHAUSTION, desk.next_end()).await;
+    let _ = tokio::time::timeout(EXHAUSTION, desk.next_rest()).await;
 }
 
 /// The next connection, when this worker wants one and there is one.
@@ -164,7 +164,7 @@ async fn next(
             Appetite::Full => {
                 listener.get_ref().pause()?;
                 desk.rooms.make(Instant::now());
-                desk.next_end().await;
+                desk.next_rest().await;
                 continue;
             }
         }

@@ -220,6 +220,12 @@ impl Carrier {
         from.home.owns(target.or_else(field).unwrap_or_default())
     }
 
+    /// Nothing is asked of it any more: it may make room for who waits.
+    pub(crate) fn rests(&self, now: Instant) {
+        self.stay.idle(now);
+        self.desk.request_ended();
+    }
+
     /// Counts a request whose head was refused before anybody could read it.
     pub(crate) fn refused_unread(&self, outcome: Outcome) {
         self.desk.refused_unread(outcome);

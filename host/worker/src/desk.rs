@@ -36,8 +36,8 @@ pub(crate) struct Desk {
     window: AtomicU64,
     /// How many wait for the end of a connection.
     waits: AtomicU32,
-    /// How many wait until nothing is in flight; usually none.
-    waits_for_all: AtomicU32,
+    /// How many wait for the end of a request as well; usually none.
+    waits_for_requests: AtomicU32,
     /// When a frequent failure was last logged.
     complained: Mutex<Option<Instant>>,
     draining: watch::Sender<bool>,
@@ -74,7 +74,7 @@ impl Desk {
             ended: Notify::new(),
             window: AtomicU64::new(0),
             waits: AtomicU32::new(0),
-            waits_for_all: AtomicU32::new(0),
+            waits_for_requests: AtomicU32::new(0),
             complained: Mutex::default(),
             draining: watch::Sender::new(false),
             accepting: AtomicU32::new(0),
@@ -235,7 +235,7 @@ impl Desk {
 
     /// A request, or the taking of connections, has ended.
     pub(crate) fn request_ended(&self) {
-        if self.waits_for_all.load(Relaxed) > 0 {
+        if self.waits_for_requests.load(Relaxed) > 0 {
             self.ended.notify_waiters();
         }
     }
@@ -243,6 +243,13 @@ impl Desk {
     /// The next end of a connection.
     pub(crate) async fn next_end(&self) {
         let _waiting = Waiting::on(&self.waits);
+        self.ended.notified().await;
+    }
+
+    /// The next end of a connection or of a request, after which its connection may
+    /// make room.
+    pub(crate) async fn next_rest(&self) {
+        let _waiting = Waiting::on(&self.waits_for_requests);
         self.ended.notified().await;
     }
 
@@ -284,7 +291,7 @@ impl Desk {
 
     /// Waits until nothing is in flight any more.
     pub(crate) async fn all_quiet(&self) {
-        let _waiting = Waiting::on(&self.waits_for_all);
+        let _waiting = Waiting::on(&self.waits_for_requests);
         loop {
             let end = self.ended.notified();
             tokio::pin!(end);

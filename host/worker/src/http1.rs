@@ -389,7 +389,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             Next::Wait => {}
             Next::Again => {
                 self.exchange = None;
-                self.carrier.stay.idle(now);
+                self.carrier.rests(now);
                 if self.input.is_empty() {
                     self.input = BytesMut::new();
                 }
@@ -398,7 +398,7 @@ impl<'a, T: Transport> Http1<'a, T> {
             Next::Close => return Err(Finish::Closed),
             Next::Linger => {
                 self.exchange = None;
-                self.carrier.stay.idle(now);
+                self.carrier.rests(now);
                 self.input.clear();
                 // It may have closed already.
                 let _ = Pin::new(&mut self.transport).poll_shutdown(cx);

@@ -123,6 +123,7 @@ impl Pulse {
         self.moved.store(micros(now), Relaxed);
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.stay.idle(now);
+            self.desk.request_ended();
             self.task.wake();
         }
     }
