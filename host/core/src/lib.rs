@@ -32,6 +32,7 @@ pub mod route;
 mod seats;
 pub mod solo;
 mod spec;
+pub mod stock;
 pub mod supervise;
 pub mod sweep;
 mod tally;

@@ -80,6 +80,13 @@ impl Seats {
         true
     }
 
+    /// Whether `tenant` is owed so many more, so that they are nobody else's whether it
+    /// takes them or not.
+    #[must_use]
+    pub fn owes(&self, tenant: usize, seats: u32) -> bool {
+        self.held(tenant).saturating_add(seats) <= self.minimum()
+    }
+
     /// Takes back what `tenant` was given.
     pub fn give_back(&mut self, tenant: usize, seats: u32) {
         let held = self.held(tenant);
@@ -109,6 +116,15 @@ mod tests {
         assert!(!seats.take(only, 1));
         seats.give_back(only, 1);
         assert!(seats.take(only, 1));
+    }
+
+    #[test]
+    fn a_tenant_is_owed_its_minimum_and_no_more() {
+        let mut seats = Seats::new(12);
+        let (one, other) = (seats.join(), seats.join());
+        assert!(seats.owes(one, 6) && !seats.owes(one, 7));
+        assert!(seats.take(other, 6) && seats.take(one, 5));
+        assert!(seats.owes(one, 1) && !seats.owes(one, 2));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use crate::blueprint::{Blueprint, HandlerSetup};
 use crate::body::GuestBody;
 use crate::call::{CallSetup, Ended, Witness};
+use crate::event_loop;
 use crate::fault::chain;
 use crate::guest::Guest;
 use crate::instances::{InstanceCounts, Instances};
@@ -151,6 +152,7 @@ impl Handler {
             });
             return Err(Outcome::Deadline);
         }
+        event_loop::call_begins();
         let terms = Terms {
             deadline: Instant::now() + setup.timeout,
             timeout: setup.timeout,

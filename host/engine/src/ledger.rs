@@ -58,6 +58,16 @@ impl Ledger {
         }
     }
 
+    /// Bytes that are counted.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Whose it is.
+    pub(crate) fn share(&self) -> &Arc<HandlerShare> {
+        &self.share
+    }
+
     /// Whether a growth was ever refused, the last time for whom: a trap after
     /// that is for want of memory.
     pub(crate) fn refused(&self) -> Option<Refused> {

@@ -21,11 +21,14 @@ use wasmtime::UpdateDeadline;
 use crate::run_queue::Entry;
 use crate::tenants::HandlerShare;
 
-/// Clocks that this crate may not read by itself.
+/// Clocks that this crate may not read or set by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// CPU time of the calling thread.
     pub thread_cpu: fn() -> Duration,
+    /// Called before a guest runs for a moment that no call waits for: [`tick`](crate::tick)s
+    /// must come meanwhile.
+    pub ticks: fn(),
 }
 
 /// The guest used up its CPU budget.
@@ -144,6 +147,7 @@ impl Meter {
     /// Starts to count from nothing.
     pub(crate) fn renew(&mut self) {
         self.used = Duration::ZERO;
+        self.preempted = false;
         self.computing = None;
     }
 

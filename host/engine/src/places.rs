@@ -1,17 +1,30 @@
 //! The places for calls on a shared instance: who waits for one, who has one, and
 //! who has left.
+//!
+//! The instance lives here, too, so that whoever gives it a call lets it run at once:
+//! the call costs no wake-up of the instance's task, nor one of its caller. Between
+//! that, and for whatever it waits for, its task lets it run.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use skep_core::{InstancePolicy, Outcome};
 
 use crate::fault::Verdict;
 use crate::world::{Job, Reception};
 
+/// The life of a shared instance: ends when the instance does.
+pub(crate) type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The places of one instance.
-pub(crate) struct Places(Mutex<Occupancy>);
+pub(crate) struct Places {
+    occupancy: Mutex<Occupancy>,
+    /// Not here while it runs, nor once it has ended.
+    life: Mutex<Option<Life>>,
+}
 
 struct Occupancy {
     /// Whether it takes calls.
@@ -26,6 +39,7 @@ struct Occupancy {
     deserted: bool,
     /// The guest may still work on calls that were given up.
     haunted: bool,
+    /// Its task's, once that has begun.
     driver: Option<Waker>,
 }
 
@@ -37,20 +51,68 @@ struct OnIt {
 
 impl Places {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Occupancy {
-            open: true,
-            taken: 0,
-            queue: VecDeque::new(),
-            calls: Vec::new(),
-            deserted: false,
-            haunted: false,
-            driver: None,
-        })))
+        Arc::new(Self {
+            occupancy: Mutex::new(Occupancy {
+                open: true,
+                taken: 0,
+                queue: VecDeque::new(),
+                calls: Vec::new(),
+                deserted: false,
+                haunted: false,
+                driver: None,
+            }),
+            life: Mutex::default(),
+        })
     }
 
     fn occupancy(&self) -> MutexGuard<'_, Occupancy> {
         // Whole at every step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.occupancy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Option<Life>> {
+        // Whole at every step.
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a task of its own let the instance live this life to its end.
+    pub(crate) fn live(self: &Arc<Self>, life: Life) {
+        *self.life() = Some(life);
+        let living = Living(Arc::clone(self));
+        tokio::spawn(std::future::poll_fn(move |cx| living.0.go_on(cx)));
+    }
+
+    /// Lets the instance run.
+    fn go_on(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // Out of its place: it may lead back here, and is not polled again if it panics.
+        let life = self.life().take();
+        let Some(mut life) = life else {
+            return Poll::Ready(());
+        };
+        let polled = life.as_mut().poll(cx);
+        if polled.is_pending() {
+            *self.life() = Some(life);
+        }
+        polled
+    }
+
+    /// Lets the instance run in this turn of whoever gave it a call, unless its task has
+    /// not begun yet, which it does by itself.
+    pub(crate) fn run(&self) {
+        let Some(driver) = self.occupancy().driver.clone() else {
+            return;
+        };
+        let mut cx = Context::from_waker(&driver);
+        // What makes the host panic is not this call's alone, and must not end its
+        // connection: the instance ends, and all its calls with it.
+        let go_on = AssertUnwindSafe(|| self.go_on(&mut cx));
+        if !matches!(catch_unwind(go_on), Ok(Poll::Pending)) {
+            // It has ended, and its task is to end, too; or it runs, which is how this
+            // was called, and looks for the call when it is polled again.
+            driver.wake();
+        }
     }
 
     /// Whether it takes another call.
@@ -61,13 +123,12 @@ impl Places {
         occupancy.open && now < room && occupancy.taken < policy.reuse
     }
 
-    /// Takes a call.
+    /// Takes a call, which the instance sees when it [runs](Self::run).
     pub(crate) fn take(self: &Arc<Self>, job: Job) {
         let reception = Arc::clone(&job.reception);
         let mut occupancy = self.occupancy();
         occupancy.taken += 1;
         occupancy.queue.push_back(job);
-        occupancy.wake();
         // What the call does with its place may lead back here.
         drop(occupancy);
         reception.placed(Place(Some(Arc::clone(self))));
@@ -126,7 +187,7 @@ impl Places {
         over
     }
 
-    /// What the driver does before each of its turns. Whether nobody is left who
+    /// What the instance does before each of its turns. Whether nobody is left who
     /// waits for the instance, nor will be.
     pub(crate) fn look(&self, cx: &Context<'_>) -> bool {
         let mut occupancy = self.occupancy();
@@ -173,6 +234,16 @@ impl Occupancy {
     }
 }
 
+/// The task's hold on the instance, which does not outlive its runtime.
+struct Living(Arc<Places>);
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        let life = self.0.life().take();
+        drop(life);
+    }
+}
+
 /// A call's place on an instance. Dropped, the call is given up.
 pub(crate) struct Place(Option<Arc<Places>>);
 
@@ -193,7 +264,7 @@ impl Drop for Place {
     }
 }
 
-/// The driver's hold on its instance's places.
+/// The instance's hold on its places.
 pub(crate) struct Occupied(pub(crate) Arc<Places>);
 
 impl Occupied {
@@ -203,6 +274,8 @@ impl Occupied {
         let (calls, queue) = {
             let mut occupancy = self.0.occupancy();
             occupancy.open = false;
+            // Its task may be told by nobody else.
+            occupancy.wake();
             let calls = std::mem::take(&mut occupancy.calls);
             (calls, std::mem::take(&mut occupancy.queue))
         };

@@ -10,19 +10,17 @@
 //!        ▲                                                                  │ the allowance is used up
 //!        └──────────────────────────────────────────────────────────────────┘
 //! ```
-//!
-//! The looking is done by tokio: its `yield_now` wakes a task only after the
-//! I/O driver has been polled and everything else that was ready has run.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use skep_core::Moment;
 use skep_core::fair::{Fair, Member, Next};
+
+use crate::event_loop::{self, behind_the_sockets, behind_what_is_ready};
 
 /// How long a guest runs before it yields, where its tenant has the worker to
 /// itself.
@@ -32,17 +30,6 @@ const SLICE: Duration = Duration::from_millis(1);
 /// others wait for at most. Shorter ones would spend more than a hundredth of
 /// the CPU on ticks.
 const SHORT_SLICE: Duration = Duration::from_micros(250);
-
-thread_local! {
-    /// How often this thread had nothing left to do.
-    static LOOKS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// To be called by a thread that runs guests whenever it has nothing left to do but
-/// to look at its sockets: a turn of its event loop ends.
-pub fn sockets_are_looked_at() {
-    LOOKS.set(LOOKS.get().wrapping_add(1));
-}
 
 /// Guests that wait, and whose turn it is.
 pub(crate) struct RunQueue {
@@ -127,7 +114,7 @@ impl RunQueue {
         let moment = self.moment(now);
         let mut state = self.state();
         // One that is not driven is not told by its task.
-        let look = LOOKS.get();
+        let look = event_loop::turn();
         if std::mem::replace(&mut state.look, look) != look && !state.driven {
             state.fair.turn();
         }
@@ -279,7 +266,7 @@ impl Drop for Driving {
 async fn drive(driving: Driving) {
     let queue = &driving.0;
     loop {
-        tokio::task::yield_now().await;
+        behind_the_sockets().await;
         queue.turn();
         loop {
             match queue.step() {
@@ -293,17 +280,4 @@ async fn drive(driving: Driving) {
             }
         }
     }
-}
-
-/// Lets everything run that is ready by now, without a look at the sockets.
-async fn behind_what_is_ready() {
-    let mut went = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut went, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

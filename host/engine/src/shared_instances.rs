@@ -1,7 +1,7 @@
 //! Several calls of `wasi:http/handler@0.3` at a time on one instance.
 //!
-//! Each instance is driven by a task of its own, which takes calls for as long as
-//! the policy allows:
+//! Each instance has a task of its own, and runs at once when it is given a call, which
+//! it is for as long as the policy allows:
 //!
 //! ```text
 //!  instance: open ──▶ closed (spent, idle, retired, a call failed or was given up)
@@ -95,7 +95,8 @@ impl SharedInstances {
     /// Gives a call a place on an instance with room, or on a new one.
     pub(crate) fn take(self: &Arc<Self>, job: Job) {
         Meter::charge_overhead(&self.blueprint.share);
-        self.calls.fetch_add(1, Relaxed);
+        // A worker is one thread: nothing comes in between, here and below.
+        self.calls.store(self.calls.load(Relaxed) + 1, Relaxed);
         self.place(job);
     }
 
@@ -104,10 +105,13 @@ impl SharedInstances {
         let mut instances = self.instances();
         instances.retain(|places| places.is_open());
         if let Some(places) = instances.iter().find(|places| places.has_room(policy)) {
+            let places = Arc::clone(places);
+            drop(instances);
             places.take(job);
+            places.run();
             return;
         }
-        self.made.fetch_add(1, Relaxed);
+        self.made.store(self.made.load(Relaxed) + 1, Relaxed);
         let request_id = Arc::clone(&job.request_id);
         let places = Places::new();
         places.take(job);
@@ -117,13 +121,13 @@ impl SharedInstances {
             instances.push(Arc::clone(&places));
         }
         drop(instances);
-        tokio::spawn(drive(
+        places.live(Box::pin(live(
             Arc::downgrade(self),
             Arc::clone(&self.blueprint),
             self.pre.clone(),
-            Occupied(places),
+            Occupied(Arc::clone(&places)),
             request_id,
-        ));
+        )));
     }
 }
 
@@ -134,7 +138,7 @@ impl Drop for SharedInstances {
 }
 
 /// The life of one shared instance.
-async fn drive(
+async fn live(
     shared: Weak<SharedInstances>,
     blueprint: Arc<Blueprint>,
     pre: ServicePre<Guest>,

@@ -169,8 +169,8 @@ impl<W: Witness> Slot<W> {
         let State::Live(live) = before else {
             return;
         };
-        // The guest is gone with its store before anybody hears of the end, so that
-        // its instance is free for whoever waits for it.
+        // The guest is gone with its store before anybody hears of the end, or its store
+        // is spent, so that its instance is free for whoever waits for it.
         let cpu = live.guest.end();
         drop(live.reply);
         if let Some(number) = live.watched {

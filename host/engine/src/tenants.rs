@@ -6,13 +6,14 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use skep_core::Seats;
 use skep_core::fair::{self, Member};
 
+use crate::housekeeping::{Housekeeping, Stock};
 use crate::run_queue::{Entry, Go, RunQueue};
 use crate::runtime::Capacity;
 use crate::settings::Flavor;
@@ -46,6 +47,7 @@ struct Shared {
     seats: Mutex<[Seats; 2]>,
     /// Bytes of all instances.
     memory: AtomicU64,
+    housekeeping: Arc<Housekeeping>,
 }
 
 impl Shared {
@@ -72,6 +74,7 @@ impl Tenants {
             run_queue: Arc::new(RunQueue::new(pace)),
             seats: Mutex::new([seats.clone(), seats]),
             memory: AtomicU64::new(0),
+            housekeeping: Arc::default(),
         }))
     }
 
@@ -90,6 +93,7 @@ impl Tenants {
             cpu: AtomicU64::new(0),
             memory: AtomicU64::new(0),
             memory_limit: AtomicU64::new(limits.memory),
+            stocks: Mutex::default(),
         })
     }
 
@@ -113,6 +117,8 @@ pub struct TenantShare {
     cpu: AtomicU64,
     memory: AtomicU64,
     memory_limit: AtomicU64,
+    /// Instances that were made ahead, of each of its handlers.
+    stocks: Mutex<Vec<Weak<dyn Stock>>>,
 }
 
 impl std::fmt::Debug for TenantShare {
@@ -154,15 +160,27 @@ impl TenantShare {
         self.memory_limit.store(bytes, Relaxed);
     }
 
+    /// Its number among those with seats.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// What its worker does for its instances while nobody waits for it.
+    pub(crate) fn housekeeping(&self) -> &Arc<Housekeeping> {
+        &self.worker.housekeeping
+    }
+
     /// Counts so many more bytes, if it may have them.
     pub(crate) fn reserve(&self, bytes: usize) -> bool {
         let bytes = bytes as u64;
         let limit = self.memory_limit.load(Relaxed);
-        // A worker is one thread: nothing comes in between.
-        let used = self.memory.load(Relaxed).saturating_add(bytes);
-        if bytes > 0 && limit > 0 && used > limit {
+        let fits = || bytes == 0 || limit == 0 || self.memory_used().saturating_add(bytes) <= limit;
+        let may = fits() || self.give_back() && fits();
+        if !may {
             return false;
         }
+        // A worker is one thread: nothing comes in between.
+        let used = self.memory.load(Relaxed).saturating_add(bytes);
         self.memory.store(used, Relaxed);
         let all = self.worker.memory.load(Relaxed);
         self.worker.memory.store(all.wrapping_add(bytes), Relaxed);
@@ -180,12 +198,43 @@ impl TenantShare {
     /// The right to make an instance that takes so many seats of its engine, if
     /// there is one for this tenant.
     pub(crate) fn sit(self: &Arc<Self>, flavor: Flavor, seats: u32) -> Option<Seat> {
-        let taken = self.worker.seats()[flavor as usize].take(self.number, seats);
+        let take = || self.worker.seats()[flavor as usize].take(self.number, seats);
+        let taken = take() || self.give_back() && take();
         taken.then(|| Seat {
             tenant: Arc::clone(self),
             flavor,
             seats,
         })
+    }
+
+    /// Whether there is room for an instance that no call needs yet: seats that are
+    /// nobody else's, and half of the memory.
+    pub(crate) fn has_room_to_spare(&self, flavor: Flavor, seats: u32) -> bool {
+        let limit = self.memory_limit.load(Relaxed);
+        (limit == 0 || self.memory_used() <= limit / 2)
+            && self.worker.seats()[flavor as usize].owes(self.number, seats)
+    }
+
+    /// There is another stock of instances that are made ahead.
+    pub(crate) fn has_stock(&self, stock: Weak<dyn Stock>) {
+        let mut stocks = self.stocks();
+        stocks.retain(|stock| stock.strong_count() > 0);
+        stocks.push(stock);
+    }
+
+    /// Drops what it has and no call needs. Says whether there was anything.
+    fn give_back(&self) -> bool {
+        let stocks: Vec<_> = self.stocks().iter().filter_map(Weak::upgrade).collect();
+        let mut any = self.housekeeping().drop_spent_of(self.number);
+        for stock in stocks {
+            any |= stock.give_up();
+        }
+        any
+    }
+
+    fn stocks(&self) -> MutexGuard<'_, Vec<Weak<dyn Stock>>> {
+        // Whole at every step.
+        self.stocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether one of its guests may run, which else is queued afterwards.

@@ -118,6 +118,7 @@ impl Shape<'_> {
             Clock {
                 // No guest here has a CPU budget that matters.
                 thread_cpu: || Duration::ZERO,
+                ticks: || {},
             },
         );
         let setup = HandlerSetup {

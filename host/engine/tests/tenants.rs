@@ -123,6 +123,7 @@ fn load(compiled: &Compiled, tenant: &Arc<TenantShare>, instance: InstancePolicy
         CAPACITY,
         Clock {
             thread_cpu: skep_sys::clock::thread_cpu,
+            ticks: || {},
         },
     );
     let setup = HandlerSetup {
@@ -370,7 +371,8 @@ fn a_tenants_instances_have_its_memory_together_and_give_it_back() {
     on_a_worker(async {
         let first = begin(&limited, 3, &told);
         until("3 there", || limited.tenant.memory_used() > 3 * MIB).await;
-        assert_eq!(limited.tenant.instances(), 3);
+        let with_calls = limited.tenant.instances() as usize - limited.handler.instances().idle;
+        assert_eq!(with_calls, 3);
         for call in begin(&limited, 5, &told) {
             assert_eq!(call.await.unwrap(), Some(Outcome::TenantOverBudget));
         }
@@ -381,12 +383,18 @@ fn a_tenants_instances_have_its_memory_together_and_give_it_back() {
         for call in first.iter().chain(&others) {
             call.abort();
         }
-        until("all gone", || tenants.guest_memory() == 0).await;
+        until("all gone", || {
+            limited.handler.expire_idle();
+            other.handler.expire_idle();
+            tenants.guest_memory() == 0
+        })
+        .await;
         assert_eq!(limited.tenant.instances() + other.tenant.instances(), 0);
 
         for _ in 0..2000 {
             assert_eq!(call(&traps.handler, &told).await, Some(Outcome::Trap));
         }
+        traps.handler.retire();
         assert_eq!(tenants.guest_memory(), 0);
         assert_eq!(limited.tenant.instances(), 0);
 
@@ -397,6 +405,42 @@ fn a_tenants_instances_have_its_memory_together_and_give_it_back() {
             Some(Outcome::TenantOverBudget)
         );
     });
+}
+
+#[test]
+fn what_was_made_ahead_is_given_back_to_calls_that_need_the_room() {
+    const INSTANCES: u32 = 16;
+    let (short, endless) = (counts(10), spins());
+    for (capacity, memory) in [
+        (INSTANCES, 0),
+        (100, u64::from(INSTANCES) * (64 << 10) + (48 << 10)),
+    ] {
+        let tenants = Tenants::new(
+            Capacity {
+                instances: capacity,
+            },
+            pace,
+        );
+        let load_endless = limited(&tenants, memory, &endless);
+        let tenant = &load_endless.tenant;
+        let other = load(&short, tenant, InstancePolicy::default());
+        let told = Told::default();
+        on_a_worker(async {
+            for _ in 0..6 {
+                call(&other, &told).await;
+            }
+            until("some ahead", || other.instances().idle == 5).await;
+            let calls = begin(&load_endless, INSTANCES as usize, &told);
+            until("all there", || {
+                tenant.instances() == INSTANCES && other.instances().idle == 0
+            })
+            .await;
+            for call in &calls {
+                call.abort();
+            }
+            until("all gone", || tenant.instances() == 0).await;
+        });
+    }
 }
 
 #[test]
@@ -441,7 +485,13 @@ fn no_tenant_takes_the_last_instances_of_a_worker() {
         for call in calls.iter().chain(&others) {
             call.abort();
         }
-        until("all gone", || tenants.guest_memory() == 0).await;
+        until("all gone", || {
+            for load in [&greedy, &one, &two, &wide] {
+                load.handler.expire_idle();
+            }
+            tenants.guest_memory() == 0
+        })
+        .await;
         assert_eq!(greedy.tenant.instances(), 0);
     });
 }

@@ -109,6 +109,7 @@ pub(crate) async fn load(link: &mut Primary) -> anyhow::Result<Fit> {
     let (sender, mut news) = mpsc::unbounded_channel();
     let clock = Clock {
         thread_cpu: skep_sys::clock::thread_cpu,
+        ticks: skep_sys::ticker::come,
     };
     let runtime = Runtime::start(capacity(&loads), clock);
     let confined = jail::enter(runtime, &folder, sandbox)?;

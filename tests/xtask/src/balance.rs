@@ -99,6 +99,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
                 path: "/".to_owned(),
                 clients: options.clients,
                 connections,
+                body: None,
                 seconds: BUSY_SECONDS,
             };
             let before = accepted(&fleet).await?;

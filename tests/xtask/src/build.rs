@@ -62,6 +62,8 @@ pub(crate) struct Guests {
     pub(crate) revision: PathBuf,
     /// Gives a request's body back.
     pub(crate) echo: PathBuf,
+    /// The same of WASI 0.3.
+    pub(crate) echo_p3: PathBuf,
 }
 
 impl Guests {
@@ -75,7 +77,7 @@ impl Guests {
         add_target(&guests)?;
         print::progress("building the guests");
         let mut arguments = vec!["--target", GUEST_TARGET];
-        for package in ["hello", "hello-p3", "revision", "echo"] {
+        for package in ["hello", "hello-p3", "revision", "echo", "echo-p3"] {
             arguments.extend(["-p", package]);
         }
         let artifacts = build(&guests, &arguments)?;
@@ -96,6 +98,7 @@ impl Guests {
             hello_p3: file("hello_p3")?,
             revision: file("revision")?,
             echo: file("echo")?,
+            echo_p3: file("echo_p3")?,
         })
     }
 }

@@ -10,10 +10,12 @@
 mod balance;
 mod build;
 mod churn;
+mod client;
 mod compare;
 mod cost;
 mod fleet;
 mod machine;
+mod paced;
 mod peers;
 mod print;
 mod process;

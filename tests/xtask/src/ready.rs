@@ -275,6 +275,7 @@ async fn load(fleet: &Fleet, path: &str, seconds: u64) -> Result<Report> {
         path: path.to_owned(),
         clients: 32,
         connections: Connections::KeptAlive,
+        body: None,
         seconds,
     })
     .await

@@ -25,7 +25,7 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> Option<f64> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a rank among some hundreds of values"
+        reason = "a rank among values that fit into memory"
     )]
     let rank = (values.len() as f64 * share).ceil() as usize;
     values.get(rank.max(1) - 1).copied()

@@ -12,6 +12,9 @@ use crate::process::on_path;
 /// The wasmtime that skep embeds; comparing with another compares compilers.
 const WASMTIME: &str = "48.0.8";
 
+/// The workerd that figures are quoted of.
+const WORKERD: &str = "1.20261117.1";
+
 /// Why a peer takes no part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Absent(pub(crate) String);
@@ -23,19 +26,52 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, Absent> {
 
 /// `wasmtime`: `$WASMTIME`, one that we installed, or the one on PATH.
 pub(crate) fn wasmtime() -> Result<PathBuf, Absent> {
-    if let Some(named) = std::env::var_os("WASMTIME") {
+    chosen("WASMTIME", "bin/wasmtime", "wasmtime")
+}
+
+/// `workerd`: `$WORKERD`, one that we installed, or the one on PATH.
+pub(crate) fn workerd() -> Result<PathBuf, Absent> {
+    chosen("WORKERD", "node_modules/.bin/workerd", "workerd")
+}
+
+/// A program that a variable names, that we installed, or that is on PATH.
+fn chosen(variable: &str, installed: &str, name: &str) -> Result<PathBuf, Absent> {
+    if let Some(named) = std::env::var_os(variable) {
         let named = PathBuf::from(named);
         return match named.is_file() {
             true => Ok(named),
-            false => Err(Absent(format!("WASMTIME={} is no file", named.display()))),
+            false => Err(Absent(format!("{variable}={} is no file", named.display()))),
         };
     }
-    let installed = peers_dir().join("bin/wasmtime");
+    let installed = peers_dir().join(installed);
     if installed.is_file() {
         return Ok(installed);
     }
-    on_path("wasmtime")
-        .ok_or_else(|| Absent("no wasmtime on PATH or in $WASMTIME; --install gets it".to_owned()))
+    on_path(name).ok_or_else(|| {
+        Absent(format!(
+            "no {name} on PATH or in ${variable}; --install gets it"
+        ))
+    })
+}
+
+/// Installs `workerd` from npm, unless there is one.
+///
+/// # Errors
+///
+/// There is no npm, or it cannot install it.
+pub(crate) fn install_workerd() -> Result<()> {
+    if workerd().is_ok() {
+        return Ok(());
+    }
+    print::progress(format_args!("installing workerd {WORKERD}"));
+    let status = Command::new("npm")
+        .args(["install", "--no-audit", "--no-fund", "--prefix"])
+        .arg(peers_dir())
+        .arg(format!("workerd@{WORKERD}"))
+        .status()
+        .context("cannot run npm")?;
+    ensure!(status.success(), "workerd {WORKERD} does not install");
+    Ok(())
 }
 
 /// Builds `wasmtime` from crates.io, unless there is one.

@@ -1,5 +1,6 @@
 //! The load generator: one run of `wrk`, and what it printed.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) struct Load {
     /// At one time.
     pub(crate) clients: u32,
     pub(crate) connections: Connections,
+    /// Bytes that each request sends, if it does.
+    pub(crate) body: Option<usize>,
     /// In whole seconds: `wrk` knows no others.
     pub(crate) seconds: u64,
 }
@@ -64,6 +67,15 @@ pub(crate) async fn run(load: &Load) -> Result<Report> {
         .kill_on_drop(true);
     if load.connections == Connections::New {
         command.args(["-H", "Connection: close"]);
+    }
+    // Lives for as long as wrk does.
+    let mut script = tempfile::Builder::new().suffix(".lua").tempfile()?;
+    if let Some(bytes) = load.body {
+        writeln!(
+            script,
+            "wrk.method = 'POST'\nwrk.body = string.rep('x', {bytes})"
+        )?;
+        command.arg("-s").arg(script.path());
     }
     let output = timeout(Duration::from_secs(load.seconds) + SLACK, command.output())
         .await

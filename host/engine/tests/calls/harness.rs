@@ -142,6 +142,7 @@ impl Setup {
             CAPACITY,
             Clock {
                 thread_cpu: skep_sys::clock::thread_cpu,
+                ticks: || {},
             },
         );
         let setup = HandlerSetup {
@@ -220,6 +221,15 @@ pub(crate) struct Ask<'a> {
 }
 
 impl App {
+    /// Waits until no instance is left, with what a worker does every half second.
+    pub(crate) async fn until_no_instance(&self) {
+        until("no instance", || {
+            self.handler.expire_idle();
+            self.tenant.instances() == 0
+        })
+        .await;
+    }
+
     pub(crate) fn ask<'a>(&'a self, target: &'a str) -> Ask<'a> {
         Ask {
             app: self,

@@ -3,6 +3,7 @@
 //! leave, or do nothing at all.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod ahead;
 mod content;
 mod harness;
 mod limits;

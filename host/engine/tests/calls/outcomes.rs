@@ -66,7 +66,7 @@ fn every_fault_is_one_every_time() {
                         assert!(whole || body == Err(*outcome), "{what}: {body:?}");
                     }
                 }
-                until("no instance", || app.tenant.instances() == 0).await;
+                app.until_no_instance().await;
             }
         }
     });

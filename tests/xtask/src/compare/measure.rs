@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
+use crate::paced::{self, Pace, Paced};
 use crate::peers::Peer;
 use crate::request;
-use crate::server::Server;
+use crate::server::{Launch, Server};
 use crate::wrk::{self, Connections, Load, Report};
 
 /// How long a server may take to start: wasmtime compiles a JavaScript engine
@@ -17,6 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Just-in-time compilers, caches and pools are warm after it.
 const WARM_UP_SECONDS: u64 = 2;
+
+/// Bodies that an echo is asked for, in bytes.
+pub(super) const ECHOES: [usize; 2] = [1 << 10, 100 << 10];
+
+/// Part of its throughput at which a server's latency is measured.
+const PACE: f64 = 0.5;
 
 /// The load of every server in a round.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -30,6 +37,10 @@ pub(super) struct Round {
 pub(super) struct Sample {
     pub(super) kept_alive: Measured,
     pub(super) new: Measured,
+    /// At half the rate of `kept_alive`.
+    pub(super) paced: Pace,
+    /// Of each of [`ECHOES`], where the server has an echo.
+    pub(super) echoes: Option<[Measured; 2]>,
     /// Of each serving process before any load, in KiB.
     pub(super) worker_pss_kib: Vec<u64>,
     /// Of all processes before any load, in KiB.
@@ -63,20 +74,63 @@ impl Round {
             ..self.load(&server, Connections::KeptAlive)
         })
         .await?;
-        let kept_alive = self.under_load(&server, Connections::KeptAlive).await?;
-        let new = self.under_load(&server, Connections::New).await?;
+        let kept_alive = self.under_load(&server, Connections::KeptAlive, None);
+        let kept_alive = kept_alive.await?;
+        let paced = Paced {
+            address: server.address(),
+            rate: kept_alive.report.requests_per_second * PACE,
+            clients: self.clients,
+            seconds: self.seconds,
+        };
+        let paced = paced::run(paced).await?;
+        let new = self.under_load(&server, Connections::New, None).await?;
         server.stop().await?;
+        let echoes = match peer.echo(scratch)? {
+            Some(launch) => Some(self.measure_echo(launch, scratch).await?),
+            None => None,
+        };
         Ok(Sample {
             kept_alive,
             new,
+            paced,
+            echoes,
             worker_pss_kib: memory.workers,
             total_pss_kib: memory.total,
         })
     }
 
-    async fn under_load(self, server: &Server, connections: Connections) -> Result<Measured> {
+    async fn measure_echo(self, launch: Launch, scratch: &Path) -> Result<[Measured; 2]> {
+        let log = scratch.join("echo.log");
+        let server = Server::start(launch, "/", &log, PATIENCE).await?;
+        let warm_up = Load {
+            seconds: WARM_UP_SECONDS,
+            body: Some(ECHOES[0]),
+            ..self.load(&server, Connections::KeptAlive)
+        };
+        wrk::run(&warm_up).await?;
+        let [small, large] = ECHOES.map(Some);
+        let measured = [
+            self.under_load(&server, Connections::KeptAlive, small)
+                .await?,
+            self.under_load(&server, Connections::KeptAlive, large)
+                .await?,
+        ];
+        server.stop().await?;
+        Ok(measured)
+    }
+
+    async fn under_load(
+        self,
+        server: &Server,
+        connections: Connections,
+        body: Option<usize>,
+    ) -> Result<Measured> {
         let before = server.cpu_seconds();
-        let report = wrk::run(&self.load(server, connections)).await?;
+        let load = Load {
+            body,
+            ..self.load(server, connections)
+        };
+        let report = wrk::run(&load).await?;
         let used = server.cpu_seconds() - before;
         ensure!(report.requests > 0, "no request was answered: {report:?}");
         Ok(Measured {
@@ -91,6 +145,7 @@ impl Round {
             path: "/".to_owned(),
             clients: self.clients,
             connections,
+            body: None,
             seconds: self.seconds,
         }
     }

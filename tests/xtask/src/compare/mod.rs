@@ -1,8 +1,9 @@
 //! `compare`: skep beside other servers, all with the same load.
 //!
 //! ```text
-//! for each round: for each server: start → idle memory → warm up
-//!                                        → kept-alive load → new connections → end
+//! for each round: for each server: start → idle memory → warm up → kept-alive load
+//!                                        → half of that, by the clock → new connections → end
+//!                                  start as an echo → warm up → 1 KiB → 100 KiB → end
 //! ```
 //! Whole rounds are repeated instead of one server's runs, so that a machine
 //! that gets slower with time does so for all. Figures are medians over the
@@ -51,7 +52,7 @@ pub(crate) struct Options {
     /// No servers whose name begins so
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     skip: Vec<String>,
-    /// Build wasmtime from crates.io if there is none
+    /// Get wasmtime from crates.io and workerd from npm if there are none
     #[arg(long)]
     install: bool,
     /// Print JSON
@@ -84,6 +85,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let wrk = tools::find("wrk").map_err(|Absent(reason)| anyhow::anyhow!(reason))?;
     if options.install {
         tools::install_wasmtime()?;
+        tools::install_workerd()?;
     }
     let built = Built {
         guests: Guests::build()?,
@@ -205,6 +207,7 @@ fn versions(wrk: &Path) -> Vec<String> {
         of(tools::find("nginx"), "-v"),
         of(tools::find("node"), "-v").map(|version| format!("node {version}")),
         of(tools::wasmtime(), "--version"),
+        of(tools::workerd(), "--version"),
     ]
     .into_iter()
     .flatten()

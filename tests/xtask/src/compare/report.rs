@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::measure::{Measured, Round, Sample};
 use crate::machine::Machine;
+use crate::paced::Pace;
 use crate::peers::{Id, WORKERS};
 use crate::statistics::median;
 use crate::table::{self, Table};
@@ -31,6 +32,10 @@ struct Row {
     rounds: usize,
     kept_alive: Medians,
     new: Medians,
+    /// At half the rate of `kept_alive`.
+    paced: Paced,
+    /// Of each size of [`ECHOES`], where the server has an echo.
+    echoes: Option<[Medians; 2]>,
     processes: usize,
     /// The median worker's.
     worker_pss_kib: f64,
@@ -44,6 +49,15 @@ struct Medians {
     p99_us: f64,
     cpu_us: f64,
     /// Of all rounds together.
+    errors: u64,
+}
+
+/// Latencies at a fixed rate.
+#[derive(Debug, Serialize)]
+struct Paced {
+    rate: f64,
+    p50_us: f64,
+    p99_us: f64,
     errors: u64,
 }
 
@@ -64,6 +78,8 @@ impl Comparison {
             Some(match figure {
                 Figure::Requests => row.kept_alive.requests_per_second,
                 Figure::Connections => row.new.requests_per_second,
+                Figure::PacedP50 => row.paced.p50_us,
+                Figure::PacedP99 => row.paced.p99_us,
             })
         });
         Self {
@@ -81,41 +97,85 @@ impl Comparison {
         &self.verdicts
     }
 
-    fn servers(&self) -> Table {
+    fn throughput(&self) -> Table {
         let mut table = Table::new([
             "server",
             "requests/s",
-            "p50",
-            "p99",
             "CPU/request",
             "new conn/s",
-            "p50",
-            "p99",
             "CPU/conn",
-            "PSS/worker",
-            "PSS, all",
+            "echo 1 KiB/s",
+            "CPU",
+            "echo 100 KiB/s",
+            "CPU",
             "errors",
         ]);
         for row in &self.servers {
-            let [kept, new] = [&row.kept_alive, &row.new].map(|load| {
+            let pair = |load: &Medians| {
                 [
                     table::count(load.requests_per_second),
-                    table::time(load.p50_us),
-                    table::time(load.p99_us),
                     table::time(load.cpu_us),
                 ]
-            });
-            let memory = [
-                format!(
-                    "{} × {}",
-                    row.processes,
-                    table::mebibytes(row.worker_pss_kib)
-                ),
-                table::mebibytes(row.total_pss_kib),
-                (row.kept_alive.errors + row.new.errors).to_string(),
-            ];
+            };
+            let none = || [table::NOT_MEASURED; 2].map(str::to_owned);
+            let [small, large] = match &row.echoes {
+                Some(echoes) => echoes.each_ref().map(pair),
+                None => [none(), none()],
+            };
+            let figures = [pair(&row.kept_alive), pair(&row.new), small, large];
             let label = [row.server.label().to_owned()];
-            table.row(label.into_iter().chain(kept).chain(new).chain(memory));
+            let errors = [row.errors().to_string()];
+            table.row(
+                label
+                    .into_iter()
+                    .chain(figures.into_iter().flatten())
+                    .chain(errors),
+            );
+        }
+        table
+    }
+
+    fn latency(&self) -> Table {
+        let mut table = Table::new([
+            "server",
+            "half load, requests/s",
+            "p50",
+            "p99",
+            "full load: p50",
+            "p99",
+            "new conn: p50",
+            "p99",
+        ]);
+        for row in &self.servers {
+            let Row {
+                paced,
+                kept_alive,
+                new,
+                ..
+            } = row;
+            let times = [
+                paced.p50_us,
+                paced.p99_us,
+                kept_alive.p50_us,
+                kept_alive.p99_us,
+                new.p50_us,
+                new.p99_us,
+            ];
+            let label = [row.server.label().to_owned(), table::count(paced.rate)];
+            table.row(label.into_iter().chain(times.map(table::time)));
+        }
+        table
+    }
+
+    fn memory(&self) -> Table {
+        let mut table = Table::new(["server", "processes that serve", "PSS of one", "PSS, all"]);
+        for row in &self.servers {
+            table.row([
+                row.server.label().to_owned(),
+                row.processes.to_string(),
+                table::mebibytes(row.worker_pss_kib),
+                table::mebibytes(row.total_pss_kib),
+            ]);
         }
         table
     }
@@ -135,10 +195,14 @@ impl fmt::Display for Comparison {
         writeln!(
             f,
             "{workers} workers each, {} clients, {} s of each load, medians of {rounds} rounds; the \
-             load generator shares the machine. PSS is measured before any load.\n",
+             load generator shares the machine. At half load, requests are sent by the clock at half \
+             the rate that the server reached, and count from when they were due. PSS is measured \
+             before any load.\n",
             round.clients, round.seconds
         )?;
-        writeln!(f, "{}", self.servers())?;
+        writeln!(f, "{}", self.throughput())?;
+        writeln!(f, "{}", self.latency())?;
+        writeln!(f, "{}", self.memory())?;
         for (id, reason) in &self.absent {
             let reason = reason.lines().next().unwrap_or_default();
             writeln!(f, "- {}: {reason}", id.label())?;
@@ -158,9 +222,42 @@ impl Row {
             rounds: samples.len(),
             kept_alive: Medians::new(samples.iter().map(|sample| &sample.kept_alive))?,
             new: Medians::new(samples.iter().map(|sample| &sample.new))?,
+            paced: Paced::new(samples)?,
+            echoes: echoes(samples),
             processes: samples.last()?.worker_pss_kib.len(),
             worker_pss_kib: median(workers.map(|kib| *kib as f64))?,
             total_pss_kib: median(samples.iter().map(|sample| sample.total_pss_kib as f64))?,
+        })
+    }
+}
+
+impl Row {
+    /// Of all loads and rounds together.
+    fn errors(&self) -> u64 {
+        let echoes = self.echoes.iter().flatten();
+        let loads = [&self.kept_alive, &self.new].into_iter().chain(echoes);
+        loads.map(|load| load.errors).sum::<u64>() + self.paced.errors
+    }
+}
+
+/// Of the echoes of each size, where the server has any.
+fn echoes(samples: &[Sample]) -> Option<[Medians; 2]> {
+    let of = |size: usize| {
+        let echoes = samples.iter().filter_map(|sample| sample.echoes.as_ref());
+        Medians::new(echoes.map(move |echoes| &echoes[size]))
+    };
+    Some([of(0)?, of(1)?])
+}
+
+impl Paced {
+    fn new(samples: &[Sample]) -> Option<Self> {
+        let of =
+            |figure: fn(&Pace) -> f64| median(samples.iter().map(|sample| figure(&sample.paced)));
+        Some(Self {
+            rate: of(|pace| pace.rate)?,
+            p50_us: of(|pace| pace.p50_us)?,
+            p99_us: of(|pace| pace.p99_us)?,
+            errors: samples.iter().map(|sample| sample.paced.errors).sum(),
         })
     }
 }
@@ -196,7 +293,15 @@ mod tests {
         };
         Sample {
             kept_alive: measured.clone(),
-            new: measured,
+            new: measured.clone(),
+            paced: Pace {
+                rate: requests_per_second / 2.0,
+                requests: 10,
+                p50_us: 90.0,
+                p99_us: 1000.0,
+                errors: 0,
+            },
+            echoes: Some([measured.clone(), measured]),
             worker_pss_kib: vec![1024, 3072],
             total_pss_kib: 8192,
         }
@@ -218,11 +323,13 @@ mod tests {
         };
         let comparison = Comparison::new(Machine::here(), round, 3, &samples, absent);
         let text = comparison.to_string();
-        assert!(
-            text.contains("|     80,000 | 100 µs | 1.00 ms |        9 µs |"),
-            "{text}"
-        );
-        assert!(text.contains("2 × 2.0 MiB |  8.0 MiB |      6 |"), "{text}");
+        for row in [
+            "|     80,000 |        9 µs |     80,000 |     9 µs |       80,000 | 9 µs |",
+            "|               40,000 | 90 µs | 1.00 ms |         100 µs | 1.00 ms |",
+            "|                    2 |    2.0 MiB |  8.0 MiB |",
+        ] {
+            assert!(text.contains(row), "{text}");
+        }
         assert!(
             text.contains("- nginx `return 200`: no nginx on PATH"),
             "{text}"

@@ -9,7 +9,6 @@
 
 mod baseline;
 mod callgrind;
-mod client;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -25,12 +24,12 @@ use skep_core::InstancePolicy;
 use skep_wire::Flavor;
 
 use crate::build::{self, Guests, root};
+use crate::client::{self, Ask};
 use crate::print;
 use crate::process::{self, Recipient};
 use crate::table::{Table, count};
 use baseline::Baseline;
 use callgrind::{Each, Locked, Profile};
-use client::Ask;
 use worker::{Around, Serves, Worker};
 
 /// Longest time for which an instance is kept.

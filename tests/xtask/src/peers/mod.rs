@@ -1,13 +1,14 @@
 //! Who takes part in the comparison, and how each is started.
 //!
-//! Every server gets two workers (threads, for wasmtime) and answers the same
-//! 14 bytes. What is absent takes no part and is named; nothing is guessed.
+//! Every server gets two workers (threads, for wasmtime; workerd has one) and answers
+//! the same 14 bytes. What is absent takes no part and is named; nothing is guessed.
 
 pub(crate) mod hyper;
 mod nginx;
 mod node;
 pub(crate) mod skep;
 mod wasmtime;
+mod workerd;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,12 @@ pub(crate) trait Peer {
     /// The command to start it with. Files that it needs are put into
     /// `scratch`, which outlives the server and is nobody else's.
     fn launch(&self, scratch: &Path) -> Result<Launch>;
+
+    /// The command to start it with so that it gives back what it is sent by `POST`, if it
+    /// can.
+    fn echo(&self, _scratch: &Path) -> Result<Option<Launch>> {
+        Ok(None)
+    }
 }
 
 macro_rules! contenders {
@@ -59,6 +66,7 @@ contenders! {
     Hyper "hyper" "bare hyper";
     Nginx "nginx" "nginx `return 200`";
     Node "node" "Node cluster";
+    Workerd "workerd" "workerd (JavaScript, one thread and one isolate)";
     WasmtimeP2 "wasmtime-p2" "wasmtime serve, 0.2, fresh (default)";
     WasmtimeP2Reused "wasmtime-p2-reused" "wasmtime serve, 0.2, reused 128";
     WasmtimeP3 "wasmtime-p3" "wasmtime serve, 0.3, reused 128 × 16 (default)";
@@ -90,7 +98,7 @@ impl Id {
 
     const fn guest(self) -> Option<Guest> {
         Some(match self {
-            Self::Hyper | Self::Nginx | Self::Node => return None,
+            Self::Hyper | Self::Nginx | Self::Node | Self::Workerd => return None,
             Self::WasmtimeP2 | Self::WasmtimeP2Reused | Self::SkepP2 | Self::SkepP2Reused => {
                 Guest::Hello
             }
@@ -138,6 +146,7 @@ pub(crate) fn peer(id: Id, built: &Built) -> Result<Box<dyn Peer>, Absent> {
         Ok(Box::new(wasmtime::Wasmtime {
             program: tools::wasmtime()?,
             component: guest()?,
+            echo: echo(id, &built.guests),
             settings,
         }))
     };
@@ -149,6 +158,7 @@ pub(crate) fn peer(id: Id, built: &Built) -> Result<Box<dyn Peer>, Absent> {
         Ok(Box::new(skep::Skep {
             program,
             component: guest()?,
+            echo: echo(id, &built.guests),
             instance,
         }))
     };
@@ -158,6 +168,7 @@ pub(crate) fn peer(id: Id, built: &Built) -> Result<Box<dyn Peer>, Absent> {
         Id::Hyper => Ok(Box::new(hyper::Hyper)),
         Id::Nginx => Ok(Box::new(nginx::Nginx(tools::find("nginx")?))),
         Id::Node => Ok(Box::new(node::Node(tools::find("node")?))),
+        Id::Workerd => Ok(Box::new(workerd::Workerd(tools::workerd()?))),
         Id::WasmtimeP2 | Id::WasmtimeP3 | Id::WasmtimeJs | Id::WasmtimePython => {
             wasmtime(Settings::Default)
         }
@@ -188,6 +199,15 @@ fn component(id: Id, guests: &Guests) -> Result<PathBuf, Absent> {
         Some(Guest::Js) => foreign("js-hello.wasm"),
         Some(Guest::Python) => foreign("python-hello.wasm"),
         None => Err(Absent("serves no guest".to_owned())),
+    }
+}
+
+/// The same in the same language that gives back what it is sent.
+fn echo(id: Id, guests: &Guests) -> Option<PathBuf> {
+    match id.guest()? {
+        Guest::Hello => Some(guests.echo.clone()),
+        Guest::HelloP3 => Some(guests.echo_p3.clone()),
+        Guest::Js | Guest::Python => None,
     }
 }
 

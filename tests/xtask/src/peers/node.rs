@@ -27,6 +27,11 @@ if (cluster.isPrimary) {{
 }} else {{
   const headers = {{ 'content-type': 'text/plain', 'content-length': {length} }};
   http.createServer((request, response) => {{
+    if (request.method === 'POST') {{
+      const length = request.headers['content-length'];
+      response.writeHead(200, {{ 'content-length': length }});
+      return request.pipe(response);
+    }}
     response.writeHead(200, headers);
     response.end({BODY:?});
   }}).listen({port}, '{host}');
@@ -41,5 +46,8 @@ if (cluster.isPrimary) {{
             commands: vec![command],
             address: Address::At(address),
         })
+    }
+    fn echo(&self, scratch: &Path) -> Result<Option<Launch>> {
+        self.launch(scratch).map(Some)
     }
 }

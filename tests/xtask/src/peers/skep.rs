@@ -21,6 +21,8 @@ const CONCURRENCY: u32 = 1000;
 pub(crate) struct Skep {
     pub(crate) program: PathBuf,
     pub(crate) component: PathBuf,
+    /// One that gives back what it is sent.
+    pub(crate) echo: Option<PathBuf>,
     pub(crate) instance: Instance,
 }
 
@@ -123,11 +125,11 @@ pub(crate) fn launch(program: &Path, toml: &str, scratch: &Path) -> Result<Launc
     })
 }
 
-impl Peer for Skep {
-    fn launch(&self, scratch: &Path) -> Result<Launch> {
+impl Skep {
+    fn serve(&self, component: &Path, scratch: &Path) -> Result<Launch> {
         let app = App {
             name: "hello".to_owned(),
-            component: self.component.clone(),
+            component: component.to_owned(),
             route: None,
             instance: self.instance,
             concurrency: CONCURRENCY,
@@ -138,6 +140,22 @@ impl Peer for Skep {
             apps: vec![app],
         };
         configuration.launch(&self.program, scratch)
+    }
+}
+
+impl Peer for Skep {
+    fn launch(&self, scratch: &Path) -> Result<Launch> {
+        self.serve(&self.component, scratch)
+    }
+
+    fn echo(&self, scratch: &Path) -> Result<Option<Launch>> {
+        let Some(echo) = &self.echo else {
+            return Ok(None);
+        };
+        // Its state is that of another component.
+        let scratch = scratch.join("echo");
+        fs::create_dir_all(&scratch).context("cannot make a temporary directory")?;
+        self.serve(echo, &scratch).map(Some)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::server::{Address, Launch};
 pub(crate) struct Wasmtime {
     pub(crate) program: PathBuf,
     pub(crate) component: PathBuf,
+    /// One that gives back what it is sent.
+    pub(crate) echo: Option<PathBuf>,
     pub(crate) settings: Settings,
 }
 
@@ -25,8 +27,8 @@ pub(crate) enum Settings {
     Reused(u32),
 }
 
-impl Peer for Wasmtime {
-    fn launch(&self, _: &Path) -> Result<Launch> {
+impl Wasmtime {
+    fn serve(&self, component: &Path) -> Launch {
         let mut command = Command::new(&self.program);
         command
             // It is one process: its threads are its workers.
@@ -35,10 +37,20 @@ impl Peer for Wasmtime {
         if let Settings::Reused(count) = self.settings {
             command.arg(format!("--max-instance-reuse-count={count}"));
         }
-        command.arg(&self.component);
-        Ok(Launch {
+        command.arg(component);
+        Launch {
             commands: vec![command],
             address: Address::Announced("Serving HTTP on http://"),
-        })
+        }
+    }
+}
+
+impl Peer for Wasmtime {
+    fn launch(&self, _: &Path) -> Result<Launch> {
+        Ok(self.serve(&self.component))
+    }
+
+    fn echo(&self, _: &Path) -> Result<Option<Launch>> {
+        Ok(self.echo.as_deref().map(|echo| self.serve(echo)))
     }
 }

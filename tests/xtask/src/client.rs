@@ -1,5 +1,5 @@
 //! A client that sends one request at a time and reads the whole answer, so that
-//! what a worker does for it is the same each time.
+//! what a server does for it is the same each time.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,15 +9,54 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A connection with one exchange at a time.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Opens one.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached.
+    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            stream,
+            buffer: vec![0; 64 << 10],
+        })
+    }
+
+    /// Sends a request and reads the whole answer; gives its status.
+    ///
+    /// # Errors
+    ///
+    /// The server has gone, or answers without a length.
+    pub(crate) fn exchange(&mut self, request: &[u8]) -> Result<u16> {
+        self.stream.write_all(request)?;
+        read(&mut self.stream, &mut self.buffer)
+    }
+
+    /// Whether the server has closed its side.
+    fn is_at_end(&mut self) -> Result<bool> {
+        Ok(self.stream.read(&mut self.buffer)? == 0)
+    }
+}
+
 /// A request and the answer that it gets.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
-    pub(super) head: &'static str,
+pub(crate) struct Ask {
+    pub(crate) head: &'static str,
     /// Bytes of its body.
-    pub(super) body: usize,
-    pub(super) status: u16,
+    pub(crate) body: usize,
+    pub(crate) status: u16,
     /// Each on a connection of its own.
-    pub(super) alone: bool,
+    pub(crate) alone: bool,
 }
 
 /// Asks so many times.
@@ -25,22 +64,15 @@ pub(super) struct Ask {
 /// # Errors
 ///
 /// The worker cannot be reached or answers something else.
-pub(super) fn ask(address: SocketAddr, ask: &Ask, times: u32) -> Result<()> {
+pub(crate) fn ask(address: SocketAddr, ask: &Ask, times: u32) -> Result<()> {
     let request = ask.request();
-    let mut buffer = vec![0; 64 << 10];
-    let mut kept: Option<TcpStream> = None;
+    let mut kept: Option<Connection> = None;
     for _ in 0..times {
-        let mut stream = match kept.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(address)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream
-            }
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => Connection::open(address)?,
         };
-        stream.write_all(&request)?;
-        let status = read(&mut stream, &mut buffer)?;
+        let status = connection.exchange(&request)?;
         ensure!(
             status == ask.status,
             "{} instead of {} to {}",
@@ -50,9 +82,9 @@ pub(super) fn ask(address: SocketAddr, ask: &Ask, times: u32) -> Result<()> {
         );
         if ask.alone {
             // The worker closes first: the client's port is free again.
-            ensure!(stream.read(&mut buffer)? == 0, "more than was asked for");
+            ensure!(connection.is_at_end()?, "more than was asked for");
         } else {
-            kept = Some(stream);
+            kept = Some(connection);
         }
     }
     Ok(())
@@ -84,7 +116,7 @@ fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<u16> {
     let mut head = Vec::new();
     let end = loop {
         let read = stream.read(buffer)?;
-        ensure!(read > 0, "the worker has closed the connection");
+        ensure!(read > 0, "the server has closed the connection");
         head.extend_from_slice(&buffer[..read]);
         if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
             break end + 4;
