@@ -45,8 +45,31 @@ pub(crate) fn skep(choice: &Choice) -> Result<PathBuf> {
             .with_context(|| format!("no skep at {}", file.display()));
     }
     print::progress("building skep");
-    let artifacts = build(root(), &["-p", "skep", "--bin", "skep"])?;
-    find(&artifacts, "skep", |artifact| {
+    of_skep(&build(
+        root(),
+        &["--release", "-p", "skep", "--bin", "skep"],
+    )?)
+}
+
+/// Builds skep optimised, without what makes a release build take long: what it counts
+/// to is compared with what the same build counted to before. Its dependencies are those
+/// of the tests.
+///
+/// # Errors
+///
+/// As [`skep`].
+pub(crate) fn skep_to_compare(choice: &Choice) -> Result<PathBuf> {
+    if choice.skep.is_some() {
+        return skep(choice);
+    }
+    print::progress("building skep for counts that are compared");
+    let mut cargo = Command::new(cargo());
+    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "2");
+    of_skep(&build_by(cargo, root(), &["-p", "skep", "--bin", "skep"])?)
+}
+
+fn of_skep(artifacts: &[Value]) -> Result<PathBuf> {
+    find(artifacts, "skep", |artifact| {
         artifact["executable"].as_str()
     })
 }
@@ -76,7 +99,7 @@ impl Guests {
         let guests = root().join("guests");
         add_target(&guests)?;
         print::progress("building the guests");
-        let mut arguments = vec!["--target", GUEST_TARGET];
+        let mut arguments = vec!["--release", "--target", GUEST_TARGET];
         for package in ["hello", "hello-p3", "revision", "echo", "echo-p3"] {
             arguments.extend(["-p", package]);
         }
@@ -110,13 +133,13 @@ pub(crate) fn foreign_guest(name: &str) -> Option<PathBuf> {
 }
 
 fn build(directory: &Path, arguments: &[&str]) -> Result<Vec<Value>> {
-    let output = Command::new(cargo())
+    build_by(Command::new(cargo()), directory, arguments)
+}
+
+fn build_by(mut cargo: Command, directory: &Path, arguments: &[&str]) -> Result<Vec<Value>> {
+    let output = cargo
         .current_dir(directory)
-        .args([
-            "build",
-            "--release",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["build", "--message-format=json-render-diagnostics"])
         .args(arguments)
         .stderr(Stdio::inherit())
         .output()

@@ -161,7 +161,10 @@ struct Native {
 /// Something cannot be built, a tool is missing, or a worker does not answer as
 /// it should.
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    let program = build::skep(&options.skep)?;
+    let program = match options.check || options.write {
+        true => build::skep_to_compare(&options.skep)?,
+        false => build::skep(&options.skep)?,
+    };
     let guests = Guests::build()?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     if let Some(keep) = &options.keep {
