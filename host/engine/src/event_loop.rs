@@ -9,13 +9,19 @@ thread_local! {
     static TURN: Cell<u64> = const { Cell::new(0) };
     /// Calls that began in this turn.
     static CALLS: Cell<u32> = const { Cell::new(0) };
+    /// And in the one before.
+    static CALLS_BEFORE: Cell<u32> = const { Cell::new(0) };
 }
+
+/// Calls in one turn from which on the worker has no time to spare: while it answers
+/// several at a time, others wait.
+const BUSY: u32 = 3;
 
 /// To be called by a thread that runs guests whenever it has nothing left to do but
 /// to look at its sockets: a turn of its event loop ends.
 pub fn sockets_are_looked_at() {
     TURN.set(TURN.get().wrapping_add(1));
-    CALLS.set(0);
+    CALLS_BEFORE.set(CALLS.replace(0));
 }
 
 /// The number of this turn.
@@ -28,9 +34,9 @@ pub(crate) fn call_begins() {
     CALLS.set(CALLS.get().saturating_add(1));
 }
 
-/// Calls that began since the sockets were looked at, as far as is known.
-pub(crate) fn calls() -> u32 {
-    CALLS.get()
+/// Whether calls come in numbers: in this turn, or in the one before.
+pub(crate) fn is_busy() -> bool {
+    CALLS.get().max(CALLS_BEFORE.get()) >= BUSY
 }
 
 /// Lets everything run that is ready by now, without a look at the sockets.
@@ -53,8 +59,9 @@ pub(crate) async fn behind_the_sockets() {
     tokio::task::yield_now().await;
 }
 
-/// As [`behind_the_sockets`], and what [`calls`] says is of the time since.
+/// As [`behind_the_sockets`], by somebody who always does so: the thread always has
+/// something to do then, and a turn ends with this.
 pub(crate) async fn behind_the_next_calls() {
-    CALLS.set(0);
+    sockets_are_looked_at();
     behind_the_sockets().await;
 }

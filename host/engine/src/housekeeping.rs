@@ -27,10 +27,6 @@ use crate::guest::Guest;
 /// back more takes long.
 const LARGE: usize = 4 << 20;
 
-/// Calls since the last look at the sockets from which on the worker has no time to
-/// spare: while it answers several at a time, others wait.
-const BUSY: u32 = 3;
-
 /// How long the task works between two looks at the sockets.
 const ALLOWANCE: Duration = Duration::from_micros(50);
 
@@ -153,7 +149,7 @@ impl Housekeeping {
                 share.charge(now, now - since, Duration::ZERO);
                 continue;
             }
-            if event_loop::calls() >= BUSY {
+            if event_loop::is_busy() {
                 break;
             }
             let Some(low) = self.state().low.pop_front() else {

@@ -10,6 +10,7 @@ use skep_core::{InstancePolicy, Outcome, stock};
 use wasmtime::Store;
 
 use crate::blueprint::Blueprint;
+use crate::event_loop;
 use crate::fault::{Verdict, verdict};
 use crate::guest::Guest;
 use crate::housekeeping::{Making, Stock};
@@ -206,11 +207,13 @@ impl<W: World> Instances<W> {
                 instance,
                 since: Instant::now(),
             });
-        } else {
+        } else if !event_loop::is_busy() {
             drop(idle);
             let housekeeping = self.blueprint.setup.tenant.housekeeping();
             housekeeping.drop_later([instance.store]);
         }
+        // Otherwise it is dropped now: where calls come in numbers, the next one finds its
+        // memory warm.
         verdict
     }
 
