@@ -270,3 +270,28 @@ fn a_shared_instance_of_wasi_0_3_loses_nothing_to_twelve_reloads() {
     let tally = load.stop();
     assert_eq!(tally.failures(), 0, "{tally:?}");
 }
+
+#[test]
+fn bodies_on_a_shared_instance_of_wasi_0_3_are_whole_however_many_there_are() {
+    let lines = "instance = { reuse = 128, concurrent = 16 }";
+    let skep = Skep::config(&(pool(1) + &app("echo", "echo-p3", lines)));
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            let skep = &skep;
+            scope.spawn(move || {
+                let mut asks = skep.client();
+                // Of one frame, and of several.
+                let length = if client % 4 == 0 { 100_000 } else { 1000 };
+                let body = "x".repeat(length);
+                let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length:";
+                for _ in 0..50 {
+                    asks.send(format!("{head} {length}\r\n\r\n{body}")).unwrap();
+                    let response = asks.response().expect("a whole answer");
+                    assert_eq!(response.status(), 200);
+                    assert_eq!(response.body.len(), length);
+                }
+            });
+        }
+    });
+    assert_eq!(skep.outcomes("ok"), 16 * 50);
+}

@@ -182,9 +182,11 @@ impl Flow {
 
     /// Takes what a guest that has returned left in its channels, a few frames at
     /// most. While its store is still there: a channel that ends by the store's
-    /// end looks like one that was finished. `None` where more may come by itself,
-    /// because the store's event loop is not quiet.
+    /// end looks like one that was finished. `None` where more may come by itself:
+    /// the store's event loop is not quiet, or was only because there was no room for
+    /// the next frame.
     pub(crate) fn drain(&mut self, is_quiet: bool) -> Option<Rest> {
+        let mut has_taken = false;
         loop {
             // What tokio lets a task do at a time must not look like a pause.
             let polled = tokio::task::unconstrained(std::future::poll_fn(|cx| {
@@ -195,10 +197,13 @@ impl Flow {
                 return Some(Rest::Outside);
             };
             match piece {
-                Poll::Ready(Piece::Frame(frame)) => self.ready.push_back(frame),
+                Poll::Ready(Piece::Frame(frame)) => {
+                    self.ready.push_back(frame);
+                    has_taken = true;
+                }
                 Poll::Ready(Piece::End) => return Some(Rest::Here),
                 Poll::Ready(Piece::Broken(verdict)) => return Some(Rest::Broken(verdict)),
-                Poll::Pending if origin.is_none() && is_quiet => {
+                Poll::Pending if origin.is_none() && is_quiet && !has_taken => {
                     self.stream = None;
                     return Some(Rest::Broken(unfinished()));
                 }

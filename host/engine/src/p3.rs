@@ -52,9 +52,10 @@ impl World for ServicePre<Guest> {
                     return Ok(verdict);
                 }
                 let mut known = reception.returned(false);
-                if known.is_none() {
+                let mut asked = Asked::default();
+                while known.is_none() {
                     // The host's own pass it on.
-                    std::future::poll_fn(|_| quiet.poll()).await;
+                    std::future::poll_fn(|cx| asked.poll(&quiet, cx)).await;
                     known = reception.returned(true);
                 }
                 wasmtime::error::Ok(known.unwrap_or(verdict))
@@ -139,16 +140,30 @@ pub(crate) struct Quiet {
     reached: AtomicBool,
 }
 
-impl Quiet {
+/// Who waits in a loop until it is quiet.
+#[derive(Default)]
+pub(crate) struct Asked(bool);
+
+impl Asked {
+    /// Whether the loop has come to rest since this was asked first, or last answered.
     /// To be asked from within the loop, which is polled again if it is quiet.
-    pub(crate) fn poll(&self) -> Poll<()> {
-        if self.reached.load(Relaxed) {
+    pub(crate) fn poll(&mut self, quiet: &Quiet, cx: &Context<'_>) -> Poll<()> {
+        let is_reached = quiet.reached.load(Relaxed);
+        if std::mem::take(&mut self.0) && is_reached {
             return Poll::Ready(());
         }
-        self.asked.store(true, Relaxed);
+        self.0 = true;
+        quiet.asked.store(true, Relaxed);
+        if is_reached {
+            // That rest was before this was asked: the loop looks for the next one when
+            // it is polled again.
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
+}
 
+impl Quiet {
     /// Polls the loop.
     pub(crate) fn poll_loop<F: Future>(
         &self,

@@ -40,7 +40,7 @@ use crate::fault::verdict;
 use crate::guest::{self, Guest};
 use crate::instances::InstanceCounts;
 use crate::meter::Meter;
-use crate::p3::{self, Answered, Quiet};
+use crate::p3::{self, Answered, Asked, Quiet};
 use crate::places::{Occupied, Places};
 use crate::world::{Job, Reception};
 
@@ -218,14 +218,15 @@ struct Left {
     reception: Arc<dyn Reception>,
     /// Whether its task is over, too.
     gone: bool,
+    /// Whether what was there of its answer then was taken.
+    taken: bool,
+    /// Whether the loop is quiet since.
+    asked: Asked,
 }
 
 impl Left {
-    /// Ends the call, if nothing is left of it and it can be said how.
+    /// Ends the call, of whose task nothing is left, if it can be said how.
     fn is_told(&self, places: &Places, is_quiet: bool) -> bool {
-        if !self.gone {
-            return false;
-        }
         let verdict = match self.answered.verdict.outcome {
             Outcome::Ok => self.reception.returned(is_quiet),
             _ => Some(self.answered.verdict.clone()),
@@ -261,7 +262,7 @@ impl Instance<'_> {
         while let Poll::Ready(Some(left)) = self.answering.poll_next_unpin(cx) {
             self.leaving.push(left?);
         }
-        self.see_off();
+        self.see_off(cx);
         self.welcome();
         // Those that have just come are asked now.
         while let Poll::Ready(Some(left)) = self.answering.poll_next_unpin(cx) {
@@ -271,7 +272,7 @@ impl Instance<'_> {
     }
 
     /// Ends the calls of which nothing is left.
-    fn see_off(&mut self) {
+    fn see_off(&mut self, cx: &Context<'_>) {
         if self.leaving.is_empty() {
             return;
         }
@@ -286,10 +287,24 @@ impl Instance<'_> {
             }
         });
         let (places, before) = (self.places, self.leaving.len());
-        self.leaving.retain(|left| !left.is_told(places, false));
-        if self.leaving.iter().any(|left| left.gone) && self.quiet.poll().is_ready() {
-            self.leaving.retain(|left| !left.is_told(places, true));
-        }
+        let quiet = self.quiet;
+        self.leaving.retain_mut(|left| {
+            if !left.gone {
+                return true;
+            }
+            // What is taken makes room for more, so nothing is taken while the loop is
+            // waited for.
+            let is_quiet = match left.taken {
+                true if left.asked.poll(quiet, cx).is_pending() => return true,
+                is_quiet => is_quiet,
+            };
+            left.taken = true;
+            if left.is_told(places, is_quiet) {
+                return false;
+            }
+            cx.waker().wake_by_ref();
+            true
+        });
         if self.leaving.len() < before {
             self.name_request();
         }
@@ -308,6 +323,8 @@ impl Instance<'_> {
                     answered,
                     reception,
                     gone: false,
+                    taken: false,
+                    asked: Asked::default(),
                 })
             }));
         }
