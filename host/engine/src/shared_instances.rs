@@ -216,12 +216,18 @@ type Answering<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<Left>> + Send 
 struct Left {
     answered: Answered,
     reception: Arc<dyn Reception>,
-    /// Whether its task is over, too.
-    gone: bool,
-    /// Whether what was there of its answer then was taken.
-    taken: bool,
-    /// Whether the loop is quiet since.
-    asked: Asked,
+    stage: Stage,
+}
+
+/// How far a call is whose handler has answered.
+enum Stage {
+    /// Its task goes on.
+    Working,
+    /// Its task is over.
+    Over,
+    /// What was there of its answer then was taken. That makes room for more, so no
+    /// more is taken until the loop is quiet.
+    Taken(Asked),
 }
 
 impl Left {
@@ -283,25 +289,28 @@ impl Instance<'_> {
                 return;
             };
             for left in &mut self.leaving {
-                left.gone = left.gone || table.get_any_mut(index_of(left.answered.task)).is_err();
+                if matches!(left.stage, Stage::Working)
+                    && table.get_any_mut(index_of(left.answered.task)).is_err()
+                {
+                    left.stage = Stage::Over;
+                }
             }
         });
         let (places, before) = (self.places, self.leaving.len());
         let quiet = self.quiet;
         self.leaving.retain_mut(|left| {
-            if !left.gone {
-                return true;
-            }
-            // What is taken makes room for more, so nothing is taken while the loop is
-            // waited for.
-            let is_quiet = match left.taken {
-                true if left.asked.poll(quiet, cx).is_pending() => return true,
-                is_quiet => is_quiet,
+            let is_quiet = match &mut left.stage {
+                Stage::Working => return true,
+                Stage::Over => false,
+                Stage::Taken(asked) => match asked.poll(quiet, cx) {
+                    Poll::Pending => return true,
+                    Poll::Ready(()) => true,
+                },
             };
-            left.taken = true;
             if left.is_told(places, is_quiet) {
                 return false;
             }
+            left.stage = Stage::Taken(Asked::default());
             cx.waker().wake_by_ref();
             true
         });
@@ -322,9 +331,7 @@ impl Instance<'_> {
                 Ok(Left {
                     answered,
                     reception,
-                    gone: false,
-                    taken: false,
-                    asked: Asked::default(),
+                    stage: Stage::Working,
                 })
             }));
         }

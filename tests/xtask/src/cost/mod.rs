@@ -119,9 +119,7 @@ fn cases() -> Vec<Case> {
     vec![
         with("0.2, fresh", &|case| case.growth = Growth::BEHIND),
         with("0.2, reused", &|case| case.reuse = 1_000_000),
-        with("0.3, fresh", &|case| {
-            by_turns(case);
-        }),
+        with("0.3, fresh", &by_turns),
         with("0.3, reused", &|case| {
             by_turns(case);
             case.reuse = 1_000_000;
