@@ -34,7 +34,7 @@ struct Row {
     new: Medians,
     /// At half the rate of `kept_alive`.
     paced: Paced,
-    /// Of each size of [`ECHOES`], where the server has an echo.
+    /// Of each size of echo that is measured, where the server has an echo.
     echoes: Option<[Medians; 2]>,
     processes: usize,
     /// The median worker's.
