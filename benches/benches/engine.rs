@@ -78,6 +78,7 @@ fn load(compiled: &Compiled, artifact: &File, instance: InstancePolicy) -> Handl
         Capacity { instances: 64 },
         Clock {
             thread_cpu: skep_sys::clock::thread_cpu,
+            ticks: skep_sys::ticker::come,
         },
     );
     let setup = HandlerSetup {
