@@ -117,7 +117,8 @@ impl Places {
 
     /// Whether it takes another call.
     pub(crate) fn has_room(&self, policy: &InstancePolicy) -> bool {
-        let occupancy = self.occupancy();
+        let mut occupancy = self.occupancy();
+        occupancy.see_who_left();
         let now = occupancy.queue.len() + occupancy.calls.len();
         let room = usize::try_from(policy.concurrent).unwrap_or(usize::MAX);
         occupancy.open && now < room && occupancy.taken < policy.reuse
@@ -195,36 +196,42 @@ impl Places {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        if std::mem::take(&mut occupancy.deserted) {
-            // Those that its guest has not seen leave nothing behind.
-            occupancy.queue.retain(|job| job.reception.is_wanted());
-            let before = occupancy.calls.len();
-            occupancy.calls.retain(|call| call.reception.is_wanted());
-            if occupancy.calls.len() < before {
-                occupancy.open = false;
-                occupancy.haunted = true;
-            }
-        }
+        occupancy.see_who_left();
         !occupancy.open && occupancy.is_empty()
     }
 
     /// Ends a call that the guest has been asked, like this.
     pub(crate) fn end(&self, call: &Arc<dyn Reception>, verdict: Verdict) {
-        let failed = verdict.outcome != Outcome::Ok;
+        if verdict.outcome != Outcome::Ok {
+            // Before anybody hears of it, who may have a call for an instance.
+            self.occupancy().open = false;
+        }
         call.ended(verdict);
-        let mut occupancy = self.occupancy();
-        occupancy
+        self.occupancy()
             .calls
             .retain(|other| !Arc::ptr_eq(&other.reception, call));
-        if failed {
-            occupancy.open = false;
-        }
     }
 }
 
 impl Occupancy {
     fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.calls.is_empty()
+    }
+
+    /// Takes those out that were given up. What a guest does for a call that it was asked
+    /// goes on, and nobody is to come to it.
+    fn see_who_left(&mut self) {
+        if !std::mem::take(&mut self.deserted) {
+            return;
+        }
+        // Those that its guest has not seen leave nothing behind.
+        self.queue.retain(|job| job.reception.is_wanted());
+        let before = self.calls.len();
+        self.calls.retain(|call| call.reception.is_wanted());
+        if self.calls.len() < before {
+            self.open = false;
+            self.haunted = true;
+        }
     }
 
     fn wake(&self) {
