@@ -347,7 +347,12 @@ fn zoo<'a>(guests: impl IntoIterator<Item = &'a str>) -> Skep {
             // What counts is what the host holds.
             "hog-fields" | "hog-bodies" | "hog-requests" | "hog-requests-p3" | "hog-lines"
             | "hog-lines-p3" => "timeout = \"5s\"\ncpu = \"1s\"\nmemory = \"8MiB\"",
-            _ => "timeout = \"1s\"\ncpu = \"300ms\"\nmemory = \"64MiB\"",
+            // They end at their deadline.
+            "sleep-forever" | "slow-drip" | "hoard-slots" => {
+                "timeout = \"1s\"\ncpu = \"300ms\"\nmemory = \"64MiB\""
+            }
+            // A busy machine must not make a deadline of what they end by.
+            _ => "timeout = \"5s\"\ncpu = \"300ms\"\nmemory = \"64MiB\"",
         };
         text += &app(
             name,
